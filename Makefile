@@ -1,0 +1,43 @@
+# Each target makes .venv when it is missing and installs again only when the requirements changed.
+#   make quickstart                              the whole chain on the embedded domain, on a CPU
+#   make test ARGS="-m 'not slow' -k ppo"        ARGS goes to the command
+#   make quickstart PYTHON=python3.12            another interpreter, 3.11 or newer (for a new .venv)
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart smollm2 test lint clean-env
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/runtime
+	$(RUN) -m icegrt_jax run --config=configs/quickstart.py --workdir=runs/quickstart $(ARGS)
+
+smollm2: $(VENV)/runtime
+	$(RUN) -m icegrt_jax.models.smollm2 --out=models/smollm2-135m-instruct $(ARGS)
+
+# Test files are shared out to processes whole, so that a file's compiled functions are made once.
+test: $(VENV)/test
+	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile $(ARGS)
+
+lint: $(VENV)/test
+	$(RUN) -m ruff check .
+
+clean-env:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+	    f'Python {v.major}.{v.minor} found, 3.11 or newer needed; say which: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are younger than what was installed from; touching one means that its install succeeded.
+$(VENV)/runtime: setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/test: setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable ".[test]"
+	@touch $@ $(VENV)/runtime

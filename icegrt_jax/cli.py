@@ -1,0 +1,173 @@
+"""`icegrt STAGE --config=FILE --workdir=DIR [--config.key=value ...]`: from a command to a stage's `main`.
+
+What can be wrong in a command or a config is said here, in one sentence and with exit code 2, before jax is imported.
+"""
+
+import argparse
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from icegrt_jax import configuration
+from icegrt_jax.errors import UserError
+from icegrt_jax.version import __version__
+
+# In the order of a run; each is `icegrt_jax.stages.NAME`.
+STAGES = {
+    "run": "every stage in order; those that have finished are not run again",
+    "pretrain": "the base model, where none is given: next-token training on plain text",
+    "sft": "ICE-Instruct: supervised fine-tuning on in-domain and general instructions",
+    "reward": "ICE-Reward: a reward model from ranked answers",
+    "ppo": "ICE-GRT: PPO against the reward model",
+    "evaluate": "the table: every stage's model on the in-domain and the general tasks",
+    "report": "the curves of a run as PNG files and one page",
+    "sample": "K answers per prompt from a checkpoint, written as records to be ranked",
+    "data": "check records, or build a TFDS dataset from them",
+}
+KINDS = ("instruction", "ranking", "prompt", "text")
+# Keys that change what a run prints and keeps but not its numbers: a rerun in the same workdir may change them.
+FREE_KEYS = ("log",)
+# Modules that only an extra installs.
+EXTRAS = {"lm_eval": "eval", "trl": "bench", "libtpu": "tpu", "torch": "test", "pytest": "test"}
+USAGE = """\
+icegrt STAGE --config=FILE[:SWITCH] --workdir=DIR [--config.key=value ...]
+
+  icegrt run --config=configs/quickstart.py --workdir=runs/quickstart
+  icegrt ppo --config=configs/quickstart.py --workdir=runs/quickstart --config.seed=1
+  icegrt STAGE --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command, `sys.argv[1:]` by default, and returns its exit code."""
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(f'error: {error.name} is not installed; pip install "icegrt_jax[{EXTRAS[error.name]}]"', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(argv: list[str]) -> None:
+    # Split off first: argparse knows none of the config's keys.
+    overrides = [arg for arg in argv if arg.startswith(("--config.", "--noconfig."))]
+    rest = [arg for arg in argv if arg not in overrides]
+    parser = _parser()
+    if rest and not rest[0].startswith("-") and rest[0] not in STAGES:
+        close = configuration.nearest(rest[0], STAGES)
+        hint = f"did you mean {close}?" if close else f"the stages are {', '.join(STAGES)}."
+        raise UserError(f"unknown stage {rest[0]!r}; {hint}")
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        _refuse(unknown[0], args)
+    flags = vars(args)
+    stage = flags.pop("stage")
+    if stage == "data":
+        if overrides:
+            raise UserError(f"icegrt data reads no config, so it takes no {overrides[0]}.")
+        importlib.import_module("icegrt_jax.stages.data").main(**flags)
+    else:
+        _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
+
+
+def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags: dict) -> None:
+    config = configuration.load_config(spec, overrides)
+    importlib.import_module("icegrt_jax.config").check(config)
+    workdir = pathlib.Path(os.path.abspath(workdir))
+    configuration.check_same(config, workdir, free=FREE_KEYS)
+    is_new = configuration.save_resolved(config, workdir)
+    try:
+        importlib.import_module(f"icegrt_jax.stages.{stage}").main(config, workdir, **flags)
+    except UserError:
+        if is_new:
+            configuration.forget_if_unused(workdir)
+        raise
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, its mistakes raised as `UserError` and no flag abbreviated."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="icegrt", usage=USAGE, description="RLHF in JAX: SFT, reward model, PPO and evaluation.")
+    parser.add_argument("--version", action="version", version=f"icegrt_jax {__version__}")
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True, prog="icegrt")
+    for name, purpose in STAGES.items():
+        stage = stages.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        if name == "data":
+            _add_data_commands(stage)
+            continue
+        stage.epilog = (
+            "Any key of the config can be set: --config.key=value, --config.group.key=value.\n"
+            'Tuples are quoted: --config.key="(1, 2)". Booleans: --config.key=true or false.'
+        )
+        stage.add_argument("--config", required=True, metavar="FILE[:SWITCH]", help="config file, and its variant")
+        stage.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes")
+        if name == "sample":
+            _add_sample_flags(stage)
+    return parser
+
+
+def _add_sample_flags(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="STAGE", help="sft, ppo, ..., or the path of a model")
+    add("--prompts", required=True, metavar="SPEC", help="where the prompts are, such as jsonl:prompts.jsonl")
+    add("--out", required=True, metavar="FILE", help="the .jsonl file to write")
+    add("--num_samples", type=_positive(int), default=4, metavar="K", help="answers per prompt (default 4)")
+    add("--temperature", type=_positive(float), default=1.0, help="of the sampler (default 1.0)")
+    add("--max_new_tokens", type=_positive(int), default=128, help="longest answer in tokens (default 128)")
+
+
+def _add_data_commands(parser: _Parser) -> None:
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    check = commands.add_parser("check", help="read and validate every record, write nothing")
+    build = commands.add_parser("build", help="write the records as a TFDS dataset (ArrayRecord)")
+    for command in (check, build):
+        command.add_argument("--source", required=True, metavar="SPEC", help="FORMAT:PATH, such as jsonl:rows.jsonl")
+        command.add_argument("--kind", required=True, choices=KINDS, help="what a record is: %(choices)s")
+        command.add_argument(
+            "--data_dir",
+            default=os.environ.get("ICEGRT_DATA", "."),
+            metavar="DIR",
+            help="where relative paths start (default: $ICEGRT_DATA, else here)",
+        )
+    build.add_argument("--name", required=True, help="the dataset's name, read later as tfds:NAME@OUT")
+    build.add_argument("--split", default="train", help="the dataset's split (default train)")
+    build.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")
+
+
+def _positive(kind: type):
+    """A parser of numbers above 0, named so that argparse's message says what was expected."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def _refuse(unknown: str, args: argparse.Namespace) -> None:
+    name = unknown.split("=")[0]
+    if not name.startswith("-"):
+        raise UserError(f"unexpected argument {unknown!r}; flags are written --name=value.")
+    close = configuration.nearest(name.lstrip("-"), [flag for flag in vars(args) if flag not in ("stage", "command")])
+    raise UserError(f"unknown flag {name}{f'; did you mean --{close}?' if close else ''}")

@@ -1,0 +1,235 @@
+"""Every option of a run with its default, and the checks made before any device is touched.
+
+A file in `configs/` starts from `default_config()` and sets what differs; nothing has a default
+anywhere else. The file is locked, so a misspelt key is an error.
+"""
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.errors import UserError
+
+JUDGES = ("", "adreview", "choice", "exact", "overlap")
+DOMAINS = ("", "adreview")
+
+
+def optimizer(lr: float, **changes) -> ConfigDict:
+    """One role's AdamW, see `training.optimizers.OptimizerConfig`."""
+    values = {
+        "lr": lr,
+        "warmup_steps": 0,  # updates
+        "schedule": "constant",  # constant, linear or cosine
+        "final_lr_fraction": 0.0,
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,  # 0: no limit
+    }
+    return ConfigDict({**values, **changes})
+
+
+def sources(**specs: str) -> ConfigDict:
+    """{name: "FORMAT:PATH"}; names may be added and removed in a config file."""
+    return ConfigDict(specs)
+
+
+def _supervised() -> ConfigDict:
+    c = ConfigDict()
+    c.steps = 0  # updates; 0 skips the stage
+    c.batch_size = 16  # rows per update, all devices
+    c.length = 256  # tokens per row
+    c.packing = True
+    c.overlong = "drop"  # conversations longer than a row: drop or cut
+    c.sources = sources()
+    c.weights = ConfigDict()  # {source: share of the tokens}
+    c.optimizer = optimizer(1e-3)
+    return c
+
+
+def _model() -> ConfigDict:
+    c = ConfigDict()
+    c.path = ""  # Hugging Face folder; empty: trained from scratch with the shape below
+    c.d_model, c.num_layers, c.d_ff = 128, 4, 384
+    c.num_heads, c.num_kv_heads, c.head_dim = 4, 2, 32
+    c.rope_theta, c.norm_eps, c.tie_embeddings = 10000.0, 1e-5, True
+    c.scan_layers = False  # stack the layers and scan: for deep models on TPU
+    c.remat = False  # recompute activations in the backward pass
+    c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
+    c.param_dtype = "float32"  # of the frozen roles; trained parameters are float32
+    return c
+
+
+def _reward() -> ConfigDict:
+    c = ConfigDict()
+    c.init = "sft"  # trunk it starts from: sft (ICE-Instruct), scratch (shape in reward.model), or a Hugging Face folder
+    c.model = _model()  # read when init is "scratch"
+    c.steps = 0
+    c.batch_size = 16  # prompts per update, each with all its answers
+    c.length = 256  # tokens of prompt and answer
+    c.overlong = "drop"  # answers too long: drop or cut
+    c.sources, c.weights = sources(), ConfigDict()
+    c.heldout = sources()  # rankings for accuracy and calibration
+    c.optimizer = optimizer(3e-4)
+    c.on_policy_k = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
+    c.normalize_on = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted
+    return c
+
+
+def _ppo() -> ConfigDict:
+    c = ConfigDict()
+    c.iterations = 0
+    c.batch_size = 64  # prompts per iteration, all devices
+    c.samples_per_prompt = 1
+    c.num_ppo_epochs = 1
+    c.num_minibatches = 1
+    c.sources, c.weights = sources(), ConfigDict()
+    c.judge = ""  # measures the rollouts for the curves; never seen by the training
+    c.temperature, c.top_k, c.top_p, c.min_p = 1.0, 0, 1.0, 0.0  # log-probs are of the full softmax at this temperature
+    c.gamma, c.lam = 1.0, 0.95
+    c.cliprange = 0.2
+    c.cliprange_high = 0.0  # 0: the same as cliprange
+    c.cliprange_value = 0.2  # 0: no clipping
+    c.dual_clip = 0.0  # 0: off
+    c.bootstrap_truncated = False
+    c.value_warmup = 0  # iterations in which only the critic learns
+    c.kl = ConfigDict()
+    c.kl.kind = "k1"  # k1, k2, k3 or exact
+    c.kl.into = "reward"  # or loss
+    c.kl.coef = 0.05
+    c.kl.adaptive = True
+    c.kl.target = 6.0  # nats per response
+    c.kl.band = (0.5, 1.5)  # of the target: where the run is expected to end
+    c.kl.horizon = 2000.0  # responses
+    c.kl.early_stop = 0.0  # approx_kl of a minibatch that ends the iteration's updates; 0: off
+    c.score = ConfigDict()
+    c.score.scale = "reference"  # none, reference, running_std or running_mean_std
+    c.score.clip = 5.0  # 0: no limit
+    c.score.eos_penalty = 1.0  # taken off a response that was cut off
+    c.score.length_penalty, c.score.length_target = 0.0, 0  # per token beyond the target
+    c.whiten_rewards = False
+    c.advantages = "whiten"  # whiten, mean or none
+    c.advantage_clip = 0.0
+    c.ptx = ConfigDict()  # replay of supervised data in the policy loss
+    c.ptx.coef = 0.0
+    c.ptx.batch_size = 16  # rows per iteration, shared out over the minibatches
+    c.ptx.length = 256
+    c.ptx.sources, c.ptx.weights = sources(), ConfigDict()
+    c.policy_optimizer = optimizer(1e-4)
+    c.value_optimizer = optimizer(1e-4)
+    c.logprob_alarm = 0.05  # mean |sampler - trainer| log-prob of the first minibatch above which a warning is logged
+    return c
+
+
+def _evaluate() -> ConfigDict:
+    c = ConfigDict()
+    c.domain, c.judge = sources(), ""  # in-domain prompts and what judges them
+    c.general, c.general_judge = sources(), "exact"
+    c.limit = 0  # prompts per source; 0: all
+    c.batch_size = 64
+    c.temperature = 1.0  # of in-domain answers; greedy ones are judged as well, general tasks are greedy
+    c.best_of = 8  # 0: no best-of-n row
+    c.examples = 3  # prompts shown with every stage's answer
+    return c
+
+
+def default_config() -> ConfigDict:
+    """The complete, locked config."""
+    c = ConfigDict()
+    c.seed = 0
+    c.data_dir = ""  # folder of JSON lines named in the sources; empty: $ICEGRT_DATA
+    c.domain = ""  # "adreview": the embedded domain writes its data to WORKDIR/data
+    c.domain_sizes = ConfigDict()  # {set: records}, see data/adreview/build.py
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what the others leave
+    c.tokenizer = ConfigDict({"vocab_size": 1024})  # of the one trained for the embedded domain
+    c.max_prompt_length = 128  # tokens
+    c.overlong_prompts = "drop"  # drop, cut or keep
+    c.max_response_length = 64  # tokens
+    c.model = _model()
+    c.pretrain = _supervised()  # the base model, where model.path is empty
+    c.sft = _supervised()
+    c.reward = _reward()
+    c.ppo = _ppo()
+    c.evaluate = _evaluate()
+    c.log = ConfigDict()  # may change between reruns
+    c.log.every = 10  # updates between lines of metrics, supervised stages
+    c.log.checkpoint_every = 100  # updates of the supervised stages
+    c.log.ppo_checkpoint_every = 10  # iterations
+    c.log.samples_every = 5  # iterations between rows of samples.jsonl
+    return c.lock()
+
+
+def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{key}={value!r}; expected one of {', '.join(map(repr, known))}.")
+
+
+def _at_least(config: ConfigDict, keys: str, smallest: int) -> None:
+    for key in keys.split():
+        value = config
+        for part in key.split("."):
+            value = value[part]
+        if value < smallest:
+            raise UserError(f"{key}={value}; expected {smallest} or more.")
+
+
+def _check_sources(key: str, specs: ConfigDict, weights: ConfigDict | None = None) -> None:
+    for name, spec in specs.items():
+        if ":" not in spec:
+            raise UserError(f"{key}.sources.{name}={spec!r}; expected FORMAT:PATH, such as jsonl:rows.jsonl.")
+        if weights is not None and name not in weights:
+            raise UserError(f"{key}.weights has no {name!r}; give each source a weight.")
+    for name in weights or ():
+        if name not in specs:
+            raise UserError(f"{key}.weights.{name} has no source of that name; the sources are {', '.join(specs)}.")
+
+
+def _divides(key: str, whole: int, parts_key: str, parts: int) -> None:
+    if whole % parts:
+        raise UserError(f"{key}={whole} does not divide over {parts_key}={parts}; use a multiple of {parts}.")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for values that cannot work together."""
+    _choice("domain", config.domain, DOMAINS)
+    _choice("overlong_prompts", config.overlong_prompts, ("drop", "cut", "keep"))
+    _at_least(config, "max_prompt_length max_response_length log.every log.checkpoint_every", 1)
+    _at_least(config, "log.ppo_checkpoint_every log.samples_every evaluate.batch_size", 1)
+    for stage in ("pretrain", "sft", "reward"):
+        section = config[stage]
+        _at_least(config, f"{stage}.steps", 0)
+        _at_least(config, f"{stage}.batch_size {stage}.length", 1)
+        _choice(f"{stage}.overlong", section.overlong, ("drop", "cut"))
+        _check_sources(stage, section.sources, section.weights)
+        if section.steps and not section.sources:
+            raise UserError(f"{stage}.steps={section.steps}, but {stage}.sources is empty; name a source.")
+    if config.model.path and config.pretrain.steps:
+        raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
+    _choice("ppo.judge", config.ppo.judge, JUDGES)
+    _choice("evaluate.judge", config.evaluate.judge, JUDGES)
+    _choice("evaluate.general_judge", config.evaluate.general_judge, JUDGES)
+    _check_sources("evaluate.domain", config.evaluate.domain)
+    _check_sources("evaluate.general", config.evaluate.general)
+    _check_ppo(config.ppo)
+
+
+def _check_ppo(ppo: ConfigDict) -> None:
+    _check_sources("ppo", ppo.sources, ppo.weights)
+    _check_sources("ppo.ptx", ppo.ptx.sources, ppo.ptx.weights)
+    _choice("ppo.kl.kind", ppo.kl.kind, ("k1", "k2", "k3", "exact"))
+    _choice("ppo.kl.into", ppo.kl.into, ("reward", "loss"))
+    _choice("ppo.score.scale", ppo.score.scale, ("none", "reference", "running_std", "running_mean_std"))
+    _choice("ppo.advantages", ppo.advantages, ("whiten", "mean", "none"))
+    if ppo.iterations and not ppo.sources:
+        raise UserError(f"ppo.iterations={ppo.iterations}, but ppo.sources is empty; name a source of prompts.")
+    if ppo.kl.kind == "exact" and ppo.kl.into == "loss":
+        raise UserError("ppo.kl.kind='exact' is a penalty of the reward; with ppo.kl.into='loss' use k1, k2 or k3.")
+    if ppo.temperature <= 0:
+        raise UserError(f"ppo.temperature={ppo.temperature}; sampling needs a temperature above 0.")
+    rows = ppo.batch_size * ppo.samples_per_prompt
+    _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
+    if ppo.ptx.coef:
+        _divides("ppo.ptx.batch_size", ppo.ptx.batch_size, "ppo.num_minibatches", ppo.num_minibatches)
+        if not ppo.ptx.sources:
+            raise UserError(f"ppo.ptx.coef={ppo.ptx.coef}, but ppo.ptx.sources is empty; name a source.")
+    if ppo.kl.adaptive and rows >= 5 * ppo.kl.horizon:
+        raise UserError(f"ppo.kl.horizon={ppo.kl.horizon} is too short for {rows} responses; use {rows} or more.")

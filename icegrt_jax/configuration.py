@@ -1,0 +1,226 @@
+"""Config files: loaded, overridden from the command line, saved with the run and compared with a rerun.
+
+A config file is Python with `get_config()`, which returns an ml_collections `ConfigDict`. One with variants lists them,
+`SWITCHES = ("", "smoke")`, and has `get_config(switch="")`. What the keys mean is in `icegrt_jax/config.py`; here they
+are only names and values. Every mistake is a `UserError`, and nothing here imports jax.
+"""
+
+import difflib
+import importlib.util
+import json
+import os
+import pathlib
+import traceback
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.files import write_text_atomic
+
+FILE_NAME = "config.json"
+_EXPECTED = {
+    bool: "true or false",
+    float: "a number",
+    int: "an integer",
+    str: "text",
+    tuple: 'a tuple such as "(1, 2)"',
+}
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The locked config of a file, with overrides applied in order.
+
+    Args:
+      spec: "FILE.py" or "FILE.py:SWITCH".
+      overrides: "--config.key=value" strings; a boolean may also be given as "--config.key" or "--noconfig.key".
+    """
+    path, _, switch = spec.partition(":")
+    module = _load_module(path)
+    known = getattr(module, "SWITCHES", ("",))
+    if switch not in known:
+        names = ", ".join(name for name in known if name)
+        raise UserError(f"{path} has no switch {switch!r}; {f'it has: {names}' if names else 'it has none'}.")
+    config = _explained(path, lambda: module.get_config(switch) if switch else module.get_config())
+    if not isinstance(config, ConfigDict):
+        got = type(config).__name__
+        raise UserError(f"{path}: get_config() returned {got}, expected an ml_collections ConfigDict.")
+    config.lock()
+    for override in overrides:
+        _override(config, override)
+    return config
+
+
+def save_resolved(config: ConfigDict, workdir: str | os.PathLike) -> bool:
+    """Writes `workdir/config.json` whole or not at all; True if there was none before."""
+    path = pathlib.Path(workdir) / FILE_NAME
+    is_new = not path.exists()
+    try:
+        write_text_atomic(path, to_json(config))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --workdir.") from error
+    return is_new
+
+
+def check_same(config: ConfigDict, workdir: str | os.PathLike, free: tuple[str, ...] = ()) -> None:
+    """Refuses a workdir whose run was made with another config.
+
+    Args:
+      config: the resolved config of this command.
+      workdir: the run's folder; without a config.json any config will do.
+      free: keys that may differ, "log" standing for "log.every" and all others under it.
+    """
+    path = pathlib.Path(workdir) / FILE_NAME
+    if not path.exists():
+        return
+    try:
+        old = flatten(from_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not the config of a run ({error}); choose another --workdir.") from error
+    # Through JSON, as the old one went: a list in the file and a tuple from get_config() are the same value.
+    new = flatten(from_json(to_json(config)))
+    differing = [
+        f"{key} {_shown(old, key)} → {_shown(new, key)}"
+        for key in sorted(old.keys() | new.keys())
+        if _shown(old, key) != _shown(new, key) and not _is_under(key, free)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(differing)});"
+            " choose another --workdir, delete this one, or repeat its values."
+        )
+
+
+def forget_if_unused(workdir: str | os.PathLike) -> None:
+    """Takes back `save_resolved` where the run has left nothing else, so that a corrected command may follow."""
+    workdir = pathlib.Path(workdir)
+    if [path.name for path in workdir.iterdir()] == [FILE_NAME]:
+        (workdir / FILE_NAME).unlink()
+        workdir.rmdir()
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON; tuples become lists."""
+    return json.dumps(_plain(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The locked config that `to_json` wrote; lists become the tuples they were."""
+    loaded = json.loads(text)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"a JSON {type(loaded).__name__}, expected an object")
+    return ConfigDict(_tuples(loaded)).lock()
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """Values by dotted key, {"ppo.kl.target": 6.0, ...}; an empty group is a value."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict) and value:
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like this one, or None where none is alike."""
+    known = [other for other in known if other]
+    close = difflib.get_close_matches(name, known, n=1)
+    if not close:  # A key given without its group, or under another one.
+        leaves = {other.rpartition(".")[2]: other for other in known}
+        close = [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1)]
+    return close[0] if close else None
+
+
+def _load_module(path: str) -> types.ModuleType:
+    if not path.endswith(".py"):
+        raise UserError(f"--config={path} is not a Python file; give FILE.py or FILE.py:SWITCH.")
+    if not os.path.isfile(path):
+        raise UserError(f"config file {path} does not exist (looked in {os.getcwd()}).")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    _explained(path, lambda: spec.loader.exec_module(module))
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} defines no get_config().")
+    return module
+
+
+def _explained(path: str, call):
+    """What `call` returns; its exception becomes one sentence that names the file and line."""
+    try:
+        return call()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _override(config: ConfigDict, override: str) -> None:
+    """Sets one key of `config` in place, through the parser of `ml_collections.config_flags`."""
+    flag, has_value, value = override.partition("=")
+    key = flag.lstrip("-").removeprefix("no").removeprefix("config.")
+    leaves = flatten(config)
+    if key not in leaves:
+        if any(leaf.startswith(f"{key}.") for leaf in leaves):
+            inner = ", ".join(f"--config.{leaf}" for leaf in leaves if leaf.startswith(f"{key}."))
+            raise UserError(f"--config.{key} is a group of keys; set one of {inner}.")
+        close = nearest(key, leaves)
+        raise UserError(f"unknown key --config.{key}{f'; did you mean --config.{close}?' if close else ''}")
+    # Of the config, not of the value: a placeholder that is None still has a type.
+    *groups, name = key.split(".")
+    holder = config
+    for group in groups:
+        holder = holder[group]
+    expected = holder.get_type(name)
+    if expected not in _EXPECTED:
+        raise UserError(f"--config.{key} is a {expected.__name__}, which only the config file can set.")
+    if not has_value and expected is not bool:
+        raise UserError(f"--config.{key} has no value; write --config.{key}=VALUE, with {_EXPECTED[expected]}.")
+    # Flags of its own for each override: absl's global ones would remember it in the next call.
+    values = flags.FlagValues()
+    arguments, before = ["", override], leaves[key]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+        if expected is tuple:
+            _check_elements(before, holder[name])
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f"--config.{key} expects {_EXPECTED[expected]}, got {value!r}.") from error
+
+
+def _check_elements(before: tuple, after: tuple) -> None:
+    """Refuses text among numbers and the like; the parser takes "(0.8" for a tuple of one string."""
+    kinds = {type(element) for element in before}
+    if float in kinds:
+        kinds.add(int)
+    if kinds and any(type(element) not in kinds for element in after):
+        raise TypeError("elements of another type")
+
+
+def _is_under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return json.dumps(_plain(flat[key]), ensure_ascii=False) if key in flat else "(absent)"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfigDict | dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Records, sources, tokenizers and the batches that stages train on."""

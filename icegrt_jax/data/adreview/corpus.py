@@ -1,0 +1,73 @@
+"""Plain text to pretrain a base model on, and the text its tokenizer is trained on.
+
+The base model meets ads, the rule book and the general tasks, but never a review
+and never a chat: general questions are written `question: ... answer: ...`.
+"""
+
+import random
+from collections.abc import Iterator
+
+from icegrt_jax.data.adreview import generator
+from icegrt_jax.data.adreview.answer import ideal
+from icegrt_jax.data.adreview.general import TASKS, question
+from icegrt_jax.data.adreview.rules import RULES
+from icegrt_jax.data.records import Text
+
+SHARES = {"ad": 0.1, "quotation": 0.3, "rule book": 0.1, "general": 0.5}
+
+_STATEMENTS = (
+    "rule {number} is about {name}.",
+    "rule {number}, {name}: {text}",
+    "rule {number} forbids {name}.",
+    "the name of rule {number} is {name}.",
+    "{text} that is rule {number}.",
+)
+
+
+def corpus(seed: int | str, n: int) -> list[Text]:
+    """n short texts: ads, statements of the rule book, general questions with answers.
+
+    Drawn from the training buckets only; meta has the "kind", a key of `SHARES`.
+    """
+    rng = random.Random(f"corpus/{seed}")
+    kinds = rng.choices(tuple(SHARES), tuple(SHARES.values()), k=n)
+    return [Text(_TEXTS[kind](rng), {"kind": kind}) for kind in kinds]
+
+
+def training_text(seed: int | str = 0, n: int = 6000) -> Iterator[str]:
+    """Texts to train a tokenizer on: the corpus, then prompts and ideal reviews, n in all.
+
+    Held-out brands and phrasings are not in it, so evaluation meets them in pieces.
+    """
+    for record in corpus(f"tokenizer/{seed}", n - n // 2):
+        yield record.text
+    rng = random.Random(f"tokenizer/{seed}")
+    for _ in range(n // 2):
+        ad = generator.sample_ad(rng)
+        yield f"{generator.prompt(ad)}\n{ideal(generator.annotation(ad))}"
+
+
+def _ad_text(rng: random.Random) -> str:
+    return generator.sample_ad(rng).text
+
+
+def _quotation_text(rng: random.Random) -> str:
+    ad = generator.sample_ad(rng).text
+    sentences = ad.rstrip(".").split(". ")
+    quotes = " ".join(f'it says "{sentence}".' for sentence in rng.sample(sentences, len(sentences)))
+    return f"ad: {ad} {quotes}"
+
+
+def _rule_text(rng: random.Random) -> str:
+    chosen = rng.sample(tuple(RULES.values()), 3)
+    return " ".join(
+        rng.choice(_STATEMENTS).format(number=rule.number, name=rule.name, text=rule.text) for rule in chosen
+    )
+
+
+def _general_text(rng: random.Random) -> str:
+    asked, answer = question(rng, rng.choice(tuple(TASKS)))
+    return f"question: {asked} answer: {answer}"
+
+
+_TEXTS = {"ad": _ad_text, "quotation": _quotation_text, "rule book": _rule_text, "general": _general_text}

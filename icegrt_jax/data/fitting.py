@@ -1,0 +1,116 @@
+"""Records made into token lists that fit a given length, with counts of what had to be cut or dropped.
+
+Each function returns the fitting lists and counts that add up to the number of
+records, so that nothing is lost unseen.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from icegrt_jax.data.packing import Example
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
+from icegrt_jax.data.tokenizers import ChatTokenizer
+
+
+def fit_examples(
+    records: Sequence[Instruction | Text], tokenizer: ChatTokenizer, length: int, overlong: str
+) -> tuple[list[Example], dict[str, int]]:
+    """Training examples of at most `length` tokens.
+
+    Counts records: kept whole; cut at the end; dropped, for being too long or for having
+    nothing to learn within the length; split, for plain texts.
+    """
+    examples, counts = [], Counter(kept=0, cut=0, dropped=0, split=0)
+    for record in records:
+        if isinstance(record, Text):
+            pieces = _split(tokenizer.encode_text(record.text) + [tokenizer.eos_id], length)
+            examples += [Example(piece, [True] * len(piece)) for piece in pieces]
+            counts["kept" if len(pieces) == 1 else "split"] += 1
+            continue
+        ids, mask = tokenizer.encode_conversation(record.messages)
+        if len(ids) <= length:
+            examples.append(Example(ids, mask))
+            counts["kept"] += 1
+        elif overlong == "cut" and any(mask[:length]):
+            examples.append(Example(ids[:length], mask[:length]))
+            counts["cut"] += 1
+        else:
+            counts["dropped"] += 1
+    return examples, dict(counts)
+
+
+def fit_prompts(
+    records: Sequence[Prompt], tokenizer: ChatTokenizer, length: int, overlong: str, offset: int = 0
+) -> tuple[list[tuple[int, list[int]]], dict[str, int]]:
+    """(index of the record plus `offset`, prompt ids); at most `length` ids unless overlong is "keep".
+
+    Counts records: kept, those longer than `length` among them as over; cut; dropped.
+    """
+    rows, counts = [], Counter(kept=0, over=0, cut=0, dropped=0)
+    for index, record in enumerate(records, start=offset):
+        ids = tokenizer.encode_prompt(record.prompt)
+        outcome = "kept"
+        if len(ids) > length and overlong == "keep":
+            counts["over"] += 1
+        elif len(ids) > length:
+            ids = _cut_prompt(record.prompt, tokenizer, length) if overlong == "cut" else []
+            outcome = "cut" if ids else "dropped"
+        counts[outcome] += 1
+        if ids:
+            rows.append((index, ids))
+    return rows, dict(counts)
+
+
+def fit_rankings(
+    records: Sequence[Ranking], tokenizer: ChatTokenizer, length: int, k: int, overlong: str
+) -> tuple[list[list[tuple[list[int], float]]], dict[str, int]]:
+    """For each record, (ids of prompt and answer, rank) of at most `k` answers.
+
+    Counts records: kept; dropped, for having fewer than two answers that fit; tied, left out
+    because all answers share a rank and nothing can be compared. Counts answers: cut, too long,
+    and beyond the first `k`.
+    """
+    rows = []
+    counts = Counter(kept=0, dropped=0, tied=0, answers_cut=0, answers_dropped=0, answers_beyond_k=0)
+    for record in records:
+        counts["answers_beyond_k"] += max(0, len(record.responses) - k)
+        row = []
+        for response, rank in list(zip(record.responses, record.ranks, strict=True))[:k]:
+            ids, mask = tokenizer.encode_conversation((*record.prompt, {"role": "assistant", "content": response}))
+            if len(ids) > length and (overlong == "drop" or not any(mask[:length])):
+                counts["answers_dropped"] += 1
+                continue
+            counts["answers_cut"] += len(ids) > length
+            row.append((ids[:length], rank))
+        if len(row) < 2:
+            counts["dropped"] += 1
+        elif len({rank for _, rank in row}) == 1:
+            counts["tied"] += 1
+        else:
+            counts["kept"] += 1
+            rows.append(row)
+    return rows, dict(counts)
+
+
+def _split(ids: list[int], length: int) -> list[list[int]]:
+    """Pieces of at most `length`; each starts with the last token of the one before.
+
+    The first token of a row is never a target, so every token but the text's first is one exactly once.
+    """
+    return [ids[start : start + length] for start in range(0, max(len(ids) - 1, 1), length - 1)]
+
+
+def _cut_prompt(messages: Sequence[dict], tokenizer: ChatTokenizer, length: int) -> list[int]:
+    """Ids of the prompt with the beginning of its last message left out; [] where that is not enough."""
+    *earlier, last = messages
+    content = tokenizer.encode_text(last["content"])
+    ids = tokenizer.encode_prompt(messages)
+    # Tokenising what is left again may give a token more at the cut, hence the loop.
+    while len(ids) > length:
+        content = content[len(ids) - length :]
+        # A cut inside a character leaves its tail bytes, decoded as U+FFFD.
+        text = tokenizer.decode(content).lstrip("\ufffd")
+        if not text.strip():
+            return []
+        ids = tokenizer.encode_prompt([*earlier, {**last, "content": text}])
+    return ids

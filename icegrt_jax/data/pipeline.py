@@ -1,0 +1,255 @@
+"""Batches for the stages: weighted mixtures of sources, addressed by step.
+
+`batches[step]` is a pure function of the seed and the step, so a run resumes by
+asking for the next step. Batches are cut from one global stream, whatever the
+number of hosts: host p of n holds the p-th part of each batch.
+
+The three builders share their first arguments: `sources`, {name: records},
+and `weights`, {name: share of the batches}. Each tokenises its records once,
+up front; what was cut or dropped on the way is counted in `.report`.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from icegrt_jax.data import fitting
+from icegrt_jax.data.packing import left_pad, one_per_row, pack, right_pad
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
+from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+# Elements of a stream, more than any run reads: with Grain's own endless length, batches of one overflow.
+ENDLESS = 2**48
+
+
+class Epochs:
+    """A data source that goes on and on over `items`, each epoch in an order of its own.
+
+    Grain's shuffle would do the same, but takes milliseconds for each element of a source of fewer than some
+    thousand, which ours often are.
+    """
+
+    def __init__(self, items: Sequence[Any], seed: Sequence[int]):
+        self._items, self._seed = items, tuple(seed)
+        self._cached = (-1, np.zeros(0, np.int64))  # (epoch, its order); one tuple, as threads may share it
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Any:
+        epoch, place = divmod(index, len(self._items))
+        cached_epoch, order = self._cached
+        if cached_epoch != epoch:
+            order = np.random.default_rng([*self._seed, epoch]).permutation(len(self._items))
+            self._cached = (epoch, order)
+        return self._items[order[place]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """An endless run of batches, random access by step.
+
+    Attributes:
+      dataset: this host's part of batch `step` at index `step`; Grain's own tools
+        (prefetching, `to_iter_dataset`) work on it.
+      report: {source: {count name: count}} of what was kept, cut and dropped.
+    """
+
+    dataset: grain.MapDataset
+    report: dict[str, dict[str, int]]
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.dataset[step]
+
+
+def mixture(datasets: Mapping[str, Sequence[Any]], weights: Mapping[str, float], seed: int) -> grain.MapDataset:
+    """An endless stream of elements, each source with its share, shuffled anew every epoch of its own.
+
+    A source's order depends on the seed and its name only, so adding another
+    source doesn't reshuffle it.
+    """
+    _check_weights(datasets, weights)
+    names = [name for name in datasets if weights[name] > 0]
+    streams = []
+    for name in names:
+        if not datasets[name]:
+            raise UserError(
+                f"source {name!r} has weight {weights[name]} and nothing in it; set its weight to 0 or fill it."
+            )
+        streams.append(grain.MapDataset.source(Epochs(datasets[name], [seed, zlib.crc32(name.encode())])))
+    return grain.MapDataset.mix(streams, [weights[name] for name in names])
+
+
+def sft_batches(
+    sources: Mapping[str, Sequence[Instruction | Text]],
+    weights: Mapping[str, float],
+    tokenizer: ChatTokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    packing: bool = True,
+    overlong: str = "drop",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Rows for supervised training; the loss is on what the assistant says, or on all of a plain text.
+
+    Each source is shuffled and packed once, before the first step: which examples
+    share a row is fixed, the order of the rows changes every epoch. Rows are nearly
+    full and of one source, so the weights are shares of tokens; without packing
+    they are shares of examples.
+
+    Args:
+      length: L, tokens in a row.
+      packing: several examples to a row, else one.
+      overlong: conversations of more than L tokens are left out ("drop") or lose their end
+        ("cut"). Plain texts are split over several rows instead.
+
+    Returns:
+      Batches of tokens i32[B, L], segment_ids i32[B, L] (0 is padding), positions i32[B, L]
+      and loss_mask bool[B, L] (True where the token is a target).
+    """
+    _check_choice("overlong", overlong, ("drop", "cut"))
+    if length < 2:
+        raise UserError(f"length={length}; a row needs 2 tokens or more, one to predict from the other.")
+    rows, report = {}, {}
+    for name, records in sources.items():
+        examples, counts = fitting.fit_examples(records, tokenizer, length, overlong)
+        order = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(examples))
+        lay_out_all = pack if packing else one_per_row
+        rows[name] = lay_out_all([examples[i] for i in order], length, tokenizer.pad_id)
+        report[name] = {
+            "records": len(records),
+            **counts,
+            "rows": len(rows[name]),
+            "tokens": sum(len(e.ids) for e in examples),
+            "targets": int(sum(row["loss_mask"].sum() for row in rows[name])),
+        }
+    return Batches(_batched(mixture(rows, weights, seed), batch_size, _stack, process_index, process_count), report)
+
+
+def prompt_batches(
+    sources: Mapping[str, Sequence[Prompt]],
+    weights: Mapping[str, float],
+    tokenizer: ChatTokenizer,
+    *,
+    batch_size: int,
+    max_prompt_length: int,
+    seed: int,
+    overlong: str = "drop",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Left-padded prompts for sampling.
+
+    Args:
+      max_prompt_length: P.
+      overlong: prompts of more than P tokens are left out ("drop"); lose the beginning of the
+        last user message, the template kept whole ("cut", or left out where that is not
+        enough); or make P as long as the longest of them ("keep").
+
+    Returns:
+      Batches of tokens i32[B, P], mask bool[B, P] and index i32[B], the record's place in the
+      lists of `sources` put one after the other.
+    """
+    _check_choice("overlong", overlong, ("drop", "cut", "keep"))
+    fitted, report, offset = {}, {}, 0
+    for name, records in sources.items():
+        fitted[name], counts = fitting.fit_prompts(records, tokenizer, max_prompt_length, overlong, offset)
+        report[name] = {"records": len(records), **counts, "tokens": sum(len(ids) for _, ids in fitted[name])}
+        offset += len(records)
+    longest = max((len(ids) for rows in fitted.values() for _, ids in rows), default=0)
+    width = max(longest, max_prompt_length)
+
+    def collate(rows: Sequence[tuple[int, list[int]]]) -> Batch:
+        tokens, mask = left_pad([ids for _, ids in rows], width, tokenizer.pad_id)
+        return {"tokens": tokens, "mask": mask, "index": np.array([index for index, _ in rows], np.int32)}
+
+    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, process_index, process_count), report)
+
+
+def ranking_batches(
+    sources: Mapping[str, Sequence[Ranking]],
+    weights: Mapping[str, float],
+    tokenizer: ChatTokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    k: int = 0,
+    overlong: str = "drop",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batches:
+    """Prompts with their ranked answers, each answer as the whole conversation, right-padded.
+
+    Args:
+      batch_size: B, prompts in a batch.
+      length: L, tokens of prompt and answer.
+      k: K, answers for each prompt; 0 is the most that any record has. Of a longer list the
+        first K are kept.
+      overlong: answers that make more than L tokens are left out ("drop") or lose their end,
+        EOS included ("cut"). A record left with fewer than two answers is left out.
+
+    Returns:
+      Batches of tokens i32[B, K, L], mask bool[B, K, L], last i32[B, K] (index of the last
+      token), ranks f32[B, K] (1 is best) and valid bool[B, K]. Places past a record's last
+      answer repeat its first one, so that no row is empty, and aren't valid.
+    """
+    _check_choice("overlong", overlong, ("drop", "cut"))
+    k = k or max((len(r.responses) for records in sources.values() for r in records), default=0)
+    fitted, report = {}, {}
+    for name, records in sources.items():
+        fitted[name], counts = fitting.fit_rankings(records, tokenizer, length, k, overlong)
+        tokens = sum(len(ids) for row in fitted[name] for ids, _ in row)
+        report[name] = {"records": len(records), **counts, "tokens": tokens}
+
+    def collate(rows: Sequence[list[tuple[list[int], float]]]) -> Batch:
+        full = [row + [row[0]] * (k - len(row)) for row in rows]
+        tokens, mask = right_pad([ids for row in full for ids, _ in row], length, tokenizer.pad_id)
+        shape = (len(rows), k)
+        return {
+            "tokens": tokens.reshape(*shape, length),
+            "mask": mask.reshape(*shape, length),
+            "last": mask.sum(axis=-1, dtype=np.int32).reshape(shape) - 1,
+            "ranks": np.array([[rank for _, rank in row] for row in full], np.float32),
+            "valid": np.array([[j < len(row) for j in range(k)] for row in rows], np.bool_),
+        }
+
+    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, process_index, process_count), report)
+
+
+def _batched(
+    stream: grain.MapDataset, batch_size: int, collate: Callable[[Sequence[Any]], Batch], index: int, count: int
+) -> grain.MapDataset:
+    """Host `index` of `count`'s part of each global batch."""
+    if batch_size < 1 or batch_size % count:
+        raise UserError(f"batch_size={batch_size} does not divide over {count} hosts; use a multiple of {count}.")
+    return stream.batch(batch_size // count, batch_fn=collate)[index::count]
+
+
+def _stack(rows: Sequence[Batch]) -> Batch:
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _check_weights(datasets: Mapping[str, Sequence[Any]], weights: Mapping[str, float]) -> None:
+    if set(datasets) != set(weights):
+        raise UserError(f"weights are given for {sorted(weights)}, sources are {sorted(datasets)}; name the same ones.")
+    wrong = [name for name, weight in weights.items() if not 0 <= weight < math.inf]
+    if wrong:
+        raise UserError(f"weight of source {wrong[0]!r} is {weights[wrong[0]]}; expected a number of 0 or more.")
+    if not any(weights.values()):
+        raise UserError("all weights are 0 or there is no source; give one source a weight above 0.")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value!r}; expected one of {', '.join(choices)}.")

@@ -1,0 +1,273 @@
+"""The four kinds of training record and their JSON lines form.
+
+| kind          | one JSON line                                                                  | used by           |
+| ------------- | ------------------------------------------------------------------------------ | ----------------- |
+| `Instruction` | `{"messages": [...]}` or `{"prompt", "response"}`                              | SFT               |
+| `Ranking`     | `{"prompt", "responses", "ranks"}` (1 is best) or `{"prompt", "chosen", "rejected"}` | reward model |
+| `Prompt`      | `{"prompt"}`, optionally `"reference"`                                         | PPO, evaluation   |
+| `Text`        | `{"text"}`                                                                     | plain pretraining |
+
+A prompt is a string (one user message) or a list of `{"role", "content"}`
+messages. Every kind takes an optional `"meta"` object; any other field is an
+error, so that a misspelt one is noticed.
+"""
+
+import gzip
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.files import write_text_atomic
+
+ROLES = ("system", "user", "assistant")
+Messages = tuple[dict, ...]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A conversation whose assistant turns are imitated; it ends with one."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("messages", "prompt", "response")
+
+    messages: Messages
+    meta: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, obj: Any, where: str = "record") -> "Instruction":
+        _check_fields(obj, where, cls.FIELDS)
+        if "messages" in obj:
+            _refuse_beside(obj, where, "messages", ("prompt", "response"))
+            messages = _messages(obj["messages"], where, "messages")
+        else:
+            answer = {"role": "assistant", "content": _text(obj, where, "response")}
+            messages = (*_prompt(obj, where), answer)
+        if messages[-1]["role"] != "assistant":
+            raise UserError(
+                f"{where}: field 'messages': the last message has role {messages[-1]['role']!r};"
+                " an instruction ends with the assistant's answer."
+            )
+        return cls(messages, _meta(obj, where))
+
+    def to_json(self) -> dict:
+        return _with_meta({"messages": list(self.messages)}, self.meta)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K answers to one prompt; `ranks[k]` belongs to `responses[k]`, 1 is best, ties are equal."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("prompt", "responses", "ranks", "chosen", "rejected")
+
+    prompt: Messages
+    responses: tuple[str, ...]
+    ranks: tuple[float, ...]
+    meta: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, obj: Any, where: str = "record") -> "Ranking":
+        _check_fields(obj, where, cls.FIELDS)
+        prompt = _prompt(obj, where)
+        if "chosen" in obj or "rejected" in obj:
+            _refuse_beside(obj, where, "chosen", ("responses", "ranks"))
+            responses = (_text(obj, where, "chosen"), _text(obj, where, "rejected"))
+            return cls(prompt, responses, (1.0, 2.0), _meta(obj, where))
+        responses = _texts(obj, where, "responses")
+        ranks = _numbers(obj, where, "ranks")
+        if len(ranks) != len(responses):
+            raise UserError(
+                f"{where}: field 'ranks' has {len(ranks)} entries for {len(responses)} responses;"
+                " give one rank for each response."
+            )
+        if len(responses) < 2:
+            raise UserError(f"{where}: field 'responses' has {len(responses)} answer; a ranking needs two or more.")
+        return cls(prompt, responses, ranks, _meta(obj, where))
+
+    def to_json(self) -> dict:
+        obj = {"prompt": list(self.prompt), "responses": list(self.responses), "ranks": list(self.ranks)}
+        return _with_meta(obj, self.meta)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt for sampling, with the reference answer where one is known (else "")."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("prompt", "reference")
+
+    prompt: Messages
+    reference: str = ""
+    meta: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, obj: Any, where: str = "record") -> "Prompt":
+        _check_fields(obj, where, cls.FIELDS)
+        reference = obj.get("reference", "")
+        if not isinstance(reference, str):
+            raise UserError(f"{where}: field 'reference' is {_kind(reference)}; expected a string.")
+        return cls(_prompt(obj, where), reference, _meta(obj, where))
+
+    def to_json(self) -> dict:
+        obj = {"prompt": list(self.prompt)}
+        if self.reference:
+            obj["reference"] = self.reference
+        return _with_meta(obj, self.meta)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text, every token of which is a target."""
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("text",)
+
+    text: str
+    meta: dict = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, obj: Any, where: str = "record") -> "Text":
+        _check_fields(obj, where, cls.FIELDS)
+        return cls(_text(obj, where, "text"), _meta(obj, where))
+
+    def to_json(self) -> dict:
+        return _with_meta({"text": self.text}, self.meta)
+
+
+Record = Instruction | Ranking | Prompt | Text
+
+
+def user(content: str) -> Messages:
+    """The prompt made of one user message."""
+    return ({"role": "user", "content": content},)
+
+
+def read_json_lines(path: str | os.PathLike) -> list[tuple[str, Any]]:
+    """Pairs ("FILE, line N", object) of a JSON lines file, .gz too; blank lines are skipped."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the source's path and data_dir.")
+    opener = gzip.open if path.suffix == ".gz" else open
+    rows = []
+    try:
+        with opener(path, "rb") as f:
+            # Split on \n only: str.splitlines would also cut at U+2028, which JSON allows in strings.
+            lines = f.read().split(b"\n")
+    except (gzip.BadGzipFile, EOFError) as e:
+        raise UserError(f"{path}: not a whole gzip file ({e}).") from e
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            rows.append((where, json.loads(line.decode("utf-8"))))
+        except UnicodeDecodeError as e:
+            raise UserError(f"{where}: not UTF-8 ({e.reason} at byte {e.start}).") from e
+        except json.JSONDecodeError as e:
+            raise UserError(f"{where}: not JSON ({e.msg} at column {e.colno}).") from e
+    return rows
+
+
+def read_jsonl(path: str | os.PathLike, kind: type[Record]) -> list[Record]:
+    """Records of one kind from a JSON lines file; errors name the file, line and field."""
+    return [kind.from_json(obj, where) for where, obj in read_json_lines(path)]
+
+
+def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
+    """Writes records as JSON lines; a reader sees the old file or the whole new one."""
+    if pathlib.Path(path).suffix == ".gz":
+        raise UserError(f"{path}: records are written uncompressed; choose a name that ends in .jsonl.")
+    write_text_atomic(path, "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records))
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+def _check_fields(obj: Any, where: str, fields: tuple[str, ...]) -> None:
+    if not isinstance(obj, dict):
+        raise UserError(f"{where}: got a JSON value {_kind(obj)}; expected an object with {', '.join(fields)}.")
+    unknown = [name for name in obj if name not in (*fields, "meta")]
+    if unknown:
+        raise UserError(
+            f"{where}: unknown field {unknown[0]!r}; expected {', '.join(fields)} (put anything else under 'meta')."
+        )
+
+
+def _refuse_beside(obj: dict, where: str, name: str, others: tuple[str, ...]) -> None:
+    for other in others:
+        if other in obj:
+            raise UserError(f"{where}: field {other!r} beside {name!r}; give one form or the other.")
+
+
+def _nonempty(value: Any, where: str, name: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field {name!r} is {_kind(value)}; expected a string.")
+    if not value.strip():
+        raise UserError(f"{where}: field {name!r} is empty; write some text or remove the line.")
+    return value
+
+
+def _text(obj: dict, where: str, name: str) -> str:
+    return _nonempty(obj.get(name), where, name)
+
+
+def _list(value: Any, where: str, name: str) -> list:
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{where}: field {name!r} is {_kind(value)}; expected a list.")
+    if not value:
+        raise UserError(f"{where}: field {name!r} is an empty list.")
+    return list(value)
+
+
+def _texts(obj: dict, where: str, name: str) -> tuple[str, ...]:
+    items = _list(obj.get(name), where, name)
+    return tuple(_nonempty(item, where, f"{name}[{i}]") for i, item in enumerate(items))
+
+
+def _numbers(obj: dict, where: str, name: str) -> tuple[float, ...]:
+    items = _list(obj.get(name), where, name)
+    for i, item in enumerate(items):
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
+            raise UserError(f"{where}: field '{name}[{i}]' is {item!r}; expected a finite number.")
+    return tuple(float(item) for item in items)
+
+
+def _messages(value: Any, where: str, name: str) -> Messages:
+    messages = []
+    for i, message in enumerate(_list(value, where, name)):
+        here = f"{name}[{i}]"
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise UserError(f"{where}: field {here!r} is {message!r}; expected an object with 'role' and 'content'.")
+        role = message["role"]
+        if role not in ROLES:
+            raise UserError(f"{where}: field '{here}.role' is {role!r}; expected one of {', '.join(ROLES)}.")
+        if role == "system" and i:
+            raise UserError(f"{where}: field '{here}.role' is 'system'; only the first message may be.")
+        messages.append({"role": role, "content": _nonempty(message["content"], where, f"{here}.content")})
+    return tuple(messages)
+
+
+def _prompt(obj: dict, where: str) -> Messages:
+    value = obj.get("prompt")
+    if value is None or isinstance(value, str):
+        return user(_nonempty(value, where, "prompt"))
+    messages = _messages(value, where, "prompt")
+    if messages[-1]["role"] != "user":
+        raise UserError(
+            f"{where}: field 'prompt': the last message has role {messages[-1]['role']!r};"
+            " a prompt ends with the user's turn."
+        )
+    return messages
+
+
+def _meta(obj: dict, where: str) -> dict:
+    meta = obj.get("meta", {})
+    if not isinstance(meta, dict):
+        raise UserError(f"{where}: field 'meta' is {_kind(meta)}; expected an object.")
+    return meta
+
+
+def _with_meta(obj: dict, meta: dict) -> dict:
+    return {**obj, "meta": meta} if meta else obj

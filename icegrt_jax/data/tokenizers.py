@@ -1,0 +1,161 @@
+"""Hugging Face fast tokenizers with a chat template: made, loaded, and used through one small class.
+
+Sennrich et al. 2016, https://arxiv.org/abs/1508.07909, for BPE; the byte-level
+form is GPT-2's.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+# Without torch, importing transformers prints "PyTorch was not found"; this package needs none.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from icegrt_jax.data import chat
+from icegrt_jax.errors import UserError
+
+PAD, END = "<|pad|>", "<|end|>"
+ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
+# One token before each turn, one after it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatTokenizer:
+    """A fast tokenizer and the ids the rest of the library needs from it.
+
+    Attributes:
+      tokenizer: the Hugging Face tokenizer.
+      pad_id: fills the places that masks leave out. The tokenizer's PAD where it has one
+        that isn't an EOS, else 0: embeddings are never resized, padding is known by the mask.
+      eos_ids: tokens that end a response; first the one its chat template writes.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_id: int
+    eos_ids: tuple[int, ...]
+
+    @property
+    def eos_id(self) -> int:
+        """The end-of-turn token of the chat template."""
+        return self.eos_ids[0]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return len(self.tokenizer)
+
+    def encode_prompt(self, messages: Sequence[dict]) -> list[int]:
+        """Ids up to the place where the assistant starts to speak."""
+        self._refuse_control_tokens(messages)
+        return chat.tokenize(self.tokenizer, chat.render(self.tokenizer, messages, generate=True))
+
+    def encode_conversation(self, messages: Sequence[dict]) -> tuple[list[int], list[bool]]:
+        """Ids, and which of them the assistant has to produce (every turn's end token included)."""
+        self._refuse_control_tokens(messages)
+        return chat.encode_conversation(self.tokenizer, messages, self.eos_ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text, nothing added."""
+        return chat.tokenize(self.tokenizer, text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a Hugging Face tokenizer folder."""
+        self.tokenizer.save_pretrained(path)
+
+    @functools.cached_property
+    def _control_tokens(self) -> tuple[str, ...]:
+        return tuple(self.tokenizer.all_special_tokens)
+
+    def _refuse_control_tokens(self, messages: Sequence[dict]) -> None:
+        # Written out in a message, a control token would become a turn of its own.
+        for message in messages:
+            for token in self._control_tokens:
+                if token in message["content"]:
+                    raise UserError(
+                        f"a {message['role']} message contains the control token {token!r};"
+                        f" take it out of the data: {message['content'][:80]!r}"
+                    )
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, path: str | os.PathLike) -> ChatTokenizer:
+    """Trains a byte-level BPE with our chat template and saves it as a Hugging Face folder.
+
+    The same texts give the same files. Numbers are split into digits, which small
+    models need for arithmetic. Fewer than `vocab_size` ids result if the texts hold
+    too few pairs to merge.
+    """
+    special = [PAD, END, *ROLE_MARKERS]
+    smallest = len(special) + 256
+    if vocab_size < smallest:
+        raise UserError(f"vocab_size={vocab_size}: a byte-level vocabulary needs {smallest} or more.")
+    bpe = Tokenizer(models.BPE())
+    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=list(ROLE_MARKERS),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.save_pretrained(path)
+    return load_tokenizer(path)
+
+
+def load_tokenizer(path: str | os.PathLike) -> ChatTokenizer:
+    """The tokenizer of a local Hugging Face folder."""
+    folder = pathlib.Path(path).expanduser()
+    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        raise UserError(
+            f"{folder}: no tokenizer here; expected a folder with tokenizer.json and tokenizer_config.json."
+        )
+    return wrap(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), name=str(folder))
+
+
+def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTokenizer:
+    """A `ChatTokenizer` of a Hugging Face tokenizer, after checking that it can be trained with."""
+    if not tokenizer.is_fast:
+        raise UserError(f"{name}: not a fast tokenizer; convert it to a tokenizer.json first.")
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{name}: no chat template; add chat_template.jinja, or chat_template to tokenizer_config.json."
+        )
+    end = _end_of_turn(tokenizer)
+    candidates = [i for i in (end, tokenizer.eos_token_id) if i is not None]
+    if not candidates:
+        raise UserError(f"{name}: no EOS token and no end-of-turn token in the chat template; set eos_token.")
+    eos_ids = tuple(dict.fromkeys(candidates))
+    pad_id = tokenizer.pad_token_id
+    return ChatTokenizer(tokenizer, 0 if pad_id is None or pad_id in eos_ids else pad_id, eos_ids)
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes after an assistant's words, if any."""
+    answer = "answer"
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+    text = chat.render(tokenizer, messages, generate=False)
+    rest = text[text.rindex(answer) + len(answer) :]
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return next((i for i in chat.tokenize(tokenizer, rest) if i in special), None)

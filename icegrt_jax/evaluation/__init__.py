@@ -1,0 +1,1 @@
+"""Judges of answers, and the table that compares the stages."""

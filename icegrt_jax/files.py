@@ -1,0 +1,74 @@
+"""Small files written so that a killed run never leaves a broken one behind.
+
+JSON files are replaced in one step. JSONL files only grow, a line at a time; the
+one thing a kill can leave in them is half a last line, which readers skip and the
+next run cuts off.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+PathLike = str | os.PathLike
+
+
+def write_text_atomic(path: PathLike, text: str) -> None:
+    """Writes `text` to `path`: readers see the old file or the new one, never a part."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json_atomic(path: PathLike, obj: Any) -> None:
+    """Writes `obj` as indented JSON, as `write_text_atomic` does."""
+    write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: PathLike) -> Any:
+    """Returns the content of a JSON file."""
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def append_jsonl(path: PathLike, rows: Iterable[dict]) -> None:
+    """Appends one line per row; when it returns, a kill of the process loses none of them."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read_jsonl(path: PathLike) -> list[dict]:
+    """Returns the rows of a JSONL file, without a half-written last line."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file if _is_whole(line)]
+
+
+def cut_jsonl(path: PathLike, last_step: int | None) -> None:
+    """Removes rows with `step > last_step` and a half-written last line, in one step.
+
+    A resumed run calls this before it appends: the rows between the checkpoint and
+    the kill will be written again. With `last_step=None` nothing is kept, which is
+    what a run without a checkpoint needs.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return
+    if last_step is None:
+        path.unlink()
+        return
+    with open(path, encoding="utf-8") as file:
+        kept = [line for line in file if _is_whole(line) and json.loads(line)["step"] <= last_step]
+    write_text_atomic(path, "".join(kept))
+
+
+def _is_whole(line: str) -> bool:
+    # json.dumps never breaks a line, so a line was written to its end if it ends in a newline.
+    return line.endswith("\n") and not line.isspace()

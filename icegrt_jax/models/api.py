@@ -1,0 +1,63 @@
+"""Models with what belongs to them - shape, parameters, tokenizer - loaded and saved in one call."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import unembed
+from icegrt_jax.models.hf import load_hf, save_hf
+from icegrt_jax.models.transformer import hidden_states
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model ready for use.
+
+    Attributes:
+      config: its shape.
+      params: its parameter tree.
+      tokenizer: made for its embedding.
+    """
+
+    config: ModelConfig
+    params: dict
+    tokenizer: ChatTokenizer
+
+    def logits(self, params: dict, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """Logits of the next token, f32[B, L, V], at each of `tokens` i32[B, L], padded on either side.
+
+        `params` is `self.params` or any tree of the same shapes, so that it can be differentiated.
+        """
+        return _logits(params, self.config, tokens, mask)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    return unembed(params, config, hidden_states(params, config, tokens, mask))
+
+
+def load_model(path: str | pathlib.Path) -> Model:
+    """The language model of a Hugging Face folder."""
+    folder = pathlib.Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model here; expected a Hugging Face folder with config.json.")
+    config, params = load_hf(folder)
+    if "head" in params:
+        raise UserError(f"{folder}: holds a reward or value model, which has no logits; expected a language model.")
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the embedding {config.vocab_size} rows; "
+            "they do not belong together."
+        )
+    return Model(config, params, tokenizer)
+
+
+def save_model(model: Model, path: str | pathlib.Path) -> None:
+    """Writes a folder that `transformers` and `load_model` read."""
+    save_hf(path, model.config, model.params, model.tokenizer)

@@ -1,0 +1,109 @@
+"""What is read off the hidden states: logits, per-token log-probabilities in chunks, scalars."""
+
+import jax
+import jax.numpy as jnp
+
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.transformer import Transformer
+
+CHUNK_ELEMENTS = 2**23  # logits held at a time by `token_logprobs`
+MIN_CHUNK = 16  # positions; keeps the loop short when the batch is large (it is then sharded)
+
+
+def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:
+    """A new float32 parameter tree: a language model, or a scalar model (no `lm_head`, a `head`)."""
+    trunk_key, head_key = jax.random.split(key)
+    dummy = jnp.zeros((1, 2), jnp.int32)
+    params = Transformer(config).init(trunk_key, dummy, dummy, jnp.ones((1, 2, 2), jnp.bool_))["params"]
+    if scalar_head:
+        return with_scalar_head(head_key, params, config)
+    if not config.tie_embeddings:
+        kernel = jax.random.normal(head_key, (config.d_model, config.vocab_size), jnp.float32) * config.d_model**-0.5
+        params["lm_head"] = {"kernel": kernel}
+    return params
+
+
+def with_scalar_head(key: jax.Array, params: dict, config: ModelConfig) -> dict:
+    """The trunk of `params` with a new scalar head, std 1/sqrt(D + 1) (arXiv 2009.01325, appendix B.1)."""
+    trunk = {name: params[name] for name in ("embed", "layers", "final_norm")}
+    kernel = jax.random.normal(key, (config.d_model, 1), jnp.float32) * (config.d_model + 1) ** -0.5
+    return {**trunk, "head": {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}}
+
+
+def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """Logits f32[..., V] of hidden states f[..., D]."""
+    if config.tie_embeddings:
+        table = params["embed"]["embedding"].astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+    kernel = params["lm_head"]["kernel"].astype(hidden.dtype)
+    return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def scalars(params: dict, hidden: jax.Array) -> jax.Array:
+    """Value or score f32[...] of hidden states f[..., D]; the head is computed in float32."""
+    head = params["head"]
+    projected = hidden.astype(jnp.float32) @ head["kernel"].astype(jnp.float32)
+    return projected[..., 0] + head["bias"].astype(jnp.float32)[0]
+
+
+def chunk_length(batch: int, length: int, vocab_size: int) -> int:
+    """Positions whose logits are held at once: about CHUNK_ELEMENTS, at least MIN_CHUNK."""
+    return min(length, max(MIN_CHUNK, CHUNK_ELEMENTS // (batch * vocab_size)))
+
+
+def over_chunks(fn, vocab_size: int, *arrays: jax.Array):
+    """`fn` over slices of the second axis, one after another and rematerialised; results joined.
+
+    Chunks run along time, so that the batch axis stays sharded as it is.
+    """
+    batch, length = arrays[0].shape[:2]
+    chunk = chunk_length(batch, length, vocab_size)
+    if chunk == length:
+        return jax.checkpoint(fn)(*arrays)
+    count = -(-length // chunk)
+
+    def split(x):  # [B, L, ...] -> [count, B, chunk, ...]
+        padded = jnp.pad(x, ((0, 0), (0, count * chunk - length)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(batch, count, chunk, *x.shape[2:]), 1, 0)
+
+    def join(x):  # [count, B, chunk, ...] -> [B, L, ...]
+        return jnp.moveaxis(x, 0, 1).reshape(batch, count * chunk, *x.shape[3:])[:, :length]
+
+    out = jax.lax.map(jax.checkpoint(lambda xs: fn(*xs)), tuple(map(split, arrays)))
+    return jax.tree.map(join, out)
+
+
+def pick_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Log-probability f32[...] of `targets` i32[...] under `logits` f32[..., V]."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def entropy_of(logits: jax.Array) -> jax.Array:
+    """Entropy in nats f32[...] of softmax(`logits` f32[..., V])."""
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    probs = jnp.exp(logits - log_z[..., None])
+    return log_z - jnp.sum(probs * logits, axis=-1)
+
+
+def token_logprobs(
+    params: dict, config: ModelConfig, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target and entropy of its distribution, without a [B, L, V] array.
+
+    Args:
+      params: of a language model.
+      config: its shape.
+      hidden: f[B, L, D], the states that predict the targets.
+      targets: i32[B, L].
+      temperature: divides the logits, as it did when the targets were sampled.
+
+    Returns:
+      logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter).
+    """
+
+    def chunk(hidden, targets):
+        logits = unembed(params, config, hidden) / temperature
+        return pick_logprobs(logits, targets), entropy_of(jax.lax.stop_gradient(logits))
+
+    return over_chunks(chunk, config.vocab_size, hidden, targets)

@@ -1,0 +1,42 @@
+"""The one mesh of a run, with axes `data`, `fsdp` and `tensor`."""
+
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from icegrt_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # a batch is split over both
+
+
+def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
+    """The three sizes with a -1 filled in, or an error that says what would fit."""
+    sizes = [data, fsdp, tensor]
+    text = f"mesh data={data}, fsdp={fsdp}, tensor={tensor}"
+    if sizes.count(-1) > 1 or any(size != -1 and size < 1 for size in sizes):
+        raise UserError(f"{text}: expected positive sizes, one of them -1 at most (what is left over).")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes:
+        if devices % known:
+            raise UserError(f"{text}: {known} does not divide {devices} devices; use a divisor of {devices}.")
+        sizes[sizes.index(-1)] = devices // known
+    elif known != devices:
+        raise UserError(f"{text} is {known} devices, but there are {devices}; set one of the sizes to -1.")
+    return tuple(sizes)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over all devices of the run; -1 takes what the other axes leave."""
+    shape = mesh_shape(data, fsdp, tensor, jax.device_count())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_batch(name: str, size: int, mesh: Mesh) -> None:
+    """Refuses a batch that does not divide over the mesh; `name` is its config key."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if size % parts:
+        raise UserError(
+            f"{name}={size} does not divide over {parts} devices (mesh axes data x fsdp); use a multiple of {parts}."
+        )

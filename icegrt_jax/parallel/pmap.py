@@ -1,0 +1,44 @@
+"""Plain data-parallel replication of the same step functions; the only file that names `jax.pmap`.
+
+pmap is in maintenance mode (JAX changelog 0.8.0). It is for users who replicate small models; the
+mesh in `mesh.py` is the production path.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from icegrt_jax.errors import UserError
+
+AXIS = "replica"
+
+
+def pmap_step(step):
+    """`step(state, batch) -> (state, metrics)` over all local devices, equal to jit on the whole batch.
+
+    The state must name the axis (`state.replace(axis_name=AXIS)`), so that the step sums gradients
+    and counts valid tokens over devices.
+    """
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+
+def replicate(state):
+    """The state with a leading device axis, and with its sums going over that axis."""
+    count = jax.local_device_count()
+    return jax.tree.map(lambda x: jnp.stack([x] * count), state.replace(axis_name=AXIS))
+
+
+def unreplicate(state):
+    """The first device's copy, no longer bound to the device axis."""
+    return jax.tree.map(lambda x: x[0], state).replace(axis_name=None)
+
+
+def split_batch(batch):
+    """Each array [B, …] as [devices, B / devices, …]."""
+    count = jax.local_device_count()
+
+    def split(x):
+        if x.shape[0] % count:
+            raise UserError(f"batch of {x.shape[0]} does not divide over {count} devices; use a multiple of {count}.")
+        return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+
+    return jax.tree.map(split, batch)

@@ -1,0 +1,30 @@
+"""A step function compiled over the mesh: the production path."""
+
+import functools
+
+import jax
+from jax.sharding import Mesh
+
+from icegrt_jax.parallel.sharding import tree_shardings
+
+
+def jit_step(step, mesh: Mesh, state):
+    """`step(state, batch) -> (state, …)` jitted over `mesh`, the state donated and kept where it was.
+
+    Args:
+      step: a pure function whose first argument and first result are the same kind of tree.
+      mesh: the run's mesh.
+      state: that tree, arrays or abstract; its shapes give the shardings.
+    """
+    shardings = tree_shardings(state, mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def compiled(state, *batch):
+        out = step(state, *batch)
+        return jax.lax.with_sharding_constraint(out[0], shardings), *out[1:]
+
+    def call(state, *batch):
+        with jax.set_mesh(mesh):
+            return compiled(state, *batch)
+
+    return call

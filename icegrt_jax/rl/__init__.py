@@ -1,0 +1,50 @@
+"""The maths of RLHF as pure functions of arrays: it knows no model, config or device.
+
+Arguments are float32 with explicit boolean masks; `masked` says how means are taken when every
+device sees a part of the batch.
+"""
+
+from icegrt_jax.rl.advantages import gae
+from icegrt_jax.rl.controller import AdaptiveKL
+from icegrt_jax.rl.kl import exact_kl, kl_estimate
+from icegrt_jax.rl.losses import explained_variance, nll_loss, ppo_policy_loss, ppo_value_loss
+from icegrt_jax.rl.masked import last_valid, masked_mean, masked_sum, masked_var, normalize_advantages, whiten
+from icegrt_jax.rl.ranking import (
+    Calibration,
+    calibration,
+    count_ranked,
+    pair_probabilities,
+    ranked_pairs,
+    ranking_accuracy,
+    ranking_loss,
+)
+from icegrt_jax.rl.rewards import ScoreStats, eos_penalty, length_penalty, scale_scores, token_rewards
+
+__all__ = [
+    "AdaptiveKL",
+    "Calibration",
+    "ScoreStats",
+    "calibration",
+    "count_ranked",
+    "eos_penalty",
+    "exact_kl",
+    "explained_variance",
+    "gae",
+    "kl_estimate",
+    "last_valid",
+    "length_penalty",
+    "masked_mean",
+    "masked_sum",
+    "masked_var",
+    "nll_loss",
+    "normalize_advantages",
+    "pair_probabilities",
+    "ppo_policy_loss",
+    "ppo_value_loss",
+    "ranked_pairs",
+    "ranking_accuracy",
+    "ranking_loss",
+    "scale_scores",
+    "token_rewards",
+    "whiten",
+]

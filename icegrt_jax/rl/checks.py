@@ -1,0 +1,27 @@
+"""Dtype checks shared by the maths: rewards and statistics are float32, masks are bool."""
+
+import jax
+import jax.numpy as jnp
+
+
+def as_float32(**arrays: jax.Array) -> list[jax.Array]:
+    """The arrays in float32, in order; anything that is not floating point raises.
+
+    An integer array would silently truncate what is added to it (0.7 becomes 0), so it is
+    refused and not converted: the mistake is where the array was made.
+    """
+    converted = []
+    for name, x in arrays.items():
+        x = jnp.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name} is {x.dtype}, expected float32; convert it where it is made.")
+        converted.append(x.astype(jnp.float32))
+    return converted
+
+
+def as_mask(mask: jax.Array, name: str = "mask") -> jax.Array:
+    """The mask as an array; raises unless it is boolean."""
+    mask = jnp.asarray(mask)
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"{name} is {mask.dtype}, expected bool; compare it first, e.g. {name} != 0.")
+    return mask

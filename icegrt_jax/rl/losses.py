@@ -1,0 +1,140 @@
+"""Losses of PPO and of supervised fine-tuning, each a mean over valid tokens.
+
+Every loss takes `total`, the number of valid tokens in the global batch, when it sees only a part
+of it; loss, gradients and metrics are then shares that a `psum` adds up (see `masked`).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from icegrt_jax.rl.kl import kl_estimate
+from icegrt_jax.rl.masked import masked_mean, masked_var, valid_only
+
+
+def ppo_policy_loss(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    *,
+    cliprange: float,
+    cliprange_high: float | None = None,
+    dual_clip: float = 0.0,
+    total: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Clipped surrogate loss of PPO, averaged over response tokens.
+
+    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7. The asymmetric clip is the
+    clip-higher of DAPO, https://arxiv.org/abs/2503.14476; the dual clip is that of Ye et al. 2020,
+    https://arxiv.org/abs/1912.09729: where the advantage is negative, the loss is at most
+    dual_clip * |advantage|, so a token the policy now likes far too much cannot dominate the batch.
+
+    Args:
+      logprobs: f32[B, T], log-probability of each token under the current policy.
+      old_logprobs: f32[B, T], the same under the policy that sampled it.
+      advantages: f32[B, T], held constant.
+      mask: bool[B, T], True up to and including the first EOS.
+      cliprange: the ratio is clipped to [1 - cliprange, 1 + cliprange_high].
+      cliprange_high: None for the same as `cliprange`.
+      dual_clip: above 1, or 0 for off.
+      total: valid tokens in the global batch.
+
+    Returns:
+      The loss, f32[], and metrics, each the mean over tokens, f32[]: `ratio`; `clip_frac`, tokens whose
+      clipped loss is the larger; `approx_kl`, KL(old || current) by k3; and with `dual_clip`,
+      `dual_clip_frac`, tokens limited by it.
+    """
+    if dual_clip and dual_clip <= 1.0:
+        raise ValueError(f"dual_clip={dual_clip} would cut into the trust region; use a value above 1, or 0 for off.")
+    logprobs, old_logprobs, advantages = valid_only(
+        mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
+    )
+    advantages, old_logprobs = jax.lax.stop_gradient((advantages, old_logprobs))
+    high = cliprange if cliprange_high is None else cliprange_high
+    ratio = jnp.exp(logprobs - old_logprobs)
+    unclipped = -advantages * ratio
+    clipped = -advantages * jnp.clip(ratio, 1.0 - cliprange, 1.0 + high)
+    losses = jnp.maximum(unclipped, clipped)
+    metrics = {
+        "ratio": ratio,
+        "clip_frac": (clipped > unclipped).astype(jnp.float32),
+        "approx_kl": kl_estimate(old_logprobs, logprobs, "k3"),
+    }
+    if dual_clip:
+        limit = jnp.where(advantages < 0.0, -dual_clip * advantages, jnp.inf)
+        metrics["dual_clip_frac"] = (losses > limit).astype(jnp.float32)
+        losses = jnp.minimum(losses, limit)
+    metrics = {name: masked_mean(jax.lax.stop_gradient(x), mask, total) for name, x in metrics.items()}
+    return masked_mean(losses, mask, total), metrics
+
+
+def ppo_value_loss(
+    values: jax.Array,
+    old_values: jax.Array,
+    returns: jax.Array,
+    mask: jax.Array,
+    *,
+    cliprange_value: float,
+    total: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Half the squared error of the critic, clipped as in PPO, averaged over response tokens.
+
+    The value may leave the old one by `cliprange_value` before the loss goes flat, and the worse of
+    clipped and unclipped counts (openai/baselines, `baselines/ppo2/model.py`; lm-human-preferences,
+    `train_policy.py`, `loss`).
+
+    Args:
+      values: f32[B, T], of the current critic.
+      old_values: f32[B, T], of the critic at rollout.
+      returns: f32[B, T], held constant.
+      mask: bool[B, T], True up to and including the first EOS.
+      cliprange_value: 0 for no clipping.
+      total: valid tokens in the global batch.
+
+    Returns:
+      The loss, f32[], and metrics, each the mean over tokens, f32[]: `value_clip_frac`, tokens whose
+      clipped error is the larger; `value_error`, squared error without clipping; `value`; `return`.
+    """
+    values, old_values, returns = valid_only(mask, values=values, old_values=old_values, returns=returns)
+    old_values, returns = jax.lax.stop_gradient((old_values, returns))
+    errors = jnp.square(values - returns)
+    clipped_errors = errors
+    if cliprange_value:
+        clipped_values = old_values + jnp.clip(values - old_values, -cliprange_value, cliprange_value)
+        clipped_errors = jnp.square(clipped_values - returns)
+    metrics = {
+        "value_clip_frac": (clipped_errors > errors).astype(jnp.float32),
+        "value_error": errors,
+        "value": values,
+        "return": returns,
+    }
+    metrics = {name: masked_mean(jax.lax.stop_gradient(x), mask, total) for name, x in metrics.items()}
+    return 0.5 * masked_mean(jnp.maximum(errors, clipped_errors), mask, total), metrics
+
+
+def nll_loss(logprobs: jax.Array, mask: jax.Array, total: jax.Array | None = None) -> jax.Array:
+    """f32[], mean negative log-likelihood of the tokens trained on.
+
+    Args:
+      logprobs: f32[B, L], log-probability of each target token.
+      mask: bool[B, L], True at tokens that count: the assistant's, EOS included.
+      total: valid tokens in the global batch.
+    """
+    return -masked_mean(logprobs, mask, total)
+
+
+def explained_variance(values: jax.Array, returns: jax.Array, mask: jax.Array) -> jax.Array:
+    """f32[], 1 - var(returns - values) / var(returns): 1 is a perfect critic, 0 no better than a constant.
+
+    For the global batch; returns without spread have nothing to explain and give 0.
+
+    Args:
+      values: f32[B, T].
+      returns: f32[B, T].
+      mask: bool[B, T].
+    """
+    values, returns = valid_only(mask, values=values, returns=returns)
+    variance = masked_var(returns, mask)
+    spread = variance > 0.0
+    unexplained = masked_var(returns - values, mask) / jnp.where(spread, variance, 1.0)
+    return jnp.where(spread, 1.0 - unexplained, 0.0)

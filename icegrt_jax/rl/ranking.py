@@ -1,0 +1,146 @@
+"""Learning a reward model from ranked responses, and checking how far to trust it.
+
+A prompt has K responses with ranks, 1 the best. Every two responses of unequal rank make a pair;
+a tie says nothing and makes none. Means are over the pairs of a prompt first and over prompts then
+(Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1), so a prompt with many responses
+weighs no more than one with two. A prompt without a pair does not count.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from icegrt_jax.rl.checks import as_mask
+from icegrt_jax.rl.masked import masked_mean, valid_count, valid_only
+
+
+def ranked_pairs(ranks: jax.Array, valid: jax.Array) -> jax.Array:
+    """bool[B, K, K], True at [b, i, j] where response i is ranked better than response j.
+
+    Args:
+      ranks: f32[B, K], lower is better, ties allowed.
+      valid: bool[B, K], False where a prompt has fewer than K responses.
+    """
+    ranks, valid = jnp.asarray(ranks), as_mask(valid, "valid")
+    chex.assert_equal_shape([ranks, valid])
+    return valid[:, :, None] & valid[:, None, :] & (ranks[:, :, None] < ranks[:, None, :])
+
+
+def count_ranked(ranks: jax.Array, valid: jax.Array) -> jax.Array:
+    """f32[], the prompts with at least one pair: `psum` it for `total` in the functions below."""
+    return jnp.sum(jnp.any(ranked_pairs(ranks, valid), axis=(1, 2)), dtype=jnp.float32)
+
+
+def _margins(scores: jax.Array, ranks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Score of i less score of j, f32[B, K, K], 0 where not a pair, and the pairs, bool[B, K, K]."""
+    pairs = ranked_pairs(ranks, valid)
+    (scores,) = valid_only(valid, scores=scores)
+    return jnp.where(pairs, scores[:, :, None] - scores[:, None, :], 0.0), pairs
+
+
+def _mean_over_prompts(x: jax.Array, pairs: jax.Array, total: jax.Array | None) -> jax.Array:
+    """f32[], mean of `x`, f32[B, K, K], over the pairs of each prompt, then over prompts that have any."""
+    per_prompt = jnp.sum(x, axis=(1, 2), where=pairs) / jnp.maximum(
+        jnp.sum(pairs, axis=(1, 2), dtype=jnp.float32), 1.0
+    )  # [B]
+    return masked_mean(per_prompt, jnp.any(pairs, axis=(1, 2)), total)
+
+
+def ranking_loss(
+    scores: jax.Array,
+    ranks: jax.Array,
+    valid: jax.Array,
+    *,
+    total: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """-log sigmoid(better score - worse score), averaged over pairs of a prompt, then over prompts.
+
+    Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1. With K = 2 this is the likelihood
+    of Bradley and Terry.
+
+    Args:
+      scores: f32[B, K], of the reward model.
+      ranks: f32[B, K], lower is better, ties allowed.
+      valid: bool[B, K], False where a prompt has fewer than K responses.
+      total: prompts with a pair in the global batch, see `count_ranked`.
+
+    Returns:
+      The loss, f32[], and metrics, f32[], averaged in the same way: `accuracy`, pairs whose better
+      response has the strictly higher score; `margin`, better score - worse score.
+    """
+    margins, pairs = _margins(scores, ranks, valid)
+    margin = jax.lax.stop_gradient(margins)
+    metrics = {
+        "accuracy": _mean_over_prompts((margin > 0.0).astype(jnp.float32), pairs, total),
+        "margin": _mean_over_prompts(margin, pairs, total),
+    }
+    return _mean_over_prompts(-jax.nn.log_sigmoid(margins), pairs, total), metrics
+
+
+def ranking_accuracy(
+    scores: jax.Array, ranks: jax.Array, valid: jax.Array, *, total: jax.Array | None = None
+) -> jax.Array:
+    """f32[], pairs put in the right order by strictly higher score; arguments as in `ranking_loss`."""
+    margins, pairs = _margins(scores, ranks, valid)
+    return _mean_over_prompts((margins > 0.0).astype(jnp.float32), pairs, total)
+
+
+def pair_probabilities(scores: jax.Array, valid: jax.Array) -> jax.Array:
+    """f32[B, K, K], P(response i beats response j) = sigmoid(score i - score j), 0 where either is not valid.
+
+    Args:
+      scores: f32[B, K].
+      valid: bool[B, K].
+    """
+    (scores,) = valid_only(valid, scores=scores)
+    probabilities = jax.nn.sigmoid(scores[:, :, None] - scores[:, None, :])
+    return jnp.where(valid[:, :, None] & valid[:, None, :], probabilities, 0.0)
+
+
+@struct.dataclass
+class Calibration:
+    """Reliability of the reward model's confidence, bin by bin.
+
+    ece: f32[], expected calibration error, the count-weighted mean of |accuracy - confidence|.
+    confidence: f32[bins], mean predicted probability of the preferred response; 0 in an empty bin.
+    accuracy: f32[bins], how often it is in fact ranked better; 0 in an empty bin.
+    count: f32[bins], pairs.
+    """
+
+    ece: jax.Array
+    confidence: jax.Array
+    accuracy: jax.Array
+    count: jax.Array
+
+
+def calibration(scores: jax.Array, ranks: jax.Array, valid: jax.Array, bins: int = 10) -> Calibration:
+    """How often the response the model prefers is the better one, against how sure the model is.
+
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3, for the two-class question "which of
+    this pair?": the confidence is max(p, 1 - p), in equal bins from 0.5 to 1. Each pair counts once,
+    over the global batch; equal scores count as half right. Use held-out pairs.
+
+    Args:
+      scores: f32[B, K].
+      ranks: f32[B, K], lower is better, ties allowed.
+      valid: bool[B, K].
+      bins: number of bins.
+    """
+    margins, pairs = _margins(scores, ranks, valid)
+    weights = pairs.astype(jnp.float32)
+    confidence = jax.nn.sigmoid(jnp.abs(margins))
+    correct = 0.5 * (jnp.sign(margins) + 1.0)
+    # A confidence of exactly 1 belongs to the last bin, not to one past it.
+    bin_of = jnp.minimum(((confidence - 0.5) * (2 * bins)).astype(jnp.int32), bins - 1)
+
+    def bin_sums(x: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x, shape=(bins,)).at[bin_of].add(x * weights)
+
+    pairs_in_bin, confidence, correct = bin_sums(weights), bin_sums(confidence), bin_sums(correct)
+    return Calibration(
+        ece=jnp.sum(jnp.abs(correct - confidence)) / valid_count(pairs),
+        confidence=confidence / jnp.maximum(pairs_in_bin, 1.0),
+        accuracy=correct / jnp.maximum(pairs_in_bin, 1.0),
+        count=pairs_in_bin,
+    )

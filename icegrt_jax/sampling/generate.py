@@ -1,0 +1,124 @@
+"""Text in, sampled text out: batches any number of prompts through the compiled sampler."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from icegrt_jax.data.packing import left_pad
+from icegrt_jax.data.records import user
+from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.sampling.sampler import SamplerConfig, compiled_sampler, sequence_keys
+
+BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Responses of N prompts × K samples, those of one prompt neighbours.
+
+    prompts: i32[N·K, P], left-padded, with prompt_mask bool[N·K, P].
+    tokens: i32[N·K, T], right-padded. mask: bool[N·K, T], up to and including the first EOS.
+    logprobs: f32[N·K, T]. text: without special tokens.
+    """
+
+    prompts: np.ndarray
+    prompt_mask: np.ndarray
+    tokens: np.ndarray
+    mask: np.ndarray
+    logprobs: np.ndarray
+    text: list[str]
+
+
+def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
+    """Ids of a prompt given as a string, as chat messages or as ids."""
+    if isinstance(prompt, str):
+        prompt = user(prompt)
+    if not len(prompt):
+        raise UserError("empty prompt; expected a string, messages or token ids.")
+    if isinstance(prompt[0], dict):
+        return tokenizer.encode_prompt(prompt)
+    return [int(token) for token in prompt]
+
+
+def decode_responses(tokens: np.ndarray, mask: np.ndarray, tokenizer: ChatTokenizer) -> list[str]:
+    """Text of each response without its padding and special tokens."""
+    return [tokenizer.decode(row[keep]) for row, keep in zip(tokens, mask, strict=True)]
+
+
+def generate_batches(
+    key: jax.Array,
+    params: dict,
+    model: ModelConfig,
+    tokenizer: ChatTokenizer,
+    prompts: Sequence,
+    config: SamplerConfig,
+    *,
+    num_samples: int = 1,
+    batch_size: int = 64,
+) -> Generation:
+    """Samples `num_samples` responses to every prompt, `batch_size` prompts at a time.
+
+    A response depends on the key, its prompt and its place in the list, not on the batch size.
+    """
+    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
+    if not ids:
+        raise UserError("no prompts to answer.")
+    width = -(-max(map(len, ids)) // BUCKET) * BUCKET
+    batch_size = min(batch_size, len(ids))
+    rollouts = []
+    for start in range(0, len(ids), batch_size):
+        part = ids[start : start + batch_size]
+        filled = part + [part[-1]] * (batch_size - len(part))  # one shape, one program
+        tokens, mask = left_pad(filled, width, tokenizer.pad_id)
+        keys = sequence_keys(key, start * num_samples, batch_size * num_samples)
+        rollout = compiled_sampler(keys, params, tokens, mask, model=model, config=config, num_samples=num_samples)
+        rollouts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[: n * num_samples], jax.device_get(rollout)))
+    joined = jax.tree.map(lambda *xs: np.concatenate(xs), *rollouts)
+    return Generation(
+        joined.prompts,
+        joined.prompt_mask,
+        joined.responses,
+        joined.mask,
+        joined.logprobs,
+        decode_responses(joined.responses, joined.mask, tokenizer),
+    )
+
+
+def generate(
+    model,
+    prompts: Sequence,
+    *,
+    key: jax.Array,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    num_samples: int = 1,
+) -> Generation:
+    """Responses of a loaded model.
+
+    Args:
+      model: from `load_model`.
+      prompts: strings, chats (lists of {"role", "content"}) or lists of token ids.
+      key: jax.random.key.
+      max_new_tokens: T.
+      temperature: 0 is greedy.
+      top_k: 0 for all tokens.
+      top_p: 1 for all tokens.
+      num_samples: K responses for each prompt.
+    """
+    config = SamplerConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        eos_ids=model.tokenizer.eos_ids,
+        pad_id=model.tokenizer.pad_id,
+    )
+    return generate_batches(
+        key, model.params, model.config, model.tokenizer, prompts, config, num_samples=num_samples
+    )

@@ -1,0 +1,1 @@
+"""The programs of a run, each read from top to bottom."""

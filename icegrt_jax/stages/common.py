@@ -1,0 +1,166 @@
+"""What every stage starts from: the run's folder, mesh, tokenizer, data, and the models of earlier stages."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.data.adreview import build, corpus
+from icegrt_jax.data.records import Record
+from icegrt_jax.data.sources import load_source
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import init_params
+from icegrt_jax.models.hf import load_hf
+from icegrt_jax.parallel.mesh import make_mesh
+from icegrt_jax.parallel.sharding import tree_shardings
+from icegrt_jax.training.checkpoints import Checkpoints
+from icegrt_jax.training.optimizers import OptimizerConfig
+
+# Each random choice of a run has its own stream: the run's key folded with one of these.
+STREAMS = {"base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7}
+SCALAR_ROLES = ("value", "reward")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One stage's view of the run."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    mesh: Mesh
+    tokenizer: ChatTokenizer
+
+    def key(self, stream: str) -> jax.Array:
+        """The stage's own key."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stream])
+
+    def folder(self, stage: str) -> pathlib.Path:
+        return self.workdir / stage
+
+    def load(self, specs: ConfigDict, kind: type[Record]) -> dict[str, list[Record]]:
+        """The records of each named source."""
+        return {
+            name: load_source(spec, kind=kind, data_dir=self.config.data_dir, workdir=str(self.workdir))
+            for name, spec in specs.items()
+        }
+
+
+def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
+    """Makes the mesh, the embedded domain's data and the tokenizer; cheap when they are there."""
+    workdir = pathlib.Path(workdir)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compile_cache"))
+    mesh = make_mesh(**config.mesh)
+    _write_domain(config, workdir)
+    return Run(config, workdir, mesh, _tokenizer(config, workdir))
+
+
+def _write_domain(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """The embedded domain's records, once."""
+    if config.domain != "adreview":
+        return
+    missing = [name for name in config.domain_sizes if not (workdir / "data" / f"{name}.jsonl").is_file()]
+    if missing:
+        sets = build.build(config.seed, {name: config.domain_sizes[name] for name in missing})
+        build.write(workdir / "data", sets)
+
+
+def _tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
+    """The tokenizer of the run: its own copy, the model's, or one trained on the embedded domain."""
+    folder = workdir / "tokenizer"
+    if folder.is_dir():
+        return load_tokenizer(folder)
+    if not config.model.path and not config.domain:
+        raise UserError("model.path is empty and so is domain: there is no tokenizer; name a Hugging Face folder.")
+    temporary = workdir / ".tokenizer.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    if config.model.path:
+        load_tokenizer(config.model.path).save(temporary)
+    else:
+        train_bpe(corpus.training_text(), config.tokenizer.vocab_size, temporary)
+    os.replace(temporary, folder)
+    return load_tokenizer(folder)
+
+
+def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
+    """An optimizer section of the config, with the length of its schedule."""
+    return OptimizerConfig(total_steps=total_steps, **section)
+
+
+def scratch_config(section: ConfigDict, vocab_size: int, max_length: int) -> ModelConfig:
+    """The shape described by a model section of the config."""
+    shape = {k: v for k, v in section.items() if k not in ("path", "param_dtype")}
+    return ModelConfig(vocab_size=vocab_size, max_length=max_length, **shape)
+
+
+def base_model(run: Run) -> tuple[ModelConfig, dict]:
+    """The model before the run's first stage: from a Hugging Face folder or newly initialised."""
+    section = run.config.model
+    if section.path:
+        config, params = load_hf(
+            section.path, scan_layers=section.scan_layers, dtype=section.dtype,
+            shardings=lambda tree: tree_shardings(tree, run.mesh),
+        )  # fmt: skip
+        return dataclasses.replace(config, remat=section.remat), params
+    length = run.config.max_prompt_length + run.config.max_response_length
+    config = scratch_config(section, run.tokenizer.vocab_size, length)
+    return config, placed_init(run, config, run.key("base"))
+
+
+def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: bool = False) -> dict:
+    """New parameters, made where they will live."""
+
+    def init(key):
+        return init_params(key, config, scalar_head=scalar_head)
+
+    return jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init, key), run.mesh))(key)
+
+
+def stage_params(run: Run, stage: str, role: str, *, dtype: str = "float32") -> tuple[ModelConfig, dict]:
+    """Shape and parameters of one role as `stage` left them."""
+    folder = run.folder(stage)
+    done = files.read_json(folder / "done.json") if (folder / "done.json").is_file() else None
+    if done is None:
+        raise UserError(f"{folder}: the {stage} stage has not finished; run `icegrt {stage}` first.")
+    config = ModelConfig(**done["models"][role])
+    abstract = jax.eval_shape(lambda: init_params(jax.random.key(0), config, scalar_head=role in SCALAR_ROLES))
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, tree_shardings(abstract, run.mesh)
+    )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        params = checkpoints.restore({"params": {role: abstract}}, done["step"], partial=True)["params"][role]
+    return config, jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+
+
+def finished(run: Run, stage: str) -> bool:
+    """Whether the stage has been completed in this workdir."""
+    return (run.folder(stage) / "done.json").is_file()
+
+
+def finish(run: Run, stage: str, *, step: int, models: dict[str, ModelConfig], **info) -> None:
+    """Marks the stage complete; nothing is written to its checkpoints afterwards."""
+    shapes = {role: dataclasses.asdict(config) for role, config in models.items()}
+    files.write_json_atomic(run.folder(stage) / "done.json", {"step": step, "models": shapes, **info})
+
+
+def policy_before(run: Run, stage: str) -> tuple[ModelConfig, dict]:
+    """The policy that `stage` starts from: the latest finished one before it, or the base model."""
+    for earlier in {"sft": ("pretrain",), "pretrain": ()}[stage]:
+        if run.config[earlier].steps:
+            return stage_params(run, earlier, "policy")
+    return base_model(run)
+
+
+def write_report(run: Run, stage: str, report: dict) -> None:
+    """Counts of what the data pipeline kept, cut and dropped: to a file and to the log."""
+    files.write_json_atomic(run.folder(stage) / "data.json", report)
+    for name, counts in report.items():
+        print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)

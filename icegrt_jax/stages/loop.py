@@ -1,0 +1,69 @@
+"""The loop of the supervised stages: resume, step, log, save, stop politely."""
+
+import jax
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.pipeline import Batches
+from icegrt_jax.parallel.sharding import shard_batch
+from icegrt_jax.parallel.steps import jit_step
+from icegrt_jax.stages.common import Run
+from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
+from icegrt_jax.training.metrics import MetricsWriter, check_finite
+from icegrt_jax.training.preemption import Preempted, Preemption
+from icegrt_jax.training.progress import Progress
+from icegrt_jax.training.state import TrainState
+
+
+def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]) -> TrainState:
+    """Applies `update` to batch 0, 1, … until `config[stage].steps`, from the latest checkpoint on.
+
+    The metrics of a step are read while the next one runs. The last state is returned, not saved:
+    the caller may add to it before `save_last`.
+    """
+    config: ConfigDict = run.config
+    steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
+    folder = run.folder(stage)
+    with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
+        start = checkpoints.latest()
+        if start is not None:
+            state = checkpoints.restore(abstract_like(state), start)
+        update = jit_step(update, run.mesh, state)
+        first = start or 0
+        with MetricsWriter(folder, resume_step=start) as writer, Progress(steps, stage, start=first) as progress:
+            pending = None
+            for step in range(first + 1, steps + 1):
+                with progress.phase("data"):
+                    batch = shard_batch(batches[step - 1], run.mesh)
+                with progress.phase("update"):
+                    state, metrics = update(state, batch)
+                    if pending:
+                        _log(writer, progress, *pending, every=every, shown=shown)
+                pending = (step, metrics)
+                last = step == steps
+                stopping = preemption.reached(step)
+                if last or stopping or step % save_every == 0:
+                    _log(writer, progress, *pending, every=1 if last else every, shown=shown)
+                    pending = None
+                    writer.flush()
+                    if not last:
+                        checkpoints.save(step, state)
+                if stopping and not last:
+                    checkpoints.wait()
+                    raise Preempted(step, preemption.signum)
+    return state
+
+
+def _log(writer: MetricsWriter, progress: Progress, step: int, metrics: dict, *, every: int, shown) -> None:
+    if step % every and step != 1:
+        progress.update(step)
+        return
+    metrics = jax.device_get(metrics)
+    check_finite(step, metrics)
+    writer.write(step, metrics)
+    progress.update(step, {name: metrics[name] for name in shown})
+
+
+def save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
+    """The checkpoint that later stages read."""
+    with Checkpoints(run.folder(stage) / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(step, state)

@@ -1,0 +1,14 @@
+"""`icegrt pretrain`: a small base model from plain text, for runs without a pretrained one."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.records import Text
+from icegrt_jax.stages import common, supervised
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains the base model; nothing to do where `model.path` names one."""
+    if config.pretrain.steps:
+        supervised.train_policy(common.start(config, workdir), "pretrain", Text)

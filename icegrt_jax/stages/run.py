@@ -1,0 +1,28 @@
+"""`icegrt run`: every stage in order. A finished stage is skipped, an unfinished one continues."""
+
+import pathlib
+import time
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.stages import evaluate, ppo, pretrain, report, reward, sft
+from icegrt_jax.training.progress import print_header
+
+STEPS = (
+    ("pretrain", pretrain, "a base model from plain text"),
+    ("sft", sft, "ICE-Instruct, in-domain and general instructions"),
+    ("reward", reward, "ICE-Reward, from ranked answers"),
+    ("ppo", ppo, "ICE-GRT, PPO against the reward model"),
+    ("evaluate", evaluate, "what each stage bought"),
+    ("report", report, "curves and a page"),
+)
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs the stages that are not finished yet."""
+    began = time.perf_counter()
+    for number, (name, stage, purpose) in enumerate(STEPS, start=1):
+        print_header(name, purpose, number=number, total=len(STEPS))
+        stage.main(config, workdir)
+    minutes, seconds = divmod(round(time.perf_counter() - began), 60)
+    print(f"finished in {minutes} min {seconds} s; open {pathlib.Path(workdir) / 'report' / 'index.html'}")

@@ -1,0 +1,13 @@
+"""`icegrt sft`: ICE-Instruct, supervised fine-tuning on in-domain and general instructions."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.records import Instruction
+from icegrt_jax.stages import common, supervised
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains ICE-Instruct from the base model."""
+    supervised.train_policy(common.start(config, workdir), "sft", Instruction)

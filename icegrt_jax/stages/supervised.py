@@ -1,0 +1,34 @@
+"""Next-token training of the policy: the base model from plain text, ICE-Instruct from conversations."""
+
+from icegrt_jax.data.pipeline import sft_batches
+from icegrt_jax.data.records import Record
+from icegrt_jax.parallel.mesh import check_batch
+from icegrt_jax.stages import common, loop
+from icegrt_jax.training.state import create_state
+from icegrt_jax.training.updates import sft_update
+
+
+def train_policy(run: common.Run, stage: str, kind: type[Record]) -> None:
+    """Trains the policy on the sources of `config[stage]` and keeps the result."""
+    if common.finished(run, stage):
+        return
+    section = run.config[stage]
+    check_batch(f"{stage}.batch_size", section.batch_size, run.mesh)
+    model, params = common.policy_before(run, stage)
+    batches = sft_batches(
+        run.load(section.sources, kind),
+        section.weights,
+        run.tokenizer,
+        batch_size=section.batch_size,
+        length=section.length,
+        seed=run.config.seed,
+        packing=section.packing,
+        overlong=section.overlong,
+    )
+    common.write_report(run, stage, batches.report)
+    optimizer = common.optimizer_config(section.optimizer, section.steps)
+    stream = "base" if stage == "pretrain" else stage
+    state = create_state(run.key(stream), {"policy": params}, {"policy": model}, {"policy": optimizer})
+    state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
+    loop.save_last(run, stage, section.steps, state)
+    common.finish(run, stage, step=section.steps, models={"policy": model})

@@ -1,0 +1,174 @@
+"""Checkpoints of training states. The only file that knows Orbax.
+
+A checkpoint is a folder named after its step. Orbax writes it under a temporary
+name, in the background, and renames it when it is complete: a run killed at any
+moment leaves its last finished checkpoint as it was, and the leftover is removed
+before the next save.
+
+    with Checkpoints(workdir / "sft" / "checkpoints") as checkpoints:
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore(abstract_like(state))
+        ...
+        checkpoints.save(step, state, {"data": iterator_state})
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from icegrt_jax.errors import UserError
+
+_MAX_NAMED = 8  # differing keys named in an error
+
+
+def abstract_like(tree: Any) -> Any:
+    """Returns `tree` with each array replaced by its shape, dtype and sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), tree)
+
+
+class Checkpoints:
+    """The checkpoints of one stage.
+
+    Opening a folder only reads; it is made, and leftovers of a killed run are
+    cleaned away, by the first save. So a folder can be read while a run writes it.
+
+    Args:
+      directory: where the checkpoints are, one folder per step.
+      keep: how many are kept; older ones are deleted after a newer one is complete.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+        self._directory = pathlib.Path(directory).absolute()
+        self._keep = keep
+        self._writer: ocp.training.Checkpointer | None = None
+
+    def steps(self) -> list[int]:
+        """Returns the steps with a complete checkpoint, ascending; waits for a save of ours under way."""
+        self.wait()
+        if not self._directory.is_dir():
+            return []
+        folders = [f for f in self._directory.iterdir() if f.name.isdigit()]
+        return sorted(int(f.name) for f in folders if ocp.is_orbax_checkpoint(f))
+
+    def latest(self) -> int | None:
+        """Returns the last step with a complete checkpoint, None where there is none."""
+        return max(self.steps(), default=None)
+
+    def save(self, step: int, tree: Any, metadata: dict | None = None) -> None:
+        """Saves `tree` in the background; a step that is already saved is left alone.
+
+        The next update may donate the arrays: Orbax has copied them by then, or holds
+        on to their buffers. A failure is raised by the next `save`, `wait` or `close`.
+
+        Args:
+          step: names the checkpoint.
+          tree: any tree of `jax.Array`s, typed keys included; None and empty nodes may be in it.
+          metadata: what JSON can hold, such as the position of a data iterator.
+        """
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            assert isinstance(leaf, jax.Array), f"{_name(path)} is a {type(leaf)}, not a jax.Array"
+        if self._writer is None:
+            self._writer = ocp.training.Checkpointer(
+                self._directory,
+                preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+                cleanup_tmp_directories=True,
+            )
+        if step in self.steps():
+            return
+        # Forced: the default policy skips a save when it finds one under way.
+        self._writer.save_async(step, tree, force=True, custom_metadata=metadata)
+
+    def restore(self, abstract_tree: Any, step: int | None = None, *, partial: bool = False) -> Any:
+        """Returns the stored tree, bit for bit, laid out as `abstract_tree` says.
+
+        Args:
+          abstract_tree: `jax.ShapeDtypeStruct` leaves, see `abstract_like`; those without a
+            sharding are put on the first device. Shardings may differ from those at saving.
+          step: which checkpoint; the latest by default.
+          partial: read only the part that `abstract_tree` has, such as
+            `{"params": {"policy": ...}}` of a training state; other fields are never read.
+
+        Raises:
+          UserError: there is no such checkpoint, or it holds another tree.
+        """
+        folder = self._folder(step)
+        _check_same(ocp.metadata(folder).metadata, abstract_tree, folder, partial)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract_tree = jax.tree.map(
+            lambda x: x if x.sharding else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            abstract_tree,
+        )
+        context = ocp.Context()
+        context.pytree.loading.partial_load = partial
+        with context:
+            return ocp.load(folder, abstract_tree)
+
+    def metadata(self, step: int | None = None) -> dict:
+        """Returns the metadata given to `save`, of the latest step by default."""
+        return dict(ocp.metadata(self._folder(step)).custom_metadata)
+
+    def wait(self) -> None:
+        """Returns when the save under way is complete; raises what made it fail."""
+        if self._writer is not None:
+            self._writer.wait()
+
+    def close(self) -> None:
+        """Waits, then frees Orbax's threads. A later save opens it again."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.wait()
+            writer.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def _folder(self, step: int | None) -> pathlib.Path:
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"No checkpoint in {self._directory}; run the stage that writes it first.")
+        if step is None:
+            step = steps[-1]
+        if step not in steps:
+            raise UserError(f"No checkpoint of step {step} in {self._directory}; there are {steps}.")
+        return self._directory / str(step)
+
+
+def _check_same(stored_tree: Any, wanted_tree: Any, folder: pathlib.Path, partial: bool) -> None:
+    """Raises UserError naming the leaves that are not in both trees with one shape and dtype."""
+    stored, wanted = _specs(stored_tree), _specs(wanted_tree)
+    differences = [f"{name} is not stored" for name in wanted.keys() - stored.keys()]
+    if not partial:
+        differences += [f"{name} is stored but not wanted" for name in stored.keys() - wanted.keys()]
+    differences += [
+        f"{name} is stored as {stored[name]}, wanted {wanted[name]}"
+        for name in wanted.keys() & stored.keys()
+        if stored[name] != wanted[name]
+    ]
+    if differences:
+        named = "; ".join(sorted(differences)[:_MAX_NAMED])
+        more = f"; and {len(differences) - _MAX_NAMED} more" if len(differences) > _MAX_NAMED else ""
+        raise UserError(
+            f"The checkpoint {folder} does not fit this configuration: {named}{more}. "
+            "Use the configuration it was written with, or another workdir."
+        )
+
+
+def _specs(tree: Any) -> dict[str, str]:
+    """Returns each leaf's shape and dtype as text, by its name."""
+    return {_name(path): _spec(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _spec(leaf: Any) -> str:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)  # stored as its uint32 words
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

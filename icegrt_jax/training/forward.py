@@ -1,0 +1,85 @@
+"""What the update steps read off the roles: log-probs and values of responses, scores of answers."""
+
+import jax
+import jax.numpy as jnp
+
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import over_chunks, scalars, token_logprobs, unembed
+from icegrt_jax.models.transformer import hidden_states
+from icegrt_jax.rl import exact_kl
+
+
+def _response_states(params, config, prompts, prompt_mask, responses, mask):
+    """Hidden states f[B, T, D] from which each response token is predicted."""
+    width = prompts.shape[1]
+    # The last response token predicts nothing that is used.
+    tokens = jnp.concatenate([prompts, responses[:, :-1]], axis=1)
+    seen = jnp.concatenate([prompt_mask, mask[:, :-1]], axis=1)
+    return hidden_states(params, config, tokens, seen)[:, width - 1 :]
+
+
+def response_logprobs(
+    params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability and entropy f32[B, T] of each response token at the sampling temperature.
+
+    Args:
+      prompts: i32[B, P], left-padded, with prompt_mask bool[B, P].
+      responses: i32[B, T], right-padded, with mask bool[B, T].
+      temperature: divides the logits; 0 (greedy) counts as 1.
+    """
+    hidden = _response_states(params, config, prompts, prompt_mask, responses, mask)
+    logprobs, entropy = token_logprobs(params, config, hidden, responses, temperature=temperature or 1.0)
+    return jnp.where(mask, logprobs, 0.0), jnp.where(mask, entropy, 0.0)
+
+
+def response_values(params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask) -> jax.Array:
+    """The critic's value f32[B, T] of the state before each response token, 0 where not mask."""
+    hidden = _response_states(params, config, prompts, prompt_mask, responses, mask)
+    return jnp.where(mask, scalars(params, hidden), 0.0)
+
+
+def response_exact_kl(
+    params, config, ref_params, ref_config, prompts, prompt_mask, responses, mask, *, temperature: float
+) -> jax.Array:
+    """KL(policy || reference) of the next-token distributions, f32[B, T], chunk by chunk."""
+    args = (prompts, prompt_mask, responses, mask)
+    hidden = _response_states(params, config, *args)
+    ref_hidden = _response_states(ref_params, ref_config, *args)
+
+    def chunk(hidden, ref_hidden):
+        logits = unembed(params, config, hidden) / (temperature or 1.0)
+        ref_logits = unembed(ref_params, ref_config, ref_hidden) / (temperature or 1.0)
+        return exact_kl(logits, ref_logits)
+
+    return jnp.where(mask, over_chunks(chunk, config.vocab_size, hidden, ref_hidden), 0.0)
+
+
+def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """The scalar f32[B] at the last real token of each sequence.
+
+    Args:
+      tokens: i32[B, L], prompt and answer, padded on either side or both, with mask bool[B, L].
+    """
+    hidden = hidden_states(params, config, tokens, mask)
+    last = tokens.shape[1] - 1 - jnp.argmax(jnp.flip(mask, axis=1), axis=1)
+    return scalars(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+
+
+def packed_logprobs(params: dict, config: ModelConfig, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Log-probs f32[B, L-1], entropy and target mask of an SFT batch of packed rows.
+
+    Args:
+      batch: tokens, segment_ids, positions i32[B, L] and loss_mask bool[B, L], see `data.pipeline`.
+    """
+    tokens = batch["tokens"]
+    hidden = hidden_states(
+        params,
+        config,
+        tokens,
+        batch["segment_ids"] > 0,
+        segment_ids=batch["segment_ids"],
+        positions=batch["positions"],
+    )
+    logprobs, entropy = token_logprobs(params, config, hidden[:, :-1], tokens[:, 1:])
+    return logprobs, entropy, batch["loss_mask"][:, 1:]

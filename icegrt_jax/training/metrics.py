@@ -1,0 +1,120 @@
+"""Metrics of a stage, in `metrics.jsonl` and in TensorBoard's event files.
+
+`metrics.jsonl` has one JSON object per write: `{"step": 12, "loss": 0.31, ...}`,
+scalars only. JSON has no NaN or infinity: a value that is not finite is null in
+the file and NaN when read back. Arrays go to TensorBoard, as histograms.
+"""
+
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from icegrt_jax import files
+from icegrt_jax.errors import UserError
+
+
+class TrainingError(UserError):
+    """Training cannot go on: a metric is not finite."""
+
+
+class MetricsWriter:
+    """Appends metrics to a stage's folder; on all processes but the first it does nothing.
+
+    Args:
+      directory: the stage's folder.
+      resume_step: the step of the checkpoint the run goes on from, None for a new run. Rows
+        after it are cut: the finished file equals that of a run that was never stopped.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, resume_step: int | None):
+        self._path = pathlib.Path(directory) / "metrics.jsonl"
+        self._events = None
+        if jax.process_index() == 0:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            files.cut_jsonl(self._path, resume_step)
+            self._events = self._new_run() if resume_step is None else self._continued_run(resume_step)
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """Writes one row.
+
+        Args:
+          step: the step the metrics are of.
+          metrics: name to number, `f32[]` or `f32[N]` (a histogram), in host or device memory;
+            device arrays are fetched together, waiting for them.
+        """
+        if self._events is None:
+            return
+        row, fetched = {}, jax.device_get(metrics)
+        for name in metrics:  # in the caller's order; device_get sorts
+            value = np.asarray(fetched[name])
+            if value.ndim > 0:
+                self._write_histogram(step, name, value.astype(np.float64).ravel())
+                continue
+            row[name] = _plain(value)
+            if row[name] is not None:
+                self._events.add_scalar(name, row[name], step)
+        files.append_jsonl(self._path, [{"step": int(step)} | row])
+
+    def flush(self) -> None:
+        """Puts TensorBoard's events on disk; call it before a checkpoint is saved."""
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def _new_run(self) -> tensorboardX.SummaryWriter:
+        for stale in self._path.parent.glob("events.out.tfevents.*"):
+            stale.unlink()
+        return tensorboardX.SummaryWriter(str(self._path.parent), flush_secs=30)
+
+    def _continued_run(self, step: int) -> tensorboardX.SummaryWriter:
+        # Files are named after the second they are made in: the suffix keeps two runs apart.
+        return tensorboardX.SummaryWriter(
+            str(self._path.parent), purge_step=step + 1, filename_suffix=f".from_{step}", flush_secs=30
+        )
+
+    def _write_histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        values = values[np.isfinite(values)]  # TensorBoard's bins cannot hold the others
+        if values.size:
+            self._events.add_histogram(name, values, step)
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Returns the rows of a `metrics.jsonl`, null as NaN, without a half-written last line."""
+    rows = files.read_jsonl(path)
+    return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+
+
+def check_finite(step: int, metrics: dict[str, Any]) -> None:
+    """Raises TrainingError naming the step and each metric that has a NaN or an infinity."""
+    metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
+    bad = {k: v for k, v in metrics.items() if not np.isfinite(v).all()}
+    if bad:
+        values = ", ".join(f"{k}={v}" if v.ndim == 0 else k for k, v in bad.items())
+        raise TrainingError(
+            f"Step {step}: not finite: {values}. The last checkpoint is from before; "
+            "lower the learning rate or look at this step's data."
+        )
+
+
+def _plain(value: np.ndarray) -> int | float | None:
+    """Returns a scalar as JSON has it; a float32 with its own few digits, not float64's."""
+    if value.dtype.kind in "biu":
+        return int(value)
+    if not np.isfinite(value):
+        return None
+    # Read back and rounded to float32, the shortest text gives the same bits.
+    return float(value) if value.dtype == np.float64 else float(str(value.astype(np.float32)))

@@ -1,0 +1,162 @@
+"""PPO's two programs after the rollout: score it, then learn from it."""
+
+import jax
+import jax.numpy as jnp
+
+from icegrt_jax.parallel.sharding import constrain_batch
+from icegrt_jax.rl import (
+    eos_penalty,
+    explained_variance,
+    gae,
+    kl_estimate,
+    length_penalty,
+    masked_mean,
+    normalize_advantages,
+    scale_scores,
+    token_rewards,
+    whiten,
+)
+from icegrt_jax.sampling import Rollout
+from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
+from icegrt_jax.training.state import Experience, TrainState
+from icegrt_jax.training.updates import policy_update, value_update
+
+
+def raw_scores(state: TrainState, rollout: Rollout) -> jax.Array:
+    """The reward model's verdict f32[B] on prompt + response, as it was trained: no scaling, no penalty."""
+    tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    return answer_scores(state.params["reward"], state.model("reward"), tokens, mask)
+
+
+def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> jax.Array:
+    """KL penalty per token, f32[B, T], by the configured estimator."""
+    if state.ppo.kl_kind != "exact":
+        return kl_estimate(rollout.logprobs, ref_logprobs, state.ppo.kl_kind, rollout.mask)
+    return response_exact_kl(
+        state.params["policy"], state.model("policy"), state.params["reference"], state.model("policy"),
+        rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask, temperature=state.ppo.temperature,
+    )  # fmt: skip
+
+
+def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
+    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones; None when off."""
+    if not state.ppo.bootstrap_truncated:
+        return None
+    tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    after = answer_scores(state.params["value"], state.model("value"), tokens, mask)
+    return jnp.where(rollout.finished, 0.0, after)
+
+
+def score(state: TrainState, rollout: Rollout) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
+    """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
+
+    Returns:
+      The state with the score moments and the KL coefficient moved on (the rewards use the
+      coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
+      `scaled_histogram` f32[B].
+    """
+    config, mask = state.ppo, rollout.mask
+    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, mask)
+    scores = raw_scores(state, rollout)
+    ref_logprobs, _ = response_logprobs(
+        state.params["reference"], state.model("policy"), *args, temperature=config.temperature
+    )
+    values = response_values(state.params["value"], state.model("value"), *args)
+
+    scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
+    lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
+    penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
+    penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
+    token_kl = _token_kl(state, rollout, ref_logprobs)
+    in_reward = config.kl_in == "reward"
+    rewards = token_rewards(penalized, token_kl, mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = gae(
+        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=_bootstrap(state, rollout)
+    )
+    normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
+
+    kl = jnp.mean(jnp.sum(jnp.where(mask, rollout.logprobs - ref_logprobs, 0.0), axis=1))
+    metrics = {
+        "score_raw": jnp.mean(scores),
+        "score_scaled": jnp.mean(scaled),
+        "rewards": jnp.mean(jnp.sum(rewards, axis=1)),
+        "kl": kl,
+        "kl_coef": state.kl.kl_coef,
+        "length": jnp.mean(lengths.astype(jnp.float32)),
+        "eos_rate": jnp.mean(rollout.finished.astype(jnp.float32)),
+        "advantage_mean": masked_mean(advantages, mask),
+        "advantage_std": jnp.sqrt(masked_mean(jnp.square(advantages - masked_mean(advantages, mask)), mask)),
+        "explained_variance": explained_variance(values, returns, mask),
+        "score_histogram": scores,
+        "scaled_histogram": scaled,
+    }
+    experience = Experience(
+        *args, old_logprobs=rollout.logprobs, ref_logprobs=ref_logprobs,
+        values=values, advantages=normalized, returns=returns,
+    )  # fmt: skip
+    state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
+    return state, experience, metrics
+
+
+def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count: int) -> Experience:
+    """The given rows, and the `index`-th of `count` parts of the replay batch."""
+    ptx = experience.ptx
+    picked = jax.tree.map(lambda x: x[rows], experience.replace(ptx=None))
+    if ptx is not None:
+        size = ptx["tokens"].shape[0] // count
+        ptx = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index * size, size), ptx)
+    return constrain_batch(picked.replace(ptx=ptx))
+
+
+def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
+    """All epochs and minibatches of one iteration in one program.
+
+    Every epoch visits the rows in a new order. Once `approx_kl` of a minibatch passes
+    `kl_early_stop`, the rest of the iteration's updates are skipped.
+
+    Returns:
+      The state one iteration on, and the means of the minibatch metrics over the updates made, with
+      `updates` (their number), `first_ratio_error` (mean |ratio - 1| and `first_logprob_diff` of the
+      iteration's first minibatch: nothing but numerics when the policy has not moved yet).
+    """
+    config, rows = state.ppo, experience.mask.shape[0]
+    size = rows // config.num_minibatches
+    key = jax.random.fold_in(state.key, state.step)
+    epochs = jax.vmap(lambda key: jax.random.permutation(key, rows))(jax.random.split(key, config.num_ppo_epochs))
+    order = epochs.reshape(-1, size)  # [epochs * minibatches, size]
+    part = jnp.tile(jnp.arange(config.num_minibatches), config.num_ppo_epochs)
+
+    def update(state, minibatch):
+        new_state, metrics = policy_update(state, minibatch)
+        if config.value_warmup:
+            learning = state.step >= config.value_warmup
+            new_state = jax.tree.map(lambda new, old: jnp.where(learning, new, old), new_state, state)
+        state = new_state
+        state, value_metrics = value_update(state, minibatch)
+        renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
+        metrics = {"policy_loss": metrics.pop("loss"), **metrics}
+        return state, {**metrics, **{renamed.get(name, name): x for name, x in value_metrics.items()}}
+
+    def one(carry, xs):
+        state, stopped = carry
+        minibatch = _minibatch(experience, *xs, config.num_minibatches)
+        shapes = jax.eval_shape(update, state, minibatch)[1]
+        skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
+        made = 1.0 - stopped.astype(jnp.float32)
+        if config.kl_early_stop:
+            stopped = stopped | (metrics["approx_kl"] > config.kl_early_stop)
+        return (state, stopped), (metrics, made)
+
+    (state, _), (metrics, made) = jax.lax.scan(one, (state, jnp.array(False)), (order, part))
+    means = {name: jnp.sum(x) / jnp.sum(made) for name, x in metrics.items()}
+    means["updates"] = jnp.sum(made)
+    means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
+    means["first_ratio_error"] = jnp.abs(metrics["ratio"][0] - 1.0)
+    means["first_logprob_diff"] = metrics["logprob_diff"][0]
+    return state.replace(step=state.step + 1), means
+

@@ -1,0 +1,118 @@
+"""The state of a run: one tree that goes into every update step and comes out of it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.rl import AdaptiveKL, ScoreStats
+from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """What the PPO steps need to know; the keys of `config.ppo` with the same names. Hashable."""
+
+    num_ppo_epochs: int = 1
+    num_minibatches: int = 1
+    temperature: float = 1.0
+    gamma: float = 1.0
+    lam: float = 0.95
+    cliprange: float = 0.2
+    cliprange_high: float = 0.0  # 0: the same as cliprange
+    cliprange_value: float = 0.2  # 0: no clipping
+    dual_clip: float = 0.0  # 0: off
+    bootstrap_truncated: bool = False  # value of the state after a response that was cut off
+    value_warmup: int = 0  # iterations in which only the critic learns
+    ptx_coef: float = 0.0  # weight of the supervised loss on replayed data
+    kl_kind: str = "k1"
+    kl_in: str = "reward"  # or "loss"
+    kl_early_stop: float = 0.0  # approx_kl of a minibatch after which the iteration's updates end; 0: off
+    score_scale: str = "none"
+    score_clip: float = 0.0
+    eos_penalty: float = 0.0
+    length_penalty: float = 0.0
+    length_target: int = 0
+    whiten_rewards: bool = False
+    advantages: str = "whiten"
+    advantage_clip: float = 0.0
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that changes during a run, and the static description of what it is.
+
+    step: i32[], iterations or updates done.
+    params: {"policy", "value", "reward", "reference"}, each a parameter tree; a stage holds the roles it uses.
+    opt_state: {role: optax state} for the trained roles.
+    kl: the controller of the KL coefficient. score_stats: moments of the raw scores.
+    key: key[], the run's key; never used up, only folded into.
+    models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
+    axis_name: the mapped axis when replicated by pmap, else None.
+    """
+
+    step: jax.Array
+    params: dict[str, dict]
+    opt_state: dict[str, Any]
+    kl: AdaptiveKL
+    score_stats: ScoreStats
+    key: jax.Array
+    models: tuple[tuple[str, ModelConfig], ...] = struct.field(pytree_node=False)
+    optimizers: tuple[tuple[str, OptimizerConfig], ...] = struct.field(pytree_node=False)
+    ppo: PPOConfig = struct.field(pytree_node=False, default=PPOConfig())
+    axis_name: str | None = struct.field(pytree_node=False, default=None)
+
+    def model(self, role: str) -> ModelConfig:
+        return dict(self.models)[role]
+
+    def optimizer(self, role: str):
+        return make_optimizer(dict(self.optimizers)[role])
+
+
+def create_state(
+    key: jax.Array,
+    params: dict[str, dict],
+    models: dict[str, ModelConfig],
+    optimizers: dict[str, OptimizerConfig],
+    *,
+    ppo: PPOConfig = PPOConfig(),
+    kl: AdaptiveKL | None = None,
+    score_stats: ScoreStats | None = None,
+) -> TrainState:
+    """The state at step 0, with an optimizer state for each role in `optimizers`."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state={role: make_optimizer(config).init(params[role]) for role, config in optimizers.items()},
+        kl=kl or AdaptiveKL.create(0.0, adaptive=False),
+        score_stats=score_stats or ScoreStats.create(),
+        key=key,
+        models=tuple(sorted(models.items())),
+        optimizers=tuple(sorted(optimizers.items())),
+        ppo=ppo,
+    )
+
+
+@struct.dataclass
+class Experience:
+    """A scored rollout, ready for updates; also one minibatch of it.
+
+    prompts: i32[B, P], left-padded. prompt_mask: bool[B, P].
+    responses: i32[B, T], right-padded. mask: bool[B, T], up to and including the first EOS.
+    old_logprobs, ref_logprobs, values, advantages, returns: f32[B, T], 0 where not mask.
+    ptx: None, or an SFT batch whose leading axis is split into minibatches as well.
+    """
+
+    prompts: jax.Array
+    prompt_mask: jax.Array
+    responses: jax.Array
+    mask: jax.Array
+    old_logprobs: jax.Array
+    ref_logprobs: jax.Array
+    values: jax.Array
+    advantages: jax.Array
+    returns: jax.Array
+    ptx: dict | None = None

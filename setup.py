@@ -1,0 +1,67 @@
+"""Install icegrt_jax: `pip install -e . -c constraints.txt` gives the tested set."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+README = HERE / "README.md"
+
+# Neither torch nor TensorFlow: nothing below needs them at run time.
+INSTALL_REQUIRES = [
+    "absl-py>=2.1",
+    "array_record>=0.8",
+    "chex>=0.1.90",
+    "flax>=0.12",
+    "gguf>=0.17",
+    "grain>=0.2.15",
+    "huggingface_hub>=1.0",
+    "jax>=0.10",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.12",
+    "safetensors>=0.6",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.9",
+    "tokenizers>=0.22",
+    "tqdm>=4.66",
+    "transformers>=5",
+]
+EXTRAS_REQUIRE = {
+    # torch is the other side of the parity tests.
+    "test": ["ipykernel", "nbclient", "nbformat", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "torch>=2.6"],
+    # TRL 1.13 removed PPO, the thing we compare with.
+    "bench": ["psutil", "torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
+    "eval": ["lm-eval>=0.4.11"],
+    "tpu": ["jax[tpu]>=0.10"],
+}
+
+
+def version() -> str:
+    source = (HERE / "icegrt_jax" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+
+
+setup(
+    name="icegrt_jax",
+    version=version(),
+    description="RLHF in JAX, after ICE-GRT: SFT, a reward model from rankings, PPO; from a laptop CPU to a TPU pod.",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["icegrt_jax", "icegrt_jax.*"]),
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["icegrt = icegrt_jax.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,211 @@
+import numpy as np
+import pytest
+
+from icegrt_jax.data.pipeline import mixture, prompt_batches, ranking_batches, sft_batches
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
+from icegrt_jax.data.tokenizers import train_bpe
+from icegrt_jax.errors import UserError
+
+WORDS = ["cat", "hat", "mat", "rat", "bat"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_bpe(WORDS * 9, 280, tmp_path_factory.mktemp("tokenizer"))
+
+
+def instruction(i, answer=None):
+    return Instruction((*user(f"say {i}"), {"role": "assistant", "content": answer or WORDS[i % 5] * (1 + i % 4)}))
+
+
+INSTRUCTIONS = [instruction(i) for i in range(60)]
+OTHERS = [instruction(i) for i in range(100, 140)]
+PROMPTS = [Prompt(user(f"say {i} " + "cat " * (i % 3))) for i in range(20)]
+RANKINGS = [
+    Ranking(user("say a"), ("cat", "hat", "mat"), (1, 2, 2)),
+    Ranking(user("say b"), ("rat", "bat"), (2, 1)),
+]
+
+
+def real_tokens(batch, row):
+    return batch["tokens"][row][batch["mask"][row]].tolist()
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_a_mixture_gives_each_source_its_share_and_repeats_none_within_an_epoch():
+    stream = mixture({"a": list(range(50)), "b": list(range(100, 110))}, {"a": 3, "b": 1}, seed=0)
+    drawn = [stream[i] for i in range(2000)]
+    assert abs(np.mean([x < 100 for x in drawn]) - 0.75) < 0.01
+    first = [x for x in drawn if x < 100]
+    assert sorted(first[:50]) == sorted(first[50:100]) == list(range(50))
+    assert first[:50] != first[50:100]
+
+
+def test_another_source_leaves_the_order_of_the_first_alone():
+    alone = mixture({"a": list(range(50))}, {"a": 1}, seed=0)
+    mixed = mixture({"a": list(range(50)), "b": [99]}, {"a": 1, "b": 1}, seed=0)
+    assert [x for x in (mixed[i] for i in range(60)) if x != 99] == [alone[i] for i in range(30)]
+
+
+def builders(tokenizer):
+    sft = lambda **k: sft_batches({"a": INSTRUCTIONS, "b": OTHERS}, {"a": 1, "b": 2}, tokenizer, length=48, **k)
+    prompt = lambda **k: prompt_batches({"a": PROMPTS}, {"a": 1}, tokenizer, max_prompt_length=32, **k)
+    ranking = lambda **k: ranking_batches({"a": RANKINGS}, {"a": 1}, tokenizer, length=32, **k)
+    return {"sft": sft, "prompt": prompt, "ranking": ranking}
+
+
+@pytest.mark.parametrize("name", ["sft", "prompt", "ranking"])
+def test_a_batch_depends_on_the_seed_and_the_step_alone(tokenizer, name):
+    build = builders(tokenizer)[name]
+    batches, again, other = build(batch_size=4, seed=1), build(batch_size=4, seed=1), build(batch_size=4, seed=2)
+    late = again[17]  # asked for first, as after a resume
+    assert same(batches[17], late) and same(batches[3], again[3])
+    assert any(not same(batches[i], other[i]) for i in range(5))
+
+
+@pytest.mark.parametrize("name", ["sft", "prompt", "ranking"])
+def test_hosts_hold_the_parts_of_the_global_batch_in_order(tokenizer, name):
+    build = builders(tokenizer)[name]
+    whole = build(batch_size=6, seed=0)
+    parts = [build(batch_size=6, seed=0, process_index=p, process_count=3) for p in range(3)]
+    for step in (0, 5):
+        together = {key: np.concatenate([part[step][key] for part in parts]) for key in whole[step]}
+        assert same(together, whole[step])
+
+
+def test_packed_rows_hold_every_conversation_once_an_epoch(tokenizer):
+    batches = sft_batches({"a": INSTRUCTIONS}, {"a": 1}, tokenizer, batch_size=1, length=64, seed=0)
+    seen = []
+    for step in range(batches.report["a"]["rows"]):
+        row = {key: value[0] for key, value in batches[step].items()}
+        for segment in range(1, row["segment_ids"].max() + 1):
+            here = row["segment_ids"] == segment
+            seen.append((row["tokens"][here].tolist(), row["loss_mask"][here].tolist()))
+            assert row["positions"][here].tolist() == list(range(here.sum()))
+        assert not row["loss_mask"][row["segment_ids"] == 0].any()
+    assert sorted(seen) == sorted(tokenizer.encode_conversation(r.messages) for r in INSTRUCTIONS)
+    assert batches.report["a"]["tokens"] == sum(len(ids) for ids, _ in seen)
+    assert batches.report["a"]["targets"] == sum(sum(mask) for _, mask in seen)
+    assert batches.report["a"]["rows"] < 30, "60 short conversations were hardly packed"
+
+
+def test_weights_are_shares_of_tokens_when_rows_are_packed(tokenizer):
+    long = [instruction(i, "cat hat " * 8) for i in range(60)]
+    batches = sft_batches({"a": long, "b": OTHERS}, {"a": 1, "b": 1}, tokenizer, batch_size=20, length=128, seed=0)
+    tokens = {"long": 0, "short": 0}
+    for step in range(5):
+        for row, segments in zip(batches[step]["tokens"], batches[step]["segment_ids"]):
+            conversation = (row[segments == 1]).tolist()
+            tokens["long" if len(conversation) > 30 else "short"] += (segments > 0).sum()
+    assert 0.4 < tokens["long"] / sum(tokens.values()) < 0.6
+
+
+def test_without_packing_a_row_is_one_conversation(tokenizer):
+    batches = sft_batches({"a": INSTRUCTIONS}, {"a": 1}, tokenizer, batch_size=4, length=64, seed=0, packing=False)
+    assert batches.report["a"]["rows"] == 60 and batches[0]["segment_ids"].max() == 1
+
+
+def test_overlong_conversations_are_dropped_or_cut_and_counted(tokenizer):
+    records = [instruction(1), instruction(2, "cat " * 40)]
+    options = {"batch_size": 2, "length": 24, "seed": 0, "packing": False}
+    dropped = sft_batches({"a": records}, {"a": 1}, tokenizer, overlong="drop", **options)
+    assert {"records": 2, "kept": 1, "cut": 0, "dropped": 1}.items() <= dropped.report["a"].items()
+    cut = sft_batches({"a": records}, {"a": 1}, tokenizer, overlong="cut", **options)
+    assert {"records": 2, "kept": 1, "cut": 1, "dropped": 0}.items() <= cut.report["a"].items()
+    assert sorted((cut[0]["segment_ids"] > 0).sum(axis=1))[1] == 24
+    with pytest.raises(UserError, match="nothing in it"):
+        sft_batches({"a": records[1:]}, {"a": 1}, tokenizer, overlong="drop", **options)
+
+
+def test_every_token_of_a_long_text_but_the_first_is_a_target_once(tokenizer):
+    text = Text("cat hat mat rat bat " * 10)
+    ids = [*tokenizer.encode_text(text.text), tokenizer.eos_id]
+    batches = sft_batches({"a": [text]}, {"a": 1}, tokenizer, batch_size=1, length=16, seed=0)
+    rows = [batches[i] for i in range(batches.report["a"]["rows"])]
+    targets = np.concatenate([row["tokens"][row["loss_mask"]] for row in rows])
+    assert sorted(targets) == sorted(ids[1:])
+    assert batches.report["a"]["split"] == 1
+
+
+def test_prompts_are_left_padded_and_know_their_record(tokenizer):
+    batches = prompt_batches(
+        {"a": PROMPTS[:12], "b": PROMPTS[12:]}, {"a": 1, "b": 1}, tokenizer, batch_size=4, max_prompt_length=32, seed=0
+    )
+    for step in range(6):
+        batch = batches[step]
+        assert batch["tokens"].shape == (4, 32) and batch["tokens"].dtype == np.int32
+        assert (np.diff(batch["mask"].astype(int), axis=1) >= 0).all() and batch["mask"][:, -1].all()
+        for row, index in enumerate(batch["index"]):
+            assert real_tokens(batch, row) == tokenizer.encode_prompt(PROMPTS[index].prompt)
+
+
+@pytest.mark.parametrize(
+    ("overlong", "counts", "width"),
+    [
+        ("drop", {"kept": 1, "over": 0, "cut": 0, "dropped": 2}, 24),
+        ("cut", {"kept": 1, "over": 0, "cut": 1, "dropped": 1}, 24),
+        ("keep", {"kept": 3, "over": 2, "cut": 0, "dropped": 0}, None),
+    ],
+)
+def test_overlong_prompts_are_dropped_cut_or_kept_and_counted(tokenizer, overlong, counts, width):
+    system = {"role": "system", "content": "cat hat " * 9}
+    records = [Prompt(user("say a")), Prompt(user("é🙂" * 20 + " and say b")), Prompt((system, *user("say c")))]
+    batches = prompt_batches(
+        {"a": records}, {"a": 1}, tokenizer, batch_size=3, max_prompt_length=24, seed=0, overlong=overlong
+    )
+    assert counts.items() <= batches.report["a"].items() and batches.report["a"]["records"] == 3
+    batch = batches[0]
+    assert batch["tokens"].shape[1] == (width or max(len(tokenizer.encode_prompt(r.prompt)) for r in records))
+    for row in np.flatnonzero(batch["index"] == 1):
+        text = tokenizer.tokenizer.decode(real_tokens(batch, row))
+        assert text.startswith("<|user|>") and text.endswith(" and say b<|end|><|assistant|>")
+        assert "\ufffd" not in text
+
+
+def test_rankings_hold_whole_conversations_and_mark_missing_answers(tokenizer):
+    batch = ranking_batches({"a": RANKINGS}, {"a": 1}, tokenizer, batch_size=2, length=32, seed=0)[0]
+    assert batch["tokens"].shape == (2, 3, 32)
+    three, two = np.argsort(-batch["valid"].sum(axis=1))
+    assert batch["valid"][three].tolist() == [True] * 3 and batch["valid"][two].tolist() == [True, True, False]
+    assert batch["ranks"][three].tolist() == [1, 2, 2] and batch["ranks"][two].tolist() == [2, 1, 2]
+    for b, record in ((three, RANKINGS[0]), (two, RANKINGS[1])):
+        for k, response in enumerate(record.responses):
+            ids = [*tokenizer.encode_prompt(record.prompt), *tokenizer.encode_text(response), tokenizer.eos_id]
+            last = batch["last"][b, k]
+            assert batch["tokens"][b, k, : last + 1].tolist() == ids
+            assert batch["mask"][b, k].tolist() == [i <= last for i in range(32)]
+    assert batch["mask"].any(axis=-1).all(), "a row without tokens has no softmax"
+
+
+def test_answers_that_do_not_fit_or_cannot_be_compared_are_counted(tokenizer):
+    long = "cat " * 40
+    records = [
+        *RANKINGS,
+        Ranking(user("say c"), ("cat", long, "mat"), (1, 2, 3)),
+        Ranking(user("say d"), ("cat", long), (1, 2)),
+        Ranking(user("say e"), ("cat", "hat"), (1, 1)),
+    ]
+    options = {"batch_size": 2, "length": 24, "seed": 0}
+    report = ranking_batches({"a": records}, {"a": 1}, tokenizer, **options).report["a"]
+    expected = {"records": 5, "kept": 3, "dropped": 1, "tied": 1, "answers_dropped": 2, "answers_beyond_k": 0}
+    assert expected.items() <= report.items()
+    report = ranking_batches({"a": records}, {"a": 1}, tokenizer, k=2, overlong="cut", **options).report["a"]
+    expected = {"kept": 4, "dropped": 0, "tied": 1, "answers_cut": 2, "answers_beyond_k": 2}
+    assert expected.items() <= report.items()
+
+
+def test_bad_options_say_what_is_expected(tokenizer):
+    build = builders(tokenizer)
+    for call, problem in [
+        (lambda: mixture({"a": [1]}, {"b": 1}, 0), r"weights are given for \['b'\], sources are \['a'\]"),
+        (lambda: mixture({"a": [1]}, {"a": -1}, 0), "weight of source 'a' is -1"),
+        (lambda: mixture({"a": [1]}, {"a": 0}, 0), "all weights are 0"),
+        (lambda: mixture({"a": []}, {"a": 1}, 0), "nothing in it"),
+        (lambda: build["sft"](batch_size=5, seed=0, process_count=2), "batch_size=5 does not divide over 2 hosts"),
+        (lambda: build["sft"](batch_size=4, seed=0, overlong="keep"), "overlong='keep'; expected one of drop, cut"),
+    ]:
+        with pytest.raises(UserError, match=problem):
+            call()

@@ -1,0 +1,94 @@
+"""Logits, chunked log-probabilities and scalar heads."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icegrt_jax.models import heads
+from icegrt_jax.models.heads import entropy_of, init_params, pick_logprobs, scalars, token_logprobs, unembed
+from tests.models.examples import CONFIG, make_params, make_tokens
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 3 positions, where 7 do not divide."""
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 0)
+    monkeypatch.setattr(heads, "MIN_CHUNK", 3)
+    assert heads.chunk_length(2, 7, CONFIG.vocab_size) == 3
+
+
+def test_logprobs_and_entropy_of_a_hand_worked_row():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]])) + 3.0
+    np.testing.assert_allclose(pick_logprobs(logits, jnp.array([1])), [np.log(0.25)], rtol=1e-6)
+    np.testing.assert_allclose(entropy_of(logits), [1.5 * np.log(2)], rtol=1e-6)
+
+
+def test_entropy_stays_finite_where_a_token_is_impossible():
+    logits = jnp.array([[0.0, 0.0, -1e30]])
+    np.testing.assert_allclose(entropy_of(logits), [np.log(2)], rtol=1e-6)
+
+
+def test_logits_are_products_with_the_embedding_or_the_head():
+    hidden = jax.random.normal(jax.random.key(0), (2, 3, CONFIG.d_model))
+    params = make_params()
+    np.testing.assert_allclose(unembed(params, CONFIG, hidden), hidden @ params["embed"]["embedding"].T, atol=1e-5)
+    untied = dataclasses.replace(CONFIG, tie_embeddings=False)
+    params = make_params(untied)
+    np.testing.assert_allclose(unembed(params, untied, hidden), hidden @ params["lm_head"]["kernel"], atol=1e-5)
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunked_logprobs_equal_the_full_softmax_and_so_do_their_gradients(small_chunks, tie_embeddings, temperature):
+    config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings)
+    params = make_params(config)
+    hidden = jax.random.normal(jax.random.key(3), (2, 7, config.d_model))
+    targets = make_tokens(2, 7)
+
+    def chunked(params, hidden):
+        logprobs, entropy = token_logprobs(params, config, hidden, targets, temperature=temperature)
+        return jnp.sum(jnp.sin(logprobs)), (logprobs, entropy)
+
+    def full(params, hidden):
+        logprobs = jax.nn.log_softmax(unembed(params, config, hidden) / temperature)
+        entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
+        chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+        return jnp.sum(jnp.sin(chosen)), (chosen, entropy)
+
+    results = [jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(params, hidden) for f in (chunked, full)]
+    chex.assert_trees_all_close(*results, atol=2e-5)
+
+
+def test_a_batch_below_the_chunk_size_gives_the_same_logprobs(small_chunks, monkeypatch):
+    params, targets = make_params(), make_tokens(2, 7)
+    hidden = jax.random.normal(jax.random.key(3), (2, 7, CONFIG.d_model))
+    compute = lambda: jax.jit(lambda *args: token_logprobs(args[0], CONFIG, *args[1:]))(params, hidden, targets)
+    in_chunks = compute()
+    monkeypatch.setattr(heads, "MIN_CHUNK", 7)
+    chex.assert_trees_all_close(compute(), in_chunks, atol=1e-5)
+
+
+def test_the_entropy_carries_no_gradient():
+    hidden = jax.random.normal(jax.random.key(3), (1, 4, CONFIG.d_model))
+    entropy = lambda hidden: token_logprobs(make_params(), CONFIG, hidden, make_tokens(1, 4))[1].sum()
+    chex.assert_trees_all_equal(jax.jit(jax.grad(entropy))(hidden), jnp.zeros_like(hidden))
+
+
+def test_scalars_are_kernel_and_bias_in_float32():
+    params = {"head": {"kernel": jnp.array([[1.0], [-2.0]]), "bias": jnp.array([0.5])}}
+    hidden = jnp.array([[[3.0, 1.0], [0.0, 0.25]]], jnp.bfloat16)
+    values = scalars(params, hidden)
+    assert values.dtype == jnp.float32
+    chex.assert_trees_all_equal(values, jnp.array([[1.5, 0.0]]))
+
+
+def test_a_scalar_model_has_a_small_random_head_and_no_lm_head():
+    wide = dataclasses.replace(CONFIG, d_model=400, tie_embeddings=False)
+    params = jax.jit(lambda key: init_params(key, wide, scalar_head=True))(jax.random.key(0))
+    assert params.keys() == {"embed", "layers", "final_norm", "head"}
+    assert params["head"]["bias"] == 0.0
+    np.testing.assert_allclose(jnp.std(params["head"]["kernel"]), 401**-0.5, rtol=0.1)

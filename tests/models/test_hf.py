@@ -1,0 +1,345 @@
+"""Hugging Face folders: there and back, against transformers and torch, and what is refused."""
+
+import dataclasses
+import json
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from safetensors.numpy import load_file, save_file
+
+from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
+from icegrt_jax.errors import UserError
+from icegrt_jax.models import transformer
+from icegrt_jax.models.api import Model, load_model, save_model
+from icegrt_jax.models.heads import scalars, unembed
+from icegrt_jax.models.hf import load_hf, map_with_path, save_hf
+from tests.models.examples import CONFIG, make_params, make_tokens, stacked
+
+UNTIED = dataclasses.replace(CONFIG, tie_embeddings=False)
+tied_and_untied = pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
+hidden_states = jax.jit(transformer.hidden_states, static_argnames="config")
+prefill = jax.jit(transformer.prefill, static_argnames="config")
+decode_step = jax.jit(transformer.decode_step, static_argnames="config")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> ChatTokenizer:
+    return train_bpe(["12 apples and 30 pears"], 300, tmp_path_factory.mktemp("tokenizer"))
+
+
+def edit_config(folder: pathlib.Path, **changes) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, **changes}))
+
+
+# There and back
+
+
+@tied_and_untied
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_what_was_saved_is_loaded(tmp_path, config, scan_layers):
+    params = make_params(config)
+    if scan_layers:
+        config, params = stacked(config, params)
+    save_hf(tmp_path / "model", config, params, None)
+    loaded_config, loaded = load_hf(tmp_path / "model", scan_layers=scan_layers)
+    assert loaded_config == config
+    chex.assert_trees_all_equal(loaded, params)
+
+
+def test_one_folder_loads_scanned_or_unrolled(tmp_path):
+    params = make_params()
+    save_hf(tmp_path / "model", CONFIG, params, None)
+    chex.assert_trees_all_equal(load_hf(tmp_path / "model", scan_layers=True)[1], stacked(CONFIG, params)[1])
+
+
+def test_a_reward_model_keeps_its_head_and_the_bias_in_the_config(tmp_path):
+    params = make_params(UNTIED, scalar_head=True)
+    save_hf(tmp_path / "model", UNTIED, params, None)
+    assert load_file(tmp_path / "model" / "model.safetensors")["score.weight"].shape == (1, CONFIG.d_model)
+    config, loaded = load_hf(tmp_path / "model")
+    assert config == UNTIED
+    chex.assert_trees_all_equal(loaded, params)
+
+
+def test_bfloat16_is_written_and_read(tmp_path):
+    params = make_params()
+    save_hf(tmp_path / "model", CONFIG, params, None, dtype="bfloat16")
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    _, loaded = load_hf(tmp_path / "model", param_dtype="bfloat16")
+    chex.assert_trees_all_equal(loaded, rounded)
+    config, loaded = load_hf(tmp_path / "model", dtype="bfloat16")
+    assert config.dtype == "bfloat16"
+    chex.assert_trees_all_equal(loaded, jax.tree.map(lambda x: x.astype(jnp.float32), rounded))
+
+
+def test_several_files_with_an_index_are_read(tmp_path):
+    params = make_params()
+    save_hf(tmp_path, CONFIG, params, None) if not any(tmp_path.iterdir()) else None
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in files.items():
+        save_file({name: tensors[name] for name in part}, tmp_path / file)
+    weight_map = {name: file for file, part in files.items() for name in part}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    chex.assert_trees_all_equal(load_hf(tmp_path)[1], params)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_parameters_are_read_straight_into_their_shards(tmp_path, scan_layers):
+    config, params = CONFIG, make_params()
+    if scan_layers:
+        config, params = stacked(config, params)
+    save_hf(tmp_path / "model", config, params, None)
+    mesh = jax.make_mesh((2, 4), ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
+
+    def sharding(path, leaf):
+        return NamedSharding(mesh, P(*[None] * (leaf.ndim - 2), "fsdp", "tensor") if "kernel" in path else P())
+
+    shardings = map_with_path(sharding, params)
+    _, loaded = load_hf(tmp_path / "model", scan_layers=scan_layers, shardings=shardings)
+    chex.assert_trees_all_equal(loaded, params)
+    for leaf, expected in zip(jax.tree.leaves(loaded), jax.tree.leaves(shardings)):
+        assert leaf.sharding == expected
+
+
+def test_a_folder_has_all_that_a_language_model_needs(tmp_path, tokenizer):
+    config = dataclasses.replace(CONFIG, vocab_size=300)
+    model = Model(config, make_params(config), tokenizer)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.config == config
+    messages = [{"role": "user", "content": "12 pears"}]
+    assert loaded.tokenizer.encode_prompt(messages) == tokenizer.encode_prompt(messages)
+    generation = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == tokenizer.eos_id
+    tokens, mask = make_tokens(2, 5), jnp.ones((2, 5), jnp.bool_)
+    chex.assert_trees_all_equal(
+        loaded.logits(loaded.params, tokens, mask), model.logits(model.params, tokens, mask)
+    )
+
+
+def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
+    params = make_params()
+    save_hf(tmp_path / "model", CONFIG, params, None)
+    raw = json.loads((tmp_path / "model" / "config.json").read_text())
+    del raw["rope_parameters"], raw["head_dim"], raw["dtype"]
+    raw |= {"num_attention_heads": 3, "num_key_value_heads": 1, "rope_scaling": None}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(raw))
+    config = dataclasses.replace(CONFIG, num_heads=3, num_kv_heads=1)  # 3 heads of 24 / 3
+    params = make_params(config)
+    tensors = tmp_path / "other"
+    save_hf(tensors, config, params, None)
+    stored = load_file(tensors / "model.safetensors")
+    stored["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
+    stored["lm_head.weight"] = stored["model.embed_tokens.weight"]
+    save_file(stored, tmp_path / "model" / "model.safetensors")
+    loaded_config, loaded = load_hf(tmp_path / "model")
+    assert loaded_config == config
+    chex.assert_trees_all_equal(loaded, params)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
+        ({"architectures": None}, "architecture"),
+        ({"attention_bias": True}, "attention_bias=True"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling="),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_scaling="),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"intermediate_size": 41}, r"mlp\.\w+_proj\.weight has shape"),
+        ({"num_hidden_layers": 1}, r"unexpected tensor\(s\), first model\.layers\.1\."),
+        ({"num_hidden_layers": 3}, r"missing tensor\(s\), first model\.layers\.2\."),
+        ({"tie_word_embeddings": False}, r"missing tensor\(s\), first lm_head\.weight"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_with_its_key(tmp_path, changes, message):
+    save_hf(tmp_path / "model", CONFIG, make_params(), None)
+    edit_config(tmp_path / "model", **changes)
+    with pytest.raises(UserError, match=message):
+        load_hf(tmp_path / "model")
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json here"):
+        load_hf(tmp_path)
+    save_hf(tmp_path / "model", CONFIG, make_params(), None)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read"):
+        load_hf(tmp_path / "model")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"no model\.safetensors here"):
+        load_hf(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        load_hf(tmp_path / "model")
+
+
+def test_an_integer_tensor_is_refused(tmp_path):
+    save_hf(tmp_path, CONFIG, make_params(), None)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.norm\.weight is stored as I8"):
+        load_hf(tmp_path)
+
+
+def test_an_export_replaces_an_older_one_and_nothing_else(tmp_path):
+    target = tmp_path / "model"
+    save_hf(target, CONFIG, make_params(seed=1), None)
+    save_hf(target, CONFIG, make_params(seed=2), None)
+    chex.assert_trees_all_equal(load_hf(target)[1], make_params(seed=2))
+    (target / "thesis.txt").write_text("the only copy")
+    with pytest.raises(UserError, match=r"thesis\.txt"):
+        save_hf(target, CONFIG, make_params(seed=3), None)
+    assert (target / "thesis.txt").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    with pytest.raises(AssertionError):
+        save_hf(tmp_path / "model", CONFIG, make_params(UNTIED), None)
+    assert not any(tmp_path.iterdir())
+
+
+# Against transformers and torch
+
+
+def random_llama(torch, transformers, *, tied: bool, cls: str = "LlamaForCausalLM"):
+    """Their model, random, with weights large enough that every part matters."""
+    config = transformers.LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-4,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        tie_word_embeddings=tied,
+        num_labels=1,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, cls)(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def padded_batch(side: str):
+    """Three rows of 7, 5 and 2 tokens."""
+    tokens = np.asarray(make_tokens(3, 7)).clip(1)
+    mask = np.arange(7)[None, :] < np.array([[7], [5], [2]])
+    return (tokens, mask) if side == "right" else (tokens[:, ::-1].copy(), mask[:, ::-1].copy())
+
+
+def relative(got, expected) -> float:
+    return float(np.abs(np.asarray(got) - expected).max() / np.abs(expected).max())
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def theirs(request):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    return random_llama(torch, transformers, tied=request.param)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_equal_those_of_transformers(theirs, tmp_path, side):
+    torch = pytest.importorskip("torch")
+    theirs.save_pretrained(tmp_path)
+    config, params = load_hf(tmp_path)
+    tokens, mask = padded_batch(side)
+    positions = np.maximum(mask.cumsum(-1) - 1, 0)
+    with torch.no_grad():
+        expected = theirs(
+            torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)
+        ).logits.numpy()
+    got = unembed(params, config, hidden_states(params, config, tokens, mask))
+    assert relative(got[mask], expected[mask]) <= 1e-5
+
+    # Again, token by token: what the sampler does.
+    if side == "left":
+        cache = transformer.empty_cache(config, 3, 9)
+        hidden, cache = prefill(params, config, tokens[:, :4], mask[:, :4], cache)
+        states = [hidden[:, i] for i in range(4)]
+        seen = np.pad(mask, ((0, 0), (0, 2)))
+        for i in range(4, 7):
+            hidden, cache = decode_step(
+                params, config, tokens[:, i], positions[:, i], seen & (np.arange(9) <= i)[None], cache, i
+            )
+            states.append(hidden)
+        got = unembed(params, config, jnp.stack(states, axis=1))
+        assert relative(got[mask], expected[mask]) <= 1e-5
+
+
+def test_an_exported_model_has_identical_logits_in_transformers(theirs, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    theirs.save_pretrained(tmp_path / "theirs")
+    save_hf(tmp_path / "ours", *load_hf(tmp_path / "theirs"), None)
+    back, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    tokens = torch.tensor(padded_batch("right")[0])
+    with torch.no_grad():
+        assert torch.equal(back(tokens).logits, theirs(tokens).logits)
+
+
+def test_a_model_made_here_has_its_logits_in_transformers(tmp_path, tokenizer):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = dataclasses.replace(UNTIED, vocab_size=300)
+    params = make_params(config)
+    save_hf(tmp_path / "model", config, params, tokenizer)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    assert model.generation_config.eos_token_id == tokenizer.eos_id
+    prompt = tokenizer.encode_prompt([{"role": "user", "content": "12 apples"}])
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = theirs.apply_chat_template(
+        [{"role": "user", "content": "12 apples"}], tokenize=False, add_generation_prompt=True
+    )
+    assert theirs(text, add_special_tokens=False)["input_ids"] == prompt
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt])).logits.numpy()
+    tokens = jnp.array([prompt], jnp.int32)
+    got = unembed(params, config, hidden_states(params, config, tokens, jnp.ones(tokens.shape, jnp.bool_)))
+    assert relative(got, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scores_equal_those_of_sequence_classification_plus_our_bias(tmp_path, side):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = random_llama(torch, transformers, tied=False, cls="LlamaForSequenceClassification")
+    model.save_pretrained(tmp_path / "theirs")
+    config, params = load_hf(tmp_path / "theirs")
+    params["head"]["bias"] = jnp.array([0.75])
+    save_hf(tmp_path / "ours", config, params, None)
+    edit_config(tmp_path / "ours", pad_token_id=0)
+    back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours")
+    config, params = load_hf(tmp_path / "ours")
+    tokens, mask = padded_batch(side)
+    tokens = np.where(mask, tokens, 0)
+    positions = np.maximum(mask.cumsum(-1) - 1, 0)
+    inputs = {"attention_mask": torch.tensor(mask), "position_ids": torch.tensor(positions)}
+    with torch.no_grad():
+        expected = model(torch.tensor(tokens), **inputs).logits.numpy()[:, 0]
+        assert torch.equal(back(torch.tensor(tokens), **inputs).logits, model(torch.tensor(tokens), **inputs).logits)
+    values = scalars(params, hidden_states(params, config, tokens, mask))
+    last = (np.arange(7)[None, :] * mask).max(-1)
+    got = np.take_along_axis(np.asarray(values), last[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(got - 0.75, expected, atol=1e-5 * np.abs(expected).max())

@@ -1,0 +1,141 @@
+"""The decoder against float64 NumPy, and what must hold of any causal decoder."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icegrt_jax.models import transformer
+from icegrt_jax.models.heads import init_params
+from icegrt_jax.models.transformer import empty_cache
+from tests.models.examples import CONFIG, make_params, make_tokens, reference_hidden, stacked
+
+hidden_states = jax.jit(transformer.hidden_states, static_argnames="config")
+prefill = jax.jit(transformer.prefill, static_argnames="config")
+decode_step = jax.jit(transformer.decode_step, static_argnames="config")
+
+FLAVOURS = {"unrolled": (CONFIG, make_params()), "scanned": stacked(CONFIG, make_params())}
+either = pytest.mark.parametrize("config, params", FLAVOURS.values(), ids=FLAVOURS.keys())
+
+
+@either
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_hidden_states_equal_a_float64_reference(config, params, num_kv_heads):
+    grouped = dataclasses.replace(CONFIG, num_kv_heads=num_kv_heads)
+    params, tokens = make_params(grouped), make_tokens(1, 9)
+    expected = reference_hidden(params, grouped, tokens[0])
+    if config.scan_layers:
+        grouped, params = stacked(grouped, params)
+    hidden = hidden_states(params, grouped, tokens, jnp.ones((1, 9), jnp.bool_))[0]
+    np.testing.assert_allclose(hidden, expected, atol=2e-5)
+
+
+def test_scanned_layers_have_the_gradients_of_unrolled_ones():
+    tokens, mask = make_tokens(2, 6), jnp.ones((2, 6), jnp.bool_)
+    loss = lambda params, config: jnp.sum(jnp.sin(transformer.hidden_states(params, config, tokens, mask)))
+    grad = jax.jit(jax.grad(loss), static_argnums=1)
+    unrolled, params = FLAVOURS["unrolled"]
+    expected = stacked(unrolled, grad(params, unrolled))[1]
+    scanned, params = FLAVOURS["scanned"]
+    chex.assert_trees_all_close(grad(params, scanned), expected, atol=1e-4)
+
+
+@either
+def test_no_state_depends_on_a_later_token(config, params):
+    length, query = 7, 3
+    tokens, mask = make_tokens(1, length), jnp.ones((1, length), jnp.bool_)
+    embedded = params["embed"]["embedding"][tokens[0]]
+    one_row_each = {**params, "embed": {"embedding": embedded}}  # token i is row i: its gradient is the row's
+    config = dataclasses.replace(config, vocab_size=length)
+
+    def at_query(embedding):
+        params = {**one_row_each, "embed": {"embedding": embedding}}
+        return jnp.sum(jnp.sin(hidden_states(params, config, jnp.arange(length)[None], mask)[0, query]))
+
+    influence = jnp.abs(jax.jit(jax.grad(at_query))(embedded)).sum(-1)
+    assert (influence[: query + 1] > 1e-4).all()
+    chex.assert_trees_all_equal(influence[query + 1 :], jnp.zeros((length - query - 1,)))
+
+
+@either
+@pytest.mark.parametrize("left, right", [(3, 0), (0, 3), (2, 2)])
+def test_padding_on_either_side_changes_no_real_token(config, params, left, right):
+    tokens = make_tokens(2, 6)
+    bare = hidden_states(params, config, tokens, jnp.ones((2, 6), jnp.bool_))
+    pad = ((0, 0), (left, right))
+    mask = jnp.pad(jnp.ones((2, 6), jnp.bool_), pad)
+    for filler in (0, 11):
+        padded = hidden_states(params, config, jnp.pad(tokens, pad, constant_values=filler), mask)
+        np.testing.assert_allclose(padded[:, left : left + 6], bare, atol=1e-5)
+        assert jnp.isfinite(padded).all()
+
+
+@either
+def test_packed_segments_equal_separate_rows(config, params):
+    first, second = make_tokens(1, 4, seed=1), make_tokens(1, 5, seed=2)
+    alone = [hidden_states(params, config, t, jnp.ones(t.shape, jnp.bool_)) for t in (first, second)]
+    packed = hidden_states(
+        params,
+        config,
+        jnp.concatenate([first, second, jnp.zeros((1, 2), jnp.int32)], axis=1),
+        jnp.arange(11)[None] < 9,
+        segment_ids=jnp.array([[1] * 4 + [2] * 5 + [0] * 2], jnp.int32),
+        positions=jnp.array([[0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 0]], jnp.int32),
+    )
+    np.testing.assert_allclose(packed[:, :9], jnp.concatenate(alone, axis=1), atol=1e-5)
+
+
+@either
+def test_decoding_with_a_cache_equals_one_forward(config, params):
+    prompt, total, slots = 4, 8, 10  # two slots stay empty
+    tokens = make_tokens(2, total)
+    mask = jnp.ones((2, total), jnp.bool_).at[0, :2].set(False)  # the first prompt is shorter
+    expected = hidden_states(params, config, tokens, mask)
+    cache = empty_cache(config, 2, slots)
+    hidden, cache = prefill(params, config, tokens[:, :prompt], mask[:, :prompt], cache)
+    np.testing.assert_allclose(hidden[mask[:, :prompt]], expected[:, :prompt][mask[:, :prompt]], atol=1e-5)
+    seen = jnp.pad(mask, ((0, 0), (0, slots - total)))
+    for i in range(prompt, total):
+        slot_mask = seen & (jnp.arange(slots) <= i)[None]
+        position = slot_mask.sum(-1, dtype=jnp.int32) - 1
+        hidden, cache = decode_step(params, config, tokens[:, i], position, slot_mask, cache, jnp.int32(i))
+        np.testing.assert_allclose(hidden, expected[:, i], atol=1e-5)
+
+
+@either
+def test_remat_changes_neither_states_nor_gradients(config, params):
+    tokens, mask = make_tokens(2, 6), jnp.ones((2, 6), jnp.bool_)
+    loss = lambda params, config: jnp.sum(jnp.sin(transformer.hidden_states(params, config, tokens, mask)))
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    kept, recomputed = run(params, config), run(params, dataclasses.replace(config, remat=True))
+    chex.assert_trees_all_close(kept, recomputed, atol=1e-4)
+
+
+def test_rotation_depends_on_distance_only():
+    config, params = FLAVOURS["unrolled"]
+    tokens, mask = make_tokens(1, 6), jnp.ones((1, 6), jnp.bool_)
+    near = hidden_states(params, config, tokens, mask)
+    far = hidden_states(params, config, tokens, mask, positions=jnp.arange(6)[None] + 40)
+    np.testing.assert_allclose(far, near, atol=1e-4)
+    doubled = hidden_states(params, config, tokens, mask, positions=jnp.arange(6)[None] * 2)
+    assert jnp.abs(doubled - near).max() > 0.01
+
+
+@either
+def test_bfloat16_compute_keeps_float32_parameters_and_stays_close(config, params):
+    tokens, mask = make_tokens(2, 6), jnp.ones((2, 6), jnp.bool_)
+    exact = hidden_states(params, config, tokens, mask)
+    rough = hidden_states(params, dataclasses.replace(config, dtype="bfloat16"), tokens, mask)
+    assert rough.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.15)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_num_params_counts_the_tree(scan_layers, tie_embeddings):
+    config = dataclasses.replace(CONFIG, scan_layers=scan_layers, tie_embeddings=tie_embeddings)
+    params = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+    assert config.num_params == sum(leaf.size for leaf in jax.tree.leaves(params))

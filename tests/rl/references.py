@@ -1,0 +1,144 @@
+"""Every estimator once more, in float64 NumPy and plain loops, for the tests to compare with.
+
+Written from the papers and not from `icegrt_jax.rl`: no vectorization, no masks in arithmetic,
+padding is simply never visited.
+"""
+
+import math
+
+import numpy as np
+
+
+def valid(x, mask) -> list[float]:
+    """The valid elements, as a flat list."""
+    return [float(v) for v, m in zip(np.ravel(x), np.ravel(mask)) if m]
+
+
+def mean(x, mask) -> float:
+    elements = valid(x, mask)
+    return sum(elements) / len(elements) if elements else 0.0
+
+
+def var(x, mask) -> float:
+    m = mean(x, mask)
+    return sum((v - m) ** 2 for v in valid(x, mask)) / len(valid(x, mask))
+
+
+def whiten(x, mask, shift_mean=True):
+    out = np.zeros(np.shape(x))
+    m, std = mean(x, mask), math.sqrt(var(x, mask) + 1e-8)
+    for b, t in np.argwhere(mask):
+        out[b, t] = (float(x[b, t]) - m) / std + (0.0 if shift_mean else m)
+    return out
+
+
+def gae(rewards, values, mask, gamma, lam, bootstrap=None):
+    """Schulman et al. 2016, eq. 16, as the explicit sum over l of (gamma * lam)^l * delta_{t+l}."""
+    advantages = np.zeros(np.shape(rewards))
+    returns = np.zeros(np.shape(rewards))
+    for b in range(len(rewards)):
+        n = int(np.sum(mask[b]))
+        after = 0.0 if bootstrap is None else float(bootstrap[b])
+        v = [float(values[b][t]) for t in range(n)] + [after]
+        deltas = [float(rewards[b][t]) + gamma * v[t + 1] - v[t] for t in range(n)]
+        for t in range(n):
+            advantages[b, t] = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n))
+            returns[b, t] = advantages[b, t] + v[t]
+    return advantages, returns
+
+
+def token_rewards(scores, kl, mask, kl_coef):
+    out = np.zeros(np.shape(kl))
+    for b in range(len(kl)):
+        n = int(np.sum(mask[b]))
+        for t in range(n):
+            out[b, t] = -kl_coef * float(kl[b][t])
+        if n:
+            out[b, n - 1] += float(scores[b])
+    return out
+
+
+def kl_estimate(logprob: float, ref_logprob: float, kind: str) -> float:
+    r = math.exp(ref_logprob) / math.exp(logprob)
+    return {"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[kind]
+
+
+def softmax(logits) -> list[float]:
+    exps = [math.exp(x) for x in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def exact_kl(logits, ref_logits) -> float:
+    return sum(p * math.log(p / q) for p, q in zip(softmax(logits), softmax(ref_logits)) if p > 0)
+
+
+def adaptive_kl(kl_coef, kl, n, target, horizon) -> float:
+    error = (kl - target) / target
+    return kl_coef * (1 + max(-0.2, min(0.2, error)) * n / horizon)
+
+
+def ppo_policy_loss(logprobs, old_logprobs, advantages, mask, low, high, dual_clip=0.0):
+    """The objectives of arXiv 1707.06347 and, where A < 0, of arXiv 1912.09729; their mean, negated."""
+    losses, ratios, clipped, dual_clipped, kls = [], [], [], [], []
+    for b, t in np.argwhere(mask):
+        a = float(advantages[b, t])
+        ratio = math.exp(float(logprobs[b, t]) - float(old_logprobs[b, t]))
+        limited = max(1 - low, min(1 + high, ratio))
+        objective = min(ratio * a, limited * a)
+        clipped.append(limited * a < ratio * a)
+        dual_clipped.append(bool(dual_clip) and a < 0 and objective < dual_clip * a)
+        if dual_clip and a < 0:
+            objective = max(objective, dual_clip * a)
+        losses.append(-objective)
+        ratios.append(ratio)
+        kls.append(ratio - 1 - math.log(ratio))
+    metrics = {"ratio": np.mean(ratios), "clip_frac": np.mean(clipped), "approx_kl": np.mean(kls)}
+    if dual_clip:
+        metrics["dual_clip_frac"] = np.mean(dual_clipped)
+    return np.mean(losses), metrics
+
+
+def ppo_value_loss(values, old_values, returns, mask, cliprange_value):
+    losses, clipped = [], []
+    for b, t in np.argwhere(mask):
+        v, old, ret = float(values[b, t]), float(old_values[b, t]), float(returns[b, t])
+        near = max(old - cliprange_value, min(old + cliprange_value, v)) if cliprange_value else v
+        losses.append(0.5 * max((v - ret) ** 2, (near - ret) ** 2))
+        clipped.append((near - ret) ** 2 > (v - ret) ** 2)
+    return np.mean(losses), np.mean(clipped)
+
+
+def explained_variance(values, returns, mask) -> float:
+    unexplained = np.asarray(returns, np.float64) - np.asarray(values, np.float64)
+    return 1 - var(unexplained, mask) / var(returns, mask)
+
+
+def ranked_margins(scores, ranks, valid) -> list[list[float]]:
+    """For each prompt, better score - worse score of each pair that is not tied."""
+    margins = []
+    for s, r, ok in zip(scores, ranks, valid):
+        k = range(len(s))
+        margins.append([float(s[i]) - float(s[j]) for i in k for j in k if ok[i] and ok[j] and r[i] < r[j]])
+    return margins
+
+
+def ranking_loss(scores, ranks, valid):
+    prompts = [m for m in ranked_margins(scores, ranks, valid) if m]
+    if not prompts:
+        return 0.0, 0.0, 0.0
+    loss = np.mean([np.mean([math.log(1 + math.exp(-m)) for m in margins]) for margins in prompts])
+    accuracy = np.mean([np.mean([m > 0 for m in margins]) for margins in prompts])
+    return loss, accuracy, np.mean([np.mean(margins) for margins in prompts])
+
+
+def calibration(scores, ranks, valid, bins):
+    """ECE over all pairs, and for each bin (mean confidence, accuracy, count)."""
+    members = [[] for _ in range(bins)]
+    for margin in (m for margins in ranked_margins(scores, ranks, valid) for m in margins):
+        p = 1 / (1 + math.exp(-margin))
+        confidence = max(p, 1 - p)
+        correct = 0.5 if margin == 0 else float(margin > 0)
+        members[min(int((confidence - 0.5) / 0.5 * bins), bins - 1)].append((confidence, correct))
+    total = sum(len(m) for m in members)
+    table = [(np.mean([c for c, _ in m]), np.mean([a for _, a in m]), len(m)) if m else (0.0, 0.0, 0) for m in members]
+    return sum(n / total * abs(a - c) for c, a, n in table), table
