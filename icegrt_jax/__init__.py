@@ -16,12 +16,13 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 if TYPE_CHECKING:
     from icegrt_jax import rl, training
-    from icegrt_jax.models.api import Model, load_model, save_model
+    from icegrt_jax.api import load_model
+    from icegrt_jax.models.api import Model, save_model
     from icegrt_jax.sampling.generate import generate
 
 _HOME = {
     "Model": "icegrt_jax.models.api",
-    "load_model": "icegrt_jax.models.api",
+    "load_model": "icegrt_jax.api",
     "save_model": "icegrt_jax.models.api",
     "generate": "icegrt_jax.sampling.generate",
 }

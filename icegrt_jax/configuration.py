@@ -129,10 +129,13 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like this one, or None where none is alike."""
     known = [other for other in known if other]
-    close = difflib.get_close_matches(name, known, n=1)
-    if not close:  # A key given without its group, or under another one.
+    leaf = name.rpartition(".")[2]
+    # The right word in the wrong group, or in none, is the likelier mistake: ppo.lr is not a misspelt ppo.lam.
+    same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(name, same_leaf, n=1, cutoff=0.0) or difflib.get_close_matches(name, known, n=1)
+    if not close:  # A misspelt word without its group.
         leaves = {other.rpartition(".")[2]: other for other in known}
-        close = [leaves[leaf] for leaf in difflib.get_close_matches(name.rpartition(".")[2], leaves, n=1)]
+        close = [leaves[word] for word in difflib.get_close_matches(leaf, leaves, n=1)]
     return close[0] if close else None
 
 

@@ -1,5 +1,6 @@
 """The command line: what reaches a stage, and what a mistake is answered with."""
 
+import pathlib
 import subprocess
 import sys
 import types
@@ -9,6 +10,7 @@ import pytest
 from icegrt_jax import cli
 from icegrt_jax.errors import UserError
 
+QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
 CONFIG = """
 from ml_collections import ConfigDict
 def get_config():
@@ -120,6 +122,13 @@ def test_a_bad_command_is_one_sentence_and_exit_code_2(calls, capsys, argv, mess
 def test_a_bad_config_stops_before_anything_is_written(calls, capsys, file, tmp_path, override, message):
     assert answer(capsys, *ppo(file, tmp_path, override)).startswith(message)
     assert not calls and not (tmp_path / "run").exists()
+
+
+def test_the_shipped_config_is_checked_too(capsys, tmp_path):
+    command = ["ppo", f"--config={QUICKSTART}:smoke", f"--workdir={tmp_path / 'run'}"]
+    assert "did you mean --config.ppo.kl.target?" in answer(capsys, *command, "--config.ppo.kl.targt=1")
+    assert "ppo.kl.kind" in answer(capsys, *command, "--config.ppo.kl.kind=k9")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rerun_with_another_config_is_refused(calls, capsys, file, tmp_path):

@@ -93,6 +93,20 @@ def test_a_bad_override_is_one_sentence(file, override, message):
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("ppo.lr", "ppo.policy.lr"),  # the word in another group, before ppo.lam, which is spelt more alike
+        ("ppo.lan", "ppo.lam"),
+        ("pop.lam", "ppo.lam"),
+        ("lm", "ppo.lam"),
+        ("horizon", None),
+    ],
+)
+def test_the_nearest_name_has_the_same_last_word_if_one_has(name, expected):
+    assert configuration.nearest(name, ["ppo.policy.lr", "sft.lr", "ppo.lam", "seed"]) == expected
+
+
 def test_a_key_like_no_other_gets_no_suggestion(file):
     with pytest.raises(UserError, match=r"^unknown key --config.zzzzqqqq$"):
         configuration.load_config(file, ["--config.zzzzqqqq=1"])

@@ -41,7 +41,7 @@ def _logits(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Arra
     return unembed(params, config, hidden_states(params, config, tokens, mask))
 
 
-def load_model(path: str | pathlib.Path) -> Model:
+def load_hf_model(path: str | pathlib.Path) -> Model:
     """The language model of a Hugging Face folder."""
     folder = pathlib.Path(path).expanduser()
     if not (folder / "config.json").is_file():
@@ -59,5 +59,5 @@ def load_model(path: str | pathlib.Path) -> Model:
 
 
 def save_model(model: Model, path: str | pathlib.Path) -> None:
-    """Writes a folder that `transformers` and `load_model` read."""
+    """Writes a folder that `transformers` and `load_hf_model` read."""
     save_hf(path, model.config, model.params, model.tokenizer)

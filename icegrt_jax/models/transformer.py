@@ -63,17 +63,21 @@ class Attention(nn.Module):
         q = Linear(c.num_heads * c.head_dim, name="q")(x).reshape(batch, length, c.num_heads, c.head_dim)
         k = Linear(c.num_kv_heads * c.head_dim, name="k")(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
         v = Linear(c.num_kv_heads * c.head_dim, name="v")(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
+        # [B, K, G·L, H]: the query heads that share keys become rows of one matrix product.
         q = rope(q, positions, c.rope_theta).reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
+        q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
         k = rope(k, positions, c.rope_theta).transpose(0, 2, 1, 3)  # [B, K, L, H]
         v = v.transpose(0, 2, 1, 3)
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k.astype(cache["k"].dtype), index, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v.astype(cache["v"].dtype), index, axis=2)
             cache = {"k": k, "v": v}
-        scores = jnp.einsum("bqkgh,bksh->bkgqs", q, k, preferred_element_type=jnp.float32) * c.head_dim**-0.5
-        scores = jnp.where(attend[:, None, None, :, :], scores, MASKED)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        out = jnp.einsum("bkgqs,bksh->bqkgh", weights, v).reshape(batch, length, c.num_heads * c.head_dim)
+        scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * c.head_dim**-0.5
+        attend = jnp.tile(attend, (1, groups, 1))[:, None]  # [B, 1, G·L, S]
+        weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1).astype(v.dtype)
+        out = jnp.einsum("bkqs,bksh->bkqh", weights, v)
+        out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
+        out = out.reshape(batch, length, c.num_heads * c.head_dim)
         return Linear(c.d_model, init_scale=0.5 / c.num_layers, name="o")(out), cache
 
 

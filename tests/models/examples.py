@@ -56,10 +56,8 @@ def reference_hidden(params: dict, config: ModelConfig, tokens) -> np.ndarray:
     for i in range(c.num_layers):
         layer = w["layers"][str(i)]
         h = _norm(x, layer["attn_norm"], c.norm_eps)
-        project = lambda name, heads: (h @ layer["attn"][name]["kernel"]).reshape(length, heads, c.head_dim)
-        q = _rotate(project("q", c.num_heads), c.rope_theta)
-        k = _rotate(project("k", c.num_kv_heads), c.rope_theta)
-        v = project("v", c.num_kv_heads)
+        q, k, v = ((h @ layer["attn"][name]["kernel"]).reshape(length, -1, c.head_dim) for name in "qkv")
+        q, k = _rotate(q, c.rope_theta), _rotate(k, c.rope_theta)
         out = np.zeros((length, c.num_heads, c.head_dim))
         for n in range(c.num_heads):
             group = n // (c.num_heads // c.num_kv_heads)

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
-from icegrt_jax.models.api import Model, load_model, save_model
 from icegrt_jax.models.heads import scalars, unembed
 from icegrt_jax.models.hf import load_hf, map_with_path, save_hf
 from tests.models.examples import CONFIG, make_params, make_tokens, stacked
@@ -81,7 +80,7 @@ def test_bfloat16_is_written_and_read(tmp_path):
 
 def test_several_files_with_an_index_are_read(tmp_path):
     params = make_params()
-    save_hf(tmp_path, CONFIG, params, None) if not any(tmp_path.iterdir()) else None
+    save_hf(tmp_path, CONFIG, params, None)
     tensors = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -111,38 +110,26 @@ def test_parameters_are_read_straight_into_their_shards(tmp_path, scan_layers):
         assert leaf.sharding == expected
 
 
-def test_a_folder_has_all_that_a_language_model_needs(tmp_path, tokenizer):
+def test_the_ids_that_end_and_pad_are_written_for_generation(tmp_path, tokenizer):
     config = dataclasses.replace(CONFIG, vocab_size=300)
-    model = Model(config, make_params(config), tokenizer)
-    save_model(model, tmp_path / "model")
-    loaded = load_model(tmp_path / "model")
-    assert loaded.config == config
-    messages = [{"role": "user", "content": "12 pears"}]
-    assert loaded.tokenizer.encode_prompt(messages) == tokenizer.encode_prompt(messages)
-    generation = json.loads((tmp_path / "model" / "generation_config.json").read_text())
-    assert generation["eos_token_id"] == tokenizer.eos_id
-    tokens, mask = make_tokens(2, 5), jnp.ones((2, 5), jnp.bool_)
-    chex.assert_trees_all_equal(
-        loaded.logits(loaded.params, tokens, mask), model.logits(model.params, tokens, mask)
-    )
+    save_hf(tmp_path / "model", config, make_params(config), tokenizer)
+    for file in ("config.json", "generation_config.json"):
+        raw = json.loads((tmp_path / "model" / file).read_text())
+        assert (raw["eos_token_id"], raw["pad_token_id"]) == (tokenizer.eos_id, tokenizer.pad_id)
 
 
 def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
-    params = make_params()
-    save_hf(tmp_path / "model", CONFIG, params, None)
-    raw = json.loads((tmp_path / "model" / "config.json").read_text())
-    del raw["rope_parameters"], raw["head_dim"], raw["dtype"]
-    raw |= {"num_attention_heads": 3, "num_key_value_heads": 1, "rope_scaling": None}
-    (tmp_path / "model" / "config.json").write_text(json.dumps(raw))
-    config = dataclasses.replace(CONFIG, num_heads=3, num_kv_heads=1)  # 3 heads of 24 / 3
+    config = dataclasses.replace(CONFIG, num_heads=3, num_kv_heads=1)  # D / N wide, so that head_dim can be left out
     params = make_params(config)
-    tensors = tmp_path / "other"
-    save_hf(tensors, config, params, None)
-    stored = load_file(tensors / "model.safetensors")
-    stored["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
-    stored["lm_head.weight"] = stored["model.embed_tokens.weight"]
-    save_file(stored, tmp_path / "model" / "model.safetensors")
-    loaded_config, loaded = load_hf(tmp_path / "model")
+    save_hf(tmp_path, config, params, None)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    del raw["rope_parameters"], raw["head_dim"], raw["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "rope_scaling": None}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # tied, yet stored
+    save_file(tensors, tmp_path / "model.safetensors")
+    loaded_config, loaded = load_hf(tmp_path)
     assert loaded_config == config
     chex.assert_trees_all_equal(loaded, params)
 
@@ -215,6 +202,13 @@ def test_an_export_replaces_an_older_one_and_nothing_else(tmp_path):
 def test_a_failed_export_leaves_nothing(tmp_path):
     with pytest.raises(AssertionError):
         save_hf(tmp_path / "model", CONFIG, make_params(UNTIED), None)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_shape_that_transformers_refuses_is_not_exported(tmp_path):
+    config = dataclasses.replace(CONFIG, num_heads=5, num_kv_heads=1)
+    with pytest.raises(UserError, match=r"d_model=24 does not divide over num_heads=5"):
+        save_hf(tmp_path / "model", config, make_params(config), None)
     assert not any(tmp_path.iterdir())
 
 

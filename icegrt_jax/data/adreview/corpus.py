@@ -4,16 +4,17 @@ The base model meets ads, the rule book and the general tasks, but never a revie
 and never a chat: general questions are written `question: ... answer: ...`.
 """
 
+import functools
 import random
 from collections.abc import Iterator
 
-from icegrt_jax.data.adreview import generator
+from icegrt_jax.data.adreview import answer, generator, phrases, splits
 from icegrt_jax.data.adreview.answer import ideal
-from icegrt_jax.data.adreview.general import TASKS, question
+from icegrt_jax.data.adreview.general import TASKS, WORDS, question
 from icegrt_jax.data.adreview.rules import RULES
 from icegrt_jax.data.records import Text
 
-SHARES = {"ad": 0.1, "quotation": 0.3, "rule book": 0.1, "general": 0.5}
+SHARES = {"ad": 0.05, "rule book": 0.1, "quotation": 0.15, "echo": 0.4, "general": 0.3}
 
 _STATEMENTS = (
     "rule {number} is about {name}.",
@@ -58,6 +59,18 @@ def _quotation_text(rng: random.Random) -> str:
     return f"ad: {ad} {quotes}"
 
 
+def _echo_text(rng: random.Random) -> str:
+    words = " ".join(rng.choices(_vocabulary(), k=rng.randint(4, 10)))
+    return f"say it again: {words}. {words}. {words}."
+
+
+@functools.cache
+def _vocabulary() -> tuple[str, ...]:
+    """The words that ads are made of."""
+    slots = [phrase for name, filling in phrases.SLOTS.items() for phrase in filling]
+    return tuple(sorted({*answer.words(" ".join(slots)), *splits.NOUNS, *splits.BRANDS, *WORDS}))
+
+
 def _rule_text(rng: random.Random) -> str:
     chosen = rng.sample(tuple(RULES.values()), 3)
     return " ".join(
@@ -70,4 +83,4 @@ def _general_text(rng: random.Random) -> str:
     return f"question: {asked} answer: {answer}"
 
 
-_TEXTS = {"ad": _ad_text, "quotation": _quotation_text, "rule book": _rule_text, "general": _general_text}
+_TEXTS = {"ad": _ad_text, "quotation": _quotation_text, "echo": _echo_text, "rule book": _rule_text, "general": _general_text}

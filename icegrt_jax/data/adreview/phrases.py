@@ -20,6 +20,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "buyer": ("everyone", "every buyer", "every family"),
     "expert": ("doctors", "scientists", "teachers", "dentists", "film stars", "experts"),
     "adviser": ("a doctor", "a dentist", "a teacher", "an expert"),
+    "use": ("buy", "use", "open"),
     "area": ("in the world", "in the country", "in town", "on earth", "on the market"),
     "better": ("faster", "stronger", "safer", "smarter", "better"),
     "fee": ("service", "booking", "delivery", "monthly", "repair", "storage"),
@@ -159,7 +160,7 @@ DECOYS: Mapping[int, tuple[tuple[str, str], ...]] = {
         ("free for {few} {units} with no fees", "only an open price"),
     ),
     rules.AUTHORITY: (
-        ("talk to {adviser} before you use it", "only advice"),
+        ("talk to {adviser} before you {use} it", "only advice"),
         ("not tested by {expert}", "only an honest note"),
         ("made for {expert} in {place}", "only a plain description"),
     ),

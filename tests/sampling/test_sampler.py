@@ -1,0 +1,264 @@
+"""The sampler against forward passes without a cache, and against the distribution it claims to draw from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import unembed
+from icegrt_jax.models.transformer import hidden_states
+from icegrt_jax.sampling import SamplerConfig, compiled_sampler, sample_responses, sampler, sequence_keys
+from icegrt_jax.training.forward import response_logprobs
+from tests.models.examples import CONFIG as TIED
+from tests.models.examples import make_params, make_tokens, stacked
+
+# Tied, a small model repeats itself, which would hide mistakes.
+CONFIG = dataclasses.replace(TIED, tie_embeddings=False)
+PARAMS = make_params(CONFIG)
+T = 10
+LENGTHS = (6, 4, 1, 5)  # of the prompts
+PROMPTS = make_tokens(len(LENGTHS), 6)
+PROMPT_MASK = jnp.arange(6)[None, :] >= 6 - jnp.array(LENGTHS)[:, None]
+FLAVOURS = {"unrolled": (CONFIG, PARAMS), "scanned": stacked(CONFIG, PARAMS)}
+either = pytest.mark.parametrize("config, params", FLAVOURS.values(), ids=FLAVOURS.keys())
+
+
+def sample(config=CONFIG, params=PARAMS, *, prompts=PROMPTS, mask=PROMPT_MASK, start=0, num_samples=1, **options):
+    keys = sequence_keys(jax.random.key(3), start, len(prompts) * num_samples)
+    options = SamplerConfig(**{"max_new_tokens": T, **options})
+    return compiled_sampler(keys, params, prompts, mask, model=config, config=options, num_samples=num_samples)
+
+
+@jax.jit
+def all_logits(tokens, mask):
+    """Logits of whole sequences, without a cache."""
+    return unembed(PARAMS, CONFIG, hidden_states(PARAMS, CONFIG, tokens, mask))
+
+
+@either
+def test_greedy_with_a_cache_equals_greedy_without(config, params):
+    cached = sample(config, params, temperature=0.0)
+    width = PROMPTS.shape[1]
+    tokens = jnp.pad(PROMPTS, ((0, 0), (0, T)))
+    mask = jnp.pad(PROMPT_MASK, ((0, 0), (0, T)))
+    for t in range(T):  # the whole sequence again for every token
+        chosen = jnp.argmax(all_logits(tokens, mask)[:, width + t - 1], axis=-1)
+        tokens, mask = tokens.at[:, width + t].set(chosen), mask.at[:, width + t].set(True)
+    np.testing.assert_array_equal(cached.responses, tokens[:, width:])
+    assert cached.mask.all() and not cached.finished.any()
+    assert all(len(set(row)) > 2 for row in np.asarray(cached.responses)), "too dull a model to tell a broken cache"
+
+
+@either
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"temperature": 1.7, "top_k": 5}, {"temperature": 0.0}])
+def test_logprobs_equal_a_forward_pass_over_prompt_and_response(config, params, options):
+    out = sample(config, params, eos_ids=(7, 9, 30, 41), **options)
+    forward = jax.jit(response_logprobs, static_argnames=("config", "temperature"))
+    temperature = options.get("temperature", 1.0)
+    again, _ = forward(PARAMS, CONFIG, PROMPTS, PROMPT_MASK, out.responses, out.mask, temperature=temperature)
+    assert out.logprobs.dtype == jnp.float32
+    np.testing.assert_allclose(out.logprobs, again, atol=1e-4)
+    assert out.mask.sum() > 2 * T and (np.asarray(out.logprobs)[np.asarray(out.mask)] < 0).all()
+
+
+# A vocabulary so small that every pair of tokens is drawn often.
+SMALL = ModelConfig(
+    vocab_size=8, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=16, max_length=16
+)
+SMALL_PARAMS = make_params(SMALL, seed=2)
+DRAWS = 8192
+
+
+def restricted(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    """What is drawn from, float64[V], the restrictions applied one after the other."""
+    probs = np.exp(np.asarray(logits, np.float64) / temperature)
+    probs /= probs.sum()
+    likeliest = np.argsort(-probs)
+    if top_k:
+        probs[likeliest[top_k:]] = 0
+        probs /= probs.sum()
+    if top_p < 1:
+        keep = np.searchsorted(np.cumsum(probs[likeliest]), top_p) + 1
+        probs[likeliest[keep:]] = 0
+        probs /= probs.sum()
+    probs[probs < min_p * probs.max()] = 0
+    return probs / probs.sum()
+
+
+def two_token_probabilities(prompt, **options):
+    """float64[V, V], probability of each two-token response."""
+    @jax.jit
+    def logits(tokens):
+        return unembed(
+            SMALL_PARAMS, SMALL, hidden_states(SMALL_PARAMS, SMALL, tokens, jnp.ones(tokens.shape, jnp.bool_))
+        )
+
+    first = restricted(logits(prompt)[0, -1], **options)
+    extended = jnp.concatenate([jnp.tile(prompt, (8, 1)), jnp.arange(8)[:, None]], axis=1)
+    second = np.stack([restricted(row, **options) for row in logits(extended)[:, -1]])
+    return first[:, None] * second
+
+
+def p_value(observed, probabilities):
+    """Of a chi-square test; cells that expect fewer than five draws are counted together."""
+    expected = probabilities.ravel() * observed.sum()
+    rare = expected < 5
+    cells = [np.append(x[~rare], x[rare].sum()) for x in (observed.ravel(), expected)]
+    cells = [x[:-1] if cells[1][-1] == 0 else x for x in cells]
+    return scipy.stats.chisquare(*cells).pvalue
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_k": 3},
+        {"top_p": 0.7},
+        {"min_p": 0.35},
+        {"temperature": 0.7, "top_k": 5, "top_p": 0.8, "min_p": 0.1},
+    ],
+)
+def test_sampled_frequencies_match_the_softmax(options):
+    prompt = make_tokens(1, 4, vocab_size=8)
+    out = sample(
+        SMALL, SMALL_PARAMS, prompts=prompt, mask=jnp.ones((1, 4), jnp.bool_), num_samples=DRAWS, max_new_tokens=2,
+        **options,
+    )  # fmt: skip
+    observed = np.zeros((8, 8))
+    np.add.at(observed, tuple(np.asarray(out.responses).T), 1)
+    probabilities = two_token_probabilities(prompt, **options)
+    assert observed[probabilities == 0].sum() == 0
+    assert p_value(observed, probabilities) > 1e-3
+    if options:  # the test has the power to see a restriction ignored
+        assert (two_token_probabilities(prompt)[probabilities == 0].sum() > 0.05) or (
+            p_value(observed, two_token_probabilities(prompt)) < 1e-6
+        )
+
+
+def test_a_response_ends_with_any_eos_which_is_kept_and_nothing_follows():
+    eos_ids = (4, 17, 33)
+    free = sample(num_samples=8)
+    out = sample(num_samples=8, eos_ids=eos_ids, pad_id=1)
+    endings = set()
+    for full, tokens, mask, logprobs, full_logprobs, finished in zip(
+        *map(np.asarray, (free.responses, out.responses, out.mask, out.logprobs, free.logprobs, out.finished))
+    ):
+        hits = np.flatnonzero(np.isin(full, eos_ids))
+        length = hits[0] + 1 if len(hits) else T
+        np.testing.assert_array_equal(mask, np.arange(T) < length)
+        np.testing.assert_array_equal(tokens[:length], full[:length])
+        np.testing.assert_allclose(logprobs[:length], full_logprobs[:length], atol=1e-5)
+        assert (tokens[length:] == 1).all() and (logprobs[length:] == 0).all()
+        assert finished == bool(len(hits))
+        endings.add(int(tokens[length - 1]) if finished else None)
+    assert endings == {*eos_ids, None}, "each way of ending should occur"
+
+
+@either
+def test_left_padding_changes_neither_tokens_nor_logprobs(config, params):
+    bare = sample(config, params, temperature=0.8)
+    wide = jnp.pad(PROMPTS, ((0, 0), (5, 0)), constant_values=13)
+    padded = sample(config, params, temperature=0.8, prompts=wide, mask=jnp.pad(PROMPT_MASK, ((0, 0), (5, 0))))
+    np.testing.assert_array_equal(padded.responses, bare.responses)
+    np.testing.assert_allclose(padded.logprobs, bare.logprobs, atol=1e-5)
+
+
+def test_what_lies_in_the_padding_is_never_read():
+    soiled = jnp.where(PROMPT_MASK, PROMPTS, 29)
+    out, clean = sample(prompts=soiled), sample(prompts=jnp.where(PROMPT_MASK, PROMPTS, 0))
+    np.testing.assert_array_equal(out.responses, clean.responses)
+    np.testing.assert_array_equal(out.logprobs, clean.logprobs)
+
+
+def test_a_response_depends_neither_on_its_batch_nor_on_the_batch_size():
+    together = sample(eos_ids=(4, 17))
+    for i in range(len(PROMPTS)):
+        alone = sample(prompts=PROMPTS[i : i + 1], mask=PROMPT_MASK[i : i + 1], start=i, eos_ids=(4, 17))
+        np.testing.assert_array_equal(alone.responses[0], together.responses[i])
+        np.testing.assert_allclose(alone.logprobs[0], together.logprobs[i], atol=1e-5)
+    order = jnp.array([2, 0, 3, 1])
+    keys = sequence_keys(jax.random.key(3), 0, 4)[order]
+    config = SamplerConfig(max_new_tokens=T, eos_ids=(4, 17))
+    shuffled = compiled_sampler(keys, PARAMS, PROMPTS[order], PROMPT_MASK[order], model=CONFIG, config=config)
+    np.testing.assert_array_equal(shuffled.responses, together.responses[order])
+
+
+def test_another_key_gives_another_response():
+    assert (sample().responses != sample(start=100).responses).any(axis=1).all()
+
+
+@either
+def test_samples_of_one_prompt_equal_those_of_the_prompt_repeated(config, params):
+    shared = sample(config, params, num_samples=3)
+    repeated = sample(config, params, prompts=jnp.repeat(PROMPTS, 3, axis=0), mask=jnp.repeat(PROMPT_MASK, 3, axis=0))
+    np.testing.assert_array_equal(shared.responses, repeated.responses)
+    np.testing.assert_allclose(shared.logprobs, repeated.logprobs, atol=1e-5)
+    np.testing.assert_array_equal(shared.prompts, repeated.prompts)
+    first, second = shared.responses[0::3], shared.responses[1::3]
+    assert (first != second).any(axis=1).all()
+
+
+def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
+    prefill, seen = sampler.prefill, []
+
+    def spy(params, config, tokens, *rest):
+        seen.append(tokens.shape)
+        return prefill(params, config, tokens, *rest)
+
+    monkeypatch.setattr(sampler, "prefill", spy)
+    keys, config = sequence_keys(jax.random.key(0), 0, 12), SamplerConfig(max_new_tokens=2)
+    sample_responses(keys, PARAMS, PROMPTS, PROMPT_MASK, model=CONFIG, config=config, num_samples=3)
+    assert seen == [PROMPTS.shape]
+
+
+def test_scanned_layers_sample_as_unrolled_ones():
+    unrolled, scanned = (sample(*flavour, temperature=0.9, eos_ids=(4,)) for flavour in FLAVOURS.values())
+    np.testing.assert_array_equal(scanned.responses, unrolled.responses)
+    np.testing.assert_allclose(scanned.logprobs, unrolled.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("eos_ids, steps", [((), T), (tuple(range(CONFIG.vocab_size)), 1)])
+def test_decoding_stops_when_every_row_has(monkeypatch, eos_ids, steps):
+    decode_step, calls = sampler.decode_step, []
+
+    def counted(*args):
+        jax.debug.callback(lambda: calls.append(1))
+        return decode_step(*args)
+
+    monkeypatch.setattr(sampler, "decode_step", counted)
+    keys, config = sequence_keys(jax.random.key(0), 0, 4), SamplerConfig(max_new_tokens=T, eos_ids=eos_ids)
+    out = jax.jit(lambda keys: sample_responses(keys, PARAMS, PROMPTS, PROMPT_MASK, model=CONFIG, config=config))(keys)
+    jax.block_until_ready(out)
+    jax.effects_barrier()
+    assert len(calls) == steps
+    assert out.finished.all() == bool(eos_ids) and (out.mask.sum(axis=1) == steps).all()
+
+
+def test_bfloat16_compute_still_gives_float32_logprobs_of_what_it_sampled():
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    out = sample(config)
+    forward = jax.jit(response_logprobs, static_argnames=("config", "temperature"))
+    again, _ = forward(PARAMS, config, PROMPTS, PROMPT_MASK, out.responses, out.mask, temperature=1.0)
+    assert out.logprobs.dtype == jnp.float32
+    assert jnp.abs(out.logprobs - again).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0; expected 1 or more"),
+        ({"temperature": -1.0}, r"temperature=-1.0; expected 0 \(greedy\) or more"),
+        ({"top_p": 0.0}, "top_p=0.0.*0 < top_p <= 1"),
+        ({"top_k": -1}, "top_k=-1.*top_k >= 0"),
+        ({"min_p": 1.5}, "min_p=1.5.*0 <= min_p <= 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        SamplerConfig(**{"max_new_tokens": 4, **options})
