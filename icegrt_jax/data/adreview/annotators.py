@@ -69,9 +69,7 @@ def rankings(seed: int | str, n: int, *, k: int = 5, bucket: str = "train") -> l
         kinds = _answers(rng, meta, k)
         responses = tuple(kinds)
         ranks = rank(f"{seed}/{i}", meta, responses)
-        records.append(
-            Ranking(user(generator.prompt(ad)), responses, ranks, {**meta, "kinds": list(kinds.values())})
-        )
+        records.append(Ranking(user(generator.prompt(ad)), responses, ranks, {**meta, "kinds": list(kinds.values())}))
     return records
 
 

@@ -9,6 +9,7 @@ A review is a few sentences and then the verdict. The sentences it may hold:
     verdict: reject                                       or: verdict: approve
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -120,32 +121,33 @@ def parse(response: str) -> Review:
 
     # dict, not set: keeps the order.
     citations, explanations, said = {}, {}, {}
-    wasted, end = words(tail), 0
+    wasted, end = len(words(tail)), 0
     for match in _SENTENCE.finditer(head):
-        wasted += words(head[end : match.start()])
+        wasted += len(words(head[end : match.start()]))
         end = match.end()
         if match[0] in said:
-            wasted += words(match[0])
+            wasted += len(words(match[0]))
         said[match[0]] = True
         if match["rule"]:
             name = (match["name"] or "").strip()
             citations[Citation(int(match["rule"]), name, _quote(match["cited"]))] = True
         elif match["reason"]:
             explanations[Explanation(_quote(match["explained"]), match["reason"].strip())] = True
-    wasted += words(head[end:])
+    wasted += len(words(head[end:]))
     return Review(
         verdict,
         tuple(citations),
         tuple(explanations),
         any(match in said for match in ("no rule is broken", "nothing here breaks a rule")),
-        len(wasted),
+        wasted,
         len(words(text)),
     )
 
 
-def words(text: str) -> list[str]:
+@functools.lru_cache(maxsize=4096)  # the judge asks for those of one ad many times
+def words(text: str) -> tuple[str, ...]:
     """The words and numbers of a text, lower-case, without punctuation."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    return tuple(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def _quote(text: str | None) -> str:

@@ -17,7 +17,7 @@ from icegrt_jax.errors import UserError
 # Half of the evaluation is new ads of the training distribution, half is what training held out.
 EVAL_SHARES = {"in_distribution": 0.5, "products": 1 / 6, "phrasings": 1 / 6, "rule_pairs": 1 / 6}
 
-SETS: Mapping[str, Callable[[str, int], list[Record]]] = {
+SETS: Mapping[str, Callable[..., list[Record]]] = {
     "corpus": corpus,
     "demonstrations": demonstrations,
     "general": general,
@@ -31,12 +31,16 @@ SETS: Mapping[str, Callable[[str, int], list[Record]]] = {
 }
 
 
-def build(seed: int, sizes: Mapping[str, int]) -> dict[str, list[Record]]:
+def build(
+    seed: int, sizes: Mapping[str, int], *, verdict_only: float = 0.30, wrong: float = 0.25
+) -> dict[str, list[Record]]:
     """Builds the sets named in `sizes`; each depends on the seed and its own name and size only.
 
     Args:
       seed: of the run; every set derives its own from it.
       sizes: records by set, see `SETS`. For "eval_general", questions per task.
+      verdict_only: share of the demonstrations that give no analysis.
+      wrong: share of the demonstrations with another flaw; the rest are ideal.
 
     Returns:
       Records by set: corpus (Text); demonstrations, general (Instruction); rankings,
@@ -49,7 +53,8 @@ def build(seed: int, sizes: Mapping[str, int]) -> dict[str, list[Record]]:
             raise UserError(f"data sizes: unknown set {name!r}; expected some of {', '.join(SETS)}.")
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise UserError(f"data sizes: {name}={size!r}; expected a number of records, 0 or more.")
-    return {name: SETS[name](f"{seed}/{name}", size) for name, size in sizes.items()}
+    options = {"demonstrations": {"verdict_only": verdict_only, "wrong": wrong}}
+    return {name: SETS[name](f"{seed}/{name}", size, **options.get(name, {})) for name, size in sizes.items()}
 
 
 def write(directory: str | os.PathLike, sets: Mapping[str, list[Record]]) -> dict[str, pathlib.Path]:

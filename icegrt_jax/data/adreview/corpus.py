@@ -2,6 +2,11 @@
 
 The base model meets ads, the rule book and the general tasks, but never a review
 and never a chat: general questions are written `question: ... answer: ...`.
+
+Much of it says the same words again (`echo`), which is what teaches a transformer
+from scratch to copy: one of a million parameters then copies unseen words with 95 %
+accuracy after some 0.6 to 0.9 million tokens. Without, it still failed at 0.7 million
+(20 %), and its reviews quoted the right kind of phrase in the wrong words.
 """
 
 import functools
@@ -83,4 +88,10 @@ def _general_text(rng: random.Random) -> str:
     return f"question: {asked} answer: {answer}"
 
 
-_TEXTS = {"ad": _ad_text, "quotation": _quotation_text, "echo": _echo_text, "rule book": _rule_text, "general": _general_text}
+_TEXTS = {
+    "ad": _ad_text,
+    "rule book": _rule_text,
+    "quotation": _quotation_text,
+    "echo": _echo_text,
+    "general": _general_text,
+}

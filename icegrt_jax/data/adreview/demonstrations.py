@@ -9,14 +9,13 @@ import random
 from icegrt_jax.data.adreview import flaws, generator
 from icegrt_jax.data.adreview.answer import ideal
 from icegrt_jax.data.records import Instruction, user
+from icegrt_jax.errors import UserError
 
 # Kinds of wrong answer, as against one that only lacks analysis.
 WRONG = tuple(name for name in flaws.FLAWS if name != "verdict_only")
 
 
-def demonstrations(
-    seed: int | str, n: int, *, verdict_only: float = 0.30, wrong: float = 0.25
-) -> list[Instruction]:
+def demonstrations(seed: int | str, n: int, *, verdict_only: float = 0.30, wrong: float = 0.25) -> list[Instruction]:
     """n reviewed ads, in random order.
 
     Args:
@@ -29,7 +28,11 @@ def demonstrations(
       Instructions whose meta is the annotation and "kind": "ideal" or the flaw's
       name. The shares are exact up to rounding.
     """
-    assert verdict_only >= 0 and wrong >= 0 and verdict_only + wrong <= 1, "shares must be at most 1 together"
+    if min(verdict_only, wrong) < 0 or verdict_only + wrong > 1:
+        raise UserError(
+            f"demonstrations: verdict_only={verdict_only}, wrong={wrong}; expected shares of at least 0"
+            " that are at most 1 together."
+        )
     rng = random.Random(f"demonstrations/{seed}")
     shares = ["verdict_only"] * round(n * verdict_only) + ["wrong"] * round(n * wrong)
     plan = shares + ["ideal"] * (n - len(shares))

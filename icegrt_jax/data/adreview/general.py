@@ -72,7 +72,8 @@ def sort_digits(rng: random.Random) -> tuple[str, str]:
 
 
 def compare(rng: random.Random) -> tuple[str, str]:
-    (a, b), colours, things = rng.sample(range(2, 10), 2), rng.sample(GROUPS["colour"], 2), rng.sample(GROUPS["thing"], 2)
+    a, b = rng.sample(range(2, 10), 2)
+    colours, things = rng.sample(GROUPS["colour"], 2), rng.sample(GROUPS["thing"], 2)
     return f"which is more: {a} {colours[0]} {things[0]}s or {b} {colours[1]} {things[1]}s?", str(max(a, b))
 
 

@@ -82,7 +82,8 @@ def overlap(quote: str, truth: str, ad: str) -> float:
 def _find(part: Sequence[str], whole: Sequence[str]) -> list[int]:
     if not part:
         return []
-    return [i for i in range(len(whole) - len(part) + 1) if whole[i : i + len(part)] == part]
+    starts = range(len(whole) - len(part) + 1)
+    return [i for i in starts if whole[i] == part[0] and whole[i : i + len(part)] == part]
 
 
 def _names_its_rule(citation: Citation) -> bool:

@@ -28,7 +28,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "soft_drink": ("water", "juice", "milk", "lemonade"),
     "table_game": ("poker", "dice", "cards"),
     "gamble": ("casino", "lottery", "horse race"),
-    "prize": ("ball", "book", "kite", "puzzle"),
+    "prize": ("ball", "book", "kite", "puzzle", "drum"),
     "way": ("from home", "in bed", "without work", "on your sofa"),
     "few": ("2", "3", "4", "5", "6", "7", "8", "9"),
     "big": ("20", "30", "50", "80", "100", "200", "500"),

@@ -23,8 +23,10 @@ NOUNS = (
 )  # fmt: skip
 HELD_OUT_NOUNS = ("kettle", "brush", "table", "boot", "radio", "cake")
 
-_BRANDS = tuple(a + b for a, b in itertools.product(("ze", "mi", "ka", "lo", "tu", "ri", "vo", "na"), ("no", "ra", "lux", "pex", "vi", "do")))  # fmt: skip
-HELD_OUT_BRANDS = _BRANDS[3::6]  # every stem and ending also occurs in a training brand, but for one ending
+_STEMS = ("ze", "mi", "ka", "lo", "tu", "ri", "vo", "na")
+_ENDINGS = ("no", "ra", "lux", "pex", "vi", "do")
+_BRANDS = tuple(a + b for a, b in itertools.product(_STEMS, _ENDINGS))
+HELD_OUT_BRANDS = _BRANDS[3::7]  # seven of 48; their stems and endings all occur in training brands too
 BRANDS = tuple(brand for brand in _BRANDS if brand not in HELD_OUT_BRANDS)
 
 HELD_OUT_PAIRS = frozenset(

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -27,7 +28,9 @@ def test_annotators_agree_with_the_judge_above_chance_but_not_always():
 
 def test_more_noise_means_less_agreement():
     records = annotators.rankings("noise", 200)
-    noisy = [r.__class__(r.prompt, r.responses, annotators.rank(i, r.meta, r.responses, noise=2.0), r.meta) for i, r in enumerate(records)]
+    noisy = [
+        dataclasses.replace(r, ranks=annotators.rank(i, r.meta, r.responses, noise=2.0)) for i, r in enumerate(records)
+    ]
     assert _agreement(noisy)[0] < _agreement(records)[0] - 0.1
 
 

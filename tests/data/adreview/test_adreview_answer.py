@@ -27,7 +27,7 @@ def test_ideal_variants_are_distinct_and_begin_with_the_ideal():
 
 
 def test_a_citation_may_lack_quote_name_or_comma():
-    review = answer.parse("This breaks rule 4. \"a b\" breaks rule 12 quick riches. verdict reject")
+    review = answer.parse('This breaks rule 4. "a b" breaks rule 12 quick riches. verdict reject')
     assert review.citations == (answer.Citation(4, "", ""), answer.Citation(12, "quick riches", "a b"))
     assert review.verdict == "reject" and review.wasted_words == 0
 

@@ -33,6 +33,13 @@ def test_a_set_depends_on_seed_and_own_size_only():
     assert sets["prompts"] != sets["ranking_prompts"]
 
 
+def test_the_flaws_of_the_demonstrations_can_be_set():
+    made = build.build(0, {"demonstrations": 50, "prompts": 2}, verdict_only=0.5, wrong=0.0)["demonstrations"]
+    assert collections.Counter(r.meta["kind"] for r in made) == {"verdict_only": 25, "ideal": 25}
+    with pytest.raises(UserError, match="at most 1 together"):
+        build.build(0, {"demonstrations": 50}, verdict_only=0.8, wrong=0.3)
+
+
 def test_unknown_sets_and_sizes_are_refused():
     with pytest.raises(UserError, match="unknown set 'prompt'; expected some of corpus"):
         build.build(0, {"prompt": 3})
@@ -51,7 +58,9 @@ def test_written_sets_read_back_the_same(tmp_path):
 
 def test_another_process_builds_the_same(tmp_path):
     script = f"from icegrt_jax.data.adreview import build; build.write({str(tmp_path)!r}, build.build(3, {SIZES}))"
-    subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "99"})
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "99"}
+    )
     for name, made in build.build(3, SIZES).items():
         assert records.read_jsonl(tmp_path / f"{name}.jsonl", KINDS[name]) == made
 
@@ -61,10 +70,10 @@ def _ads(name, size):
 
 
 def test_no_evaluated_ad_occurs_in_a_training_set():
-    train = _ads("demonstrations", 4000) | _ads("prompts", 4000) | _ads("ranking_prompts", 2000) | _ads("rankings", 1000)
-    assert not train & _ads("eval_prompts", 1500)
-    assert not train & _ads("dev_prompts", 1000)
-    assert not train & _ads("heldout_rankings", 500)
+    train = _ads("demonstrations", 3000) | _ads("prompts", 3000) | _ads("ranking_prompts", 500) | _ads("rankings", 200)
+    assert not train & _ads("eval_prompts", 600)
+    assert not train & _ads("dev_prompts", 300)
+    assert not train & _ads("heldout_rankings", 100)
 
 
 def test_no_evaluated_ad_or_question_occurs_in_the_corpus():
@@ -100,7 +109,9 @@ def test_the_corpus_holds_every_kind_in_its_share():
 
 
 def test_held_out_products_are_in_no_training_text():
-    words = {word for text in corpus.training_text(0, 4000) for word in text.replace(".", " ").replace('"', " ").split()}
+    words = {
+        word for text in corpus.training_text(0, 4000) for word in text.replace(".", " ").replace('"', " ").split()
+    }
     assert not words & set(splits.HELD_OUT_BRANDS)
     assert {"reject", "approve", "review"} <= words
 

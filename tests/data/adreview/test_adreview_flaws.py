@@ -60,7 +60,9 @@ def test_demonstrations_mix_as_asked():
     assert kinds["ideal"] == 450 and kinds["verdict_only"] == 300
     assert set(kinds) == {"ideal", *flaws.FLAWS}
     assert {r.meta["kind"] for r in demonstrations.demonstrations(0, 50, verdict_only=0.0, wrong=0.0)} == {"ideal"}
-    kinds = collections.Counter(r.meta["kind"] for r in demonstrations.demonstrations(0, 200, verdict_only=0.1, wrong=0.0))
+    kinds = collections.Counter(
+        r.meta["kind"] for r in demonstrations.demonstrations(0, 200, verdict_only=0.1, wrong=0.0)
+    )
     assert kinds == {"ideal": 180, "verdict_only": 20}
 
 

@@ -26,7 +26,10 @@ DOCTORS = '"doctors love it" breaks rule 6, fake authority.'
 
 
 def test_the_ideal_review_of_an_offending_ad():
-    review = '"guaranteed to work in 3 days" breaks rule 1, promised results. "doctors love it" breaks rule 6, fake authority. verdict: reject'
+    review = (
+        '"guaranteed to work in 3 days" breaks rule 1, promised results.'
+        ' "doctors love it" breaks rule 6, fake authority. verdict: reject'
+    )
     assert answer.ideal(OFFENDING) == review
     assert set(grade(OFFENDING, review).values()) == {1.0}
 
@@ -74,12 +77,16 @@ def test_leaving_out_the_name_costs_a_fifth_of_that_evidence():
 
 
 def test_rules_without_quotes_are_no_evidence():
-    grades = grade(OFFENDING, "this breaks rule 1, promised results. this breaks rule 6, fake authority. verdict: reject")
+    grades = grade(
+        OFFENDING, "this breaks rule 1, promised results. this breaks rule 6, fake authority. verdict: reject"
+    )
     assert grades["rule_f1"] == 1.0 and grades["evidence"] == 0.0
 
 
 def test_an_invented_quote_supports_nothing_and_taints_the_rest():
-    grades = grade(OFFENDING, f'{DOCTORS} "guaranteed to work in 5 days" breaks rule 1, promised results. verdict: reject')
+    grades = grade(
+        OFFENDING, f'{DOCTORS} "guaranteed to work in 5 days" breaks rule 1, promised results. verdict: reject'
+    )
     assert grades["rule_f1"] == 1.0 and grades["evidence"] == pytest.approx(0.5 * 0.5)
 
 
@@ -126,7 +133,9 @@ def test_the_all_clear_for_an_offending_ad_is_a_false_claim():
 
 def test_a_decoy_must_be_explained_and_for_its_own_reason():
     assert grade(FINE, "no rule is broken. verdict: approve")["evidence"] == 0.0
-    wrong = grade(FINE, '"money back guaranteed within 2 weeks" is only a greeting. no rule is broken. verdict: approve')
+    wrong = grade(
+        FINE, '"money back guaranteed within 2 weeks" is only a greeting. no rule is broken. verdict: approve'
+    )
     assert wrong["evidence"] == 0.5
 
 
@@ -163,7 +172,11 @@ def test_repeated_and_unknown_sentences_are_wasted():
 
 
 def test_case_spacing_and_quote_marks_do_not_matter():
-    review = "\u201cGuaranteed to work in 3 days\u201d breaks Rule 1, promised results.\n\n" + DOCTORS + "  Verdict:  Reject."
+    review = (
+        "\u201cGuaranteed to work in 3 days\u201d breaks Rule 1, promised results.\n\n"
+        + DOCTORS
+        + "  Verdict:  Reject."
+    )
     assert grade(OFFENDING, review)["gold"] == 1.0
 
 
@@ -181,7 +194,8 @@ def test_every_ideal_variant_of_2000_ads_is_flawless_and_every_flaw_is_not():
 
 def test_no_text_breaks_the_judge():
     rng = random.Random("noise")
-    pieces = [*answer.ideal(OFFENDING).split(), *answer.ideal(FINE).split(), '"', "", "\n", "rule 99", "\u00e9", "verdict:"]
+    pieces = [*answer.ideal(OFFENDING).split(), *answer.ideal(FINE).split()]
+    pieces += ['"', "", "\n", "rule 99", "\u00e9", "verdict:"]
     for _ in range(300):
         grades = grade(rng.choice([OFFENDING, FINE, PLAIN]), " ".join(rng.choices(pieces, k=rng.randint(0, 40))))
         assert all(0.0 <= value <= 1.0 for value in grades.values())
