@@ -11,48 +11,51 @@ SWITCHES = ("", "smoke")
 
 
 def get_config(switch=""):
-    c = default_config().unlock()
+    c = default_config()
     c.domain = "adreview"
-    c.domain_sizes = {
-        "corpus": 12000,
-        "demonstrations": 8000,
-        "general": 8000,
-        "rankings": 1500,
-        "ranking_prompts": 600,
+    c.domain_sizes.update({
+        "corpus": 30000,
+        "demonstrations": 9000,
+        "general": 9000,
+        "rankings": 1000,
+        "ranking_prompts": 500,
         "heldout_rankings": 200,
         "prompts": 6000,
         "eval_prompts": 240,
-        "eval_general": 32,
-    }
-    c.max_prompt_length, c.max_response_length = 80, 64
+        "eval_general": 29,
+    })
+    c.max_prompt_length, c.max_response_length = 64, 64
+    c.model.d_model, c.model.num_layers, c.model.d_ff = 128, 3, 256
+    c.model.num_heads, c.model.num_kv_heads, c.model.head_dim = 4, 2, 32
+    c.model.rope_theta, c.model.init_std = 100.0, 0.09
 
-    c.pretrain.steps, c.pretrain.batch_size, c.pretrain.length = 300, 16, 128
+    c.pretrain.steps, c.pretrain.batch_size, c.pretrain.length = 1800, 4, 128
     c.pretrain.sources.corpus = "jsonl:{workdir}/data/corpus.jsonl"
     c.pretrain.weights.corpus = 1.0
-    c.pretrain.optimizer.lr, c.pretrain.optimizer.warmup_steps = 3e-3, 20
-    c.pretrain.optimizer.schedule, c.pretrain.optimizer.final_lr_fraction = "cosine", 0.1
+    c.pretrain.optimizer.lr, c.pretrain.optimizer.warmup_steps = 3e-3, 50
+    c.pretrain.optimizer.schedule, c.pretrain.optimizer.final_lr_fraction = "cosine", 0.2
 
-    c.sft.steps, c.sft.batch_size, c.sft.length = 500, 16, 128
+    c.sft.steps, c.sft.batch_size, c.sft.length = 1600, 4, 128
     c.sft.sources.domain = "jsonl:{workdir}/data/demonstrations.jsonl"
     c.sft.sources.general = "jsonl:{workdir}/data/general.jsonl"
-    c.sft.weights.domain, c.sft.weights.general = 0.6, 0.4
+    c.sft.weights.domain, c.sft.weights.general = 0.65, 0.35
     c.sft.optimizer.lr, c.sft.optimizer.warmup_steps = 2e-3, 20
     c.sft.optimizer.schedule, c.sft.optimizer.final_lr_fraction = "cosine", 0.05
 
-    c.reward.steps, c.reward.batch_size, c.reward.length = 150, 16, 144
+    c.reward.steps, c.reward.batch_size, c.reward.length = 200, 8, 112
     c.reward.sources.made = "jsonl:{workdir}/data/rankings.jsonl"
     c.reward.sources.own = "jsonl:{workdir}/data/own_rankings.jsonl"
-    c.reward.weights.made, c.reward.weights.own = 0.4, 0.6
+    c.reward.weights.made, c.reward.weights.own = 0.5, 0.5
     c.reward.heldout.made = "jsonl:{workdir}/data/heldout_rankings.jsonl"
     c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 5e-4, 10
     c.reward.optimizer.schedule, c.reward.optimizer.final_lr_fraction = "cosine", 0.1
 
     c.ppo.iterations, c.ppo.batch_size = 60, 64
-    c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 2, 2
+    c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 2
     c.ppo.sources.ads = "jsonl:{workdir}/data/prompts.jsonl"
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"
-    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 8.0, 0.02, 1000.0
+    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 8.0, 0.02, 500.0
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 0.3, 8, 128
     c.ppo.ptx.sources.general = "jsonl:{workdir}/data/general.jsonl"
     c.ppo.ptx.weights.general = 1.0
@@ -62,14 +65,16 @@ def get_config(switch=""):
     c.evaluate.general.tasks = "jsonl:{workdir}/data/eval_general.jsonl"
     c.evaluate.judge = "adreview"
 
+    c.log.every, c.log.checkpoint_every = 50, 400
+
     if switch == "smoke":
         small = {"corpus": 300, "demonstrations": 300, "general": 300, "rankings": 60, "ranking_prompts": 24,
                  "heldout_rankings": 24, "prompts": 200, "eval_prompts": 24, "eval_general": 4}  # fmt: skip
-        c.domain_sizes = small
+        c.domain_sizes.update(small)
         c.model.d_model, c.model.num_layers, c.model.d_ff = 32, 2, 64
         c.model.num_heads, c.model.num_kv_heads, c.model.head_dim = 2, 1, 16
         c.pretrain.steps = c.sft.steps = c.reward.steps = 12
         c.ppo.iterations, c.ppo.batch_size, c.reward.normalize_on = 4, 16, 32
         c.max_response_length, c.evaluate.batch_size = 24, 24
         c.log.every, c.log.checkpoint_every, c.log.ppo_checkpoint_every = 4, 5, 2
-    return c.lock()
+    return c

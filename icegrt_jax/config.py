@@ -28,9 +28,9 @@ def optimizer(lr: float, **changes) -> ConfigDict:
     return ConfigDict({**values, **changes})
 
 
-def sources(**specs: str) -> ConfigDict:
-    """{name: "FORMAT:PATH"}; names may be added and removed in a config file."""
-    return ConfigDict(specs)
+def named(**values) -> ConfigDict:
+    """A group whose names are the user's, such as {source: "FORMAT:PATH"}: config files add to it."""
+    return ConfigDict(values)
 
 
 def _supervised() -> ConfigDict:
@@ -40,8 +40,8 @@ def _supervised() -> ConfigDict:
     c.length = 256  # tokens per row
     c.packing = True
     c.overlong = "drop"  # conversations longer than a row: drop or cut
-    c.sources = sources()
-    c.weights = ConfigDict()  # {source: share of the tokens}
+    c.sources = named()
+    c.weights = named()  # {source: share of the tokens}
     c.optimizer = optimizer(1e-3)
     return c
 
@@ -52,6 +52,7 @@ def _model() -> ConfigDict:
     c.d_model, c.num_layers, c.d_ff = 128, 4, 384
     c.num_heads, c.num_kv_heads, c.head_dim = 4, 2, 32
     c.rope_theta, c.norm_eps, c.tie_embeddings = 10000.0, 1e-5, True
+    c.init_std = 0.02  # of a new embedding
     c.scan_layers = False  # stack the layers and scan: for deep models on TPU
     c.remat = False  # recompute activations in the backward pass
     c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
@@ -67,8 +68,9 @@ def _reward() -> ConfigDict:
     c.batch_size = 16  # prompts per update, each with all its answers
     c.length = 256  # tokens of prompt and answer
     c.overlong = "drop"  # answers too long: drop or cut
-    c.sources, c.weights = sources(), ConfigDict()
-    c.heldout = sources()  # rankings for accuracy and calibration
+    c.sources, c.weights = named(), named()
+    c.heldout = named()  # rankings for accuracy and calibration
+    c.heldout_limit = 0  # rankings per held-out source; 0: all
     c.optimizer = optimizer(3e-4)
     c.on_policy_k = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
     c.normalize_on = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted
@@ -82,7 +84,7 @@ def _ppo() -> ConfigDict:
     c.samples_per_prompt = 1
     c.num_ppo_epochs = 1
     c.num_minibatches = 1
-    c.sources, c.weights = sources(), ConfigDict()
+    c.sources, c.weights = named(), named()
     c.judge = ""  # measures the rollouts for the curves; never seen by the training
     c.temperature, c.top_k, c.top_p, c.min_p = 1.0, 0, 1.0, 0.0  # log-probs are of the full softmax at this temperature
     c.gamma, c.lam = 1.0, 0.95
@@ -113,7 +115,7 @@ def _ppo() -> ConfigDict:
     c.ptx.coef = 0.0
     c.ptx.batch_size = 16  # rows per iteration, shared out over the minibatches
     c.ptx.length = 256
-    c.ptx.sources, c.ptx.weights = sources(), ConfigDict()
+    c.ptx.sources, c.ptx.weights = named(), named()
     c.policy_optimizer = optimizer(1e-4)
     c.value_optimizer = optimizer(1e-4)
     c.logprob_alarm = 0.05  # mean |sampler - trainer| log-prob of the first minibatch above which a warning is logged
@@ -122,8 +124,8 @@ def _ppo() -> ConfigDict:
 
 def _evaluate() -> ConfigDict:
     c = ConfigDict()
-    c.domain, c.judge = sources(), ""  # in-domain prompts and what judges them
-    c.general, c.general_judge = sources(), "exact"
+    c.domain, c.judge = named(), ""  # in-domain prompts and what judges them
+    c.general, c.general_judge = named(), "exact"
     c.limit = 0  # prompts per source; 0: all
     c.batch_size = 64
     c.temperature = 1.0  # of in-domain answers; greedy ones are judged as well, general tasks are greedy
@@ -133,12 +135,12 @@ def _evaluate() -> ConfigDict:
 
 
 def default_config() -> ConfigDict:
-    """The complete, locked config."""
+    """The complete config, locked but for the groups named freely (sources, weights, domain_sizes)."""
     c = ConfigDict()
     c.seed = 0
     c.data_dir = ""  # folder of JSON lines named in the sources; empty: $ICEGRT_DATA
     c.domain = ""  # "adreview": the embedded domain writes its data to WORKDIR/data
-    c.domain_sizes = ConfigDict()  # {set: records}, see data/adreview/build.py
+    c.domain_sizes = named()  # {set: records}, see data/adreview/build.py
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what the others leave
     c.tokenizer = ConfigDict({"vocab_size": 1024})  # of the one trained for the embedded domain
     c.max_prompt_length = 128  # tokens
@@ -155,7 +157,21 @@ def default_config() -> ConfigDict:
     c.log.checkpoint_every = 100  # updates of the supervised stages
     c.log.ppo_checkpoint_every = 10  # iterations
     c.log.samples_every = 5  # iterations between rows of samples.jsonl
-    return c.lock()
+    return _lock(c)
+
+
+def _lock(config: ConfigDict) -> ConfigDict:
+    """Locks every group but the freely named ones, which are the empty ones here."""
+    config.lock()
+    for group in _groups(config):
+        if not len(group):
+            group.unlock()
+    return config
+
+
+def _groups(config: ConfigDict) -> list[ConfigDict]:
+    below = [value for value in config.values() if isinstance(value, ConfigDict)]
+    return below + [group for value in below for group in _groups(value)]
 
 
 def _choice(key: str, value: str, known: tuple[str, ...]) -> None:

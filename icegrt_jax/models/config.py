@@ -27,6 +27,8 @@ class ModelConfig:
         one subtree each (fast decoding on CPU).
       remat: recompute each layer's activations in the backward pass.
       dtype: of the computation; parameters keep their own.
+      init_std: of a new embedding. Small models learn to copy from their context much sooner with
+        about 1 / sqrt(d_model).
     """
 
     vocab_size: int
@@ -43,6 +45,7 @@ class ModelConfig:
     scan_layers: bool = False
     remat: bool = False
     dtype: str = "float32"
+    init_std: float = 0.02
 
     def __post_init__(self):
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "max_length")

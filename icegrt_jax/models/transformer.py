@@ -146,7 +146,7 @@ class Transformer(nn.Module):
     def __call__(self, tokens, positions, attend, cache=None, index=0):
         c = self.config
         embed = nn.Embed(
-            c.vocab_size, c.d_model, dtype=jnp.dtype(c.dtype), embedding_init=nn.initializers.normal(0.02), name="embed"
+            c.vocab_size, c.d_model, dtype=jnp.dtype(c.dtype), embedding_init=nn.initializers.normal(c.init_std), name="embed"
         )
         layers = scanned_layers(c, "layers") if c.scan_layers else Layers(c, name="layers")
         x, cache = layers(embed(tokens), cache, positions, attend, index)

@@ -136,6 +136,7 @@ def measure(run: common.Run, params: dict, model: ModelConfig) -> dict[str, floa
     records = run.load(section.heldout, Ranking)
     heldout, report = {}, {}
     for name, rankings in records.items():
+        rankings = rankings[: section.heldout_limit or None]
         size = min(section.batch_size, len(rankings))
         batches = ranking_batches(
             {name: rankings}, {name: 1.0}, run.tokenizer, batch_size=size, length=section.length, seed=0,

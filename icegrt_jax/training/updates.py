@@ -29,7 +29,7 @@ def _apply(state: TrainState, role: str, loss_fn) -> tuple[TrainState, dict[str,
     grads, metrics = _over_devices(state, (grads, {"loss": loss, **metrics}))
     updates, opt_state = state.optimizer(role).update(grads, state.opt_state[role], state.params[role])
     params = optax.apply_updates(state.params[role], updates)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     new_state = state.replace(
         params={**state.params, role: params}, opt_state={**state.opt_state, role: opt_state}
     )
