@@ -14,11 +14,11 @@ def get_config(switch=""):
     c = default_config()
     c.domain = "adreview"
     c.domain_sizes.update({
-        "corpus": 30000,
-        "demonstrations": 9000,
+        "corpus": 32000,
+        "demonstrations": 12000,
         "general": 9000,
-        "rankings": 1000,
-        "ranking_prompts": 500,
+        "rankings": 3000,
+        "ranking_prompts": 1200,
         "heldout_rankings": 200,
         "prompts": 6000,
         "eval_prompts": 240,
@@ -29,37 +29,37 @@ def get_config(switch=""):
     c.model.num_heads, c.model.num_kv_heads, c.model.head_dim = 4, 2, 32
     c.model.rope_theta, c.model.init_std = 100.0, 0.09
 
-    c.pretrain.steps, c.pretrain.batch_size, c.pretrain.length = 1800, 4, 128
+    c.pretrain.steps, c.pretrain.batch_size, c.pretrain.length = 2200, 4, 128
     c.pretrain.sources.corpus = "jsonl:{workdir}/data/corpus.jsonl"
     c.pretrain.weights.corpus = 1.0
     c.pretrain.optimizer.lr, c.pretrain.optimizer.warmup_steps = 3e-3, 50
     c.pretrain.optimizer.schedule, c.pretrain.optimizer.final_lr_fraction = "cosine", 0.2
 
-    c.sft.steps, c.sft.batch_size, c.sft.length = 1600, 4, 128
+    c.sft.steps, c.sft.batch_size, c.sft.length = 2000, 4, 128
     c.sft.sources.domain = "jsonl:{workdir}/data/demonstrations.jsonl"
     c.sft.sources.general = "jsonl:{workdir}/data/general.jsonl"
-    c.sft.weights.domain, c.sft.weights.general = 0.65, 0.35
+    c.sft.weights.domain, c.sft.weights.general = 0.7, 0.3
     c.sft.optimizer.lr, c.sft.optimizer.warmup_steps = 2e-3, 20
     c.sft.optimizer.schedule, c.sft.optimizer.final_lr_fraction = "cosine", 0.05
 
-    c.reward.steps, c.reward.batch_size, c.reward.length = 200, 8, 112
+    c.reward.steps, c.reward.batch_size, c.reward.length = 300, 8, 112
     c.reward.sources.made = "jsonl:{workdir}/data/rankings.jsonl"
     c.reward.sources.own = "jsonl:{workdir}/data/own_rankings.jsonl"
     c.reward.weights.made, c.reward.weights.own = 0.5, 0.5
     c.reward.heldout.made = "jsonl:{workdir}/data/heldout_rankings.jsonl"
-    c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 5e-4, 10
+    c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 1e-3, 10
     c.reward.optimizer.schedule, c.reward.optimizer.final_lr_fraction = "cosine", 0.1
 
-    c.ppo.iterations, c.ppo.batch_size = 60, 64
+    c.ppo.iterations, c.ppo.batch_size = 70, 64
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 2
     c.ppo.sources.ads = "jsonl:{workdir}/data/prompts.jsonl"
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"
-    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 8.0, 0.02, 500.0
+    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 3.0, 0.06, 500.0
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 0.3, 8, 128
     c.ppo.ptx.sources.general = "jsonl:{workdir}/data/general.jsonl"
     c.ppo.ptx.weights.general = 1.0
-    c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 3e-4, 3e-4
+    c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 5e-4, 5e-4
 
     c.evaluate.domain.ads = "jsonl:{workdir}/data/eval_prompts.jsonl"
     c.evaluate.general.tasks = "jsonl:{workdir}/data/eval_general.jsonl"

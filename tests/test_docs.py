@@ -15,6 +15,7 @@ import pytest
 import icegrt_jax as ice
 from icegrt_jax import cli
 from icegrt_jax.config import default_config
+from icegrt_jax.configuration import flatten, load_config
 from icegrt_jax.data import sources
 from icegrt_jax.data.adreview import annotators, build, demonstrations, general, judge, rules, splits
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
@@ -186,6 +187,13 @@ def test_every_source_format_is_documented():
             assert listed == {kind for kind, record in kinds.items() if record in given}, name
     documented = set(re.findall(r"`([a-z_]+):", text("docs/data.md").partition("## Commands")[0]))
     assert documented == {"jsonl", "tfds", *sources.CONVERTERS}
+
+
+def test_the_public_files_are_those_that_the_config_reads():
+    listed = set(re.findall(r"`((?:domain|preference|instruct)/[\w/]+\.jsonl(?:\.gz)?)`", text("docs/data.md")))
+    flat = flatten(load_config(str(ROOT / "configs" / "smollm2_ecqa.py")))
+    read = {value.partition(":")[2] for value in flat.values() if isinstance(value, str) and ".jsonl" in value}
+    assert read == listed
 
 
 def test_the_json_examples_are_records():

@@ -29,7 +29,8 @@ def replicate(state):
 
 def unreplicate(state):
     """The first device's copy, no longer bound to the device axis."""
-    return jax.tree.map(lambda x: x[0], state).replace(axis_name=None)
+    # Read off the device itself: x[0] is a collective of all devices for every leaf.
+    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], state).replace(axis_name=None)
 
 
 def split_batch(batch):

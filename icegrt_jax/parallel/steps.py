@@ -24,6 +24,8 @@ def jit_step(step, mesh: Mesh, state):
         return jax.lax.with_sharding_constraint(out[0], shardings), *out[1:]
 
     def call(state, *batch):
+        # A new optimizer's state lies elsewhere than the one that comes out, which would compile a second program.
+        state = jax.device_put(state, shardings)
         with jax.set_mesh(mesh):
             return compiled(state, *batch)
 

@@ -1,22 +1,32 @@
 """One step function, compiled for one device, for meshes of eight and by pmap: the same result."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
-from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import AXES, make_mesh
 from icegrt_jax.parallel.pmap import pmap_step, replicate, split_batch, unreplicate
-from icegrt_jax.parallel.sharding import batch_sharding, shard_batch, shard_tree, tree_shardings
+from icegrt_jax.parallel.sharding import shard_batch, shard_tree, tree_shardings
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import ranked_pairs
 from icegrt_jax.training import ppo
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.updates import policy_update, reward_update, sft_update, value_update
-from tests.training.examples import make_experience, make_ranking_batch, make_rollout, make_sft_batch, make_state
+from tests.training.examples import (
+    OPTIMIZER,
+    B,
+    T,
+    make_experience,
+    make_ranking_batch,
+    make_rollout,
+    make_sft_batch,
+    make_state,
+)
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
 on_meshes = pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -112,3 +122,85 @@ def test_pmap_makes_the_update_of_one_device(name, initial, expected):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape), "the replicas differ")
     metrics = jax.tree.map(lambda x: x[0], jax.device_get(metrics))
     assert_same((unreplicate(state), metrics), expected[name])
+
+
+def test_a_step_is_compiled_once_whatever_the_first_state_lies_on(initial):
+    mesh = make_mesh(2, 4, 1)
+    compiled = []
+
+    def listen(event, duration, *, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration" and fun_name == "jit(compiled)":
+            compiled.append(fun_name)
+
+    step = jit_step(lambda state, batch: (state.replace(step=state.step + 1), batch.sum()), mesh, initial)
+    batch = shard_batch(np.ones((8, 4), np.float32), mesh)
+    state = jax.tree.map(jnp.asarray, initial)  # all of it on the first device
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for _ in range(3):
+            state, total = step(state, batch)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) == 1 and state.step == 3 and total == 32
+
+
+@pytest.fixture(scope="module")
+def rollout(initial):
+    return jax.device_get(make_rollout(initial))
+
+
+# Four updates one after the other: smaller steps keep their rounding from growing.
+GENTLE = dataclasses.replace(OPTIMIZER, lr=0.02)
+PPO_STATE = dict(
+    optimizer=GENTLE, num_ppo_epochs=2, num_minibatches=2, ptx_coef=0.3, score_scale="reference", eos_penalty=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def iteration(rollout):
+    """An iteration of PPO on one device: the state after it, its experience and its metrics."""
+    return to_host_all(run_iteration(None, rollout))
+
+
+def run_iteration(shape, rollout):
+    mesh = one_device_mesh() if shape is None else make_mesh(*shape)
+    state = to_host(make_state(**PPO_STATE))
+    state, experience, scored = jit_step(score, mesh, state)(state, shard_batch(rollout, mesh))
+    experience = experience.replace(ptx=shard_batch(make_sft_batch(), mesh))
+    state, learned = jit_step(ppo_update, mesh, state)(state, experience)
+    return state, experience, {**scored, **learned}
+
+
+def to_host_all(results):
+    state, *rest = results
+    return to_host(state), *jax.device_get(rest)
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_an_iteration_of_ppo_is_the_same_on_any_mesh(shape, rollout, iteration, monkeypatch):
+    seen = []
+
+    def spy(state, minibatch):
+        jax.debug.inspect_array_sharding(minibatch.responses, callback=seen.append)
+        return policy_update(state, minibatch)
+
+    monkeypatch.setattr(ppo, "policy_update", spy)
+    state, experience, metrics = to_host_all(run_iteration(shape, rollout))
+    wanted_state, wanted_experience, wanted_metrics = iteration
+    chex.assert_trees_all_close(state.params, wanted_state.params, atol=2e-5, rtol=0)
+    chex.assert_trees_all_close(experience, wanted_experience, atol=2e-5, rtol=0)
+    chex.assert_trees_all_close(metrics, wanted_metrics, atol=2e-5, rtol=2e-5)
+    assert moved(state, to_host(make_state()), "policy") > 0.01
+    # Rows picked by a permutation would otherwise be replicated: every device would do all the work.
+    rows = B // PPO_STATE["num_minibatches"]
+    assert seen and all(s.shard_shape((rows, T))[0] == rows // (shape[0] * shape[1]) for s in seen)
+
+
+def test_sampled_responses_are_the_same_on_any_mesh(rollout):
+    mesh = make_mesh(2, 2, 2)
+    state = make_state()
+    state = state.replace(params=shard_tree(state.params, mesh))
+    with jax.set_mesh(mesh):
+        sharded = make_rollout(state, place=lambda x: shard_batch(x, mesh))
+    np.testing.assert_array_equal(sharded.responses, rollout.responses)
+    np.testing.assert_allclose(sharded.logprobs, rollout.logprobs, atol=1e-5)

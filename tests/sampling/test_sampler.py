@@ -102,6 +102,7 @@ def restricted(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 def two_token_probabilities(prompt, **options):
     """float64[V, V], probability of each two-token response."""
+
     @jax.jit
     def logits(tokens):
         return unembed(
@@ -222,7 +223,9 @@ def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
 
     monkeypatch.setattr(sampler, "prefill", spy)
     config = SamplerConfig(max_new_tokens=2)
-    trace = lambda keys: sample_responses(keys, PARAMS, PROMPTS, PROMPT_MASK, model=CONFIG, config=config, num_samples=3)
+    trace = lambda keys: sample_responses(
+        keys, PARAMS, PROMPTS, PROMPT_MASK, model=CONFIG, config=config, num_samples=3
+    )
     assert jax.eval_shape(trace, sequence_keys(jax.random.key(0), 0, 12)).responses.shape == (12, 2)
     assert seen == [PROMPTS.shape]
 

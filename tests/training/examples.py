@@ -65,11 +65,12 @@ def make_prompts(rows: int = B) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(tokens), jnp.asarray(mask)
 
 
-def make_rollout(state: TrainState, *, temperature: float = 1.0) -> Rollout:
+def make_rollout(state: TrainState, *, temperature: float = 1.0, place=lambda x: x) -> Rollout:
     """What the state's policy samples; some responses end with EOS, some are cut off."""
     config = SamplerConfig(max_new_tokens=T, temperature=temperature, eos_ids=(EOS_ID, 7))
     keys = sequence_keys(jax.random.key(1), 0, B)
-    return compiled_sampler(keys, state.params["policy"], *make_prompts(), model=POLICY, config=config)
+    prompts, mask = place(make_prompts())
+    return compiled_sampler(keys, state.params["policy"], prompts, mask, model=POLICY, config=config, num_samples=1)
 
 
 def uneven_mask(rows: int = B, length: int = T) -> jax.Array:

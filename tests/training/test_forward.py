@@ -1,0 +1,117 @@
+"""What is read off the roles, against float64 NumPy one sequence at a time."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icegrt_jax.models import heads
+from icegrt_jax.training import forward
+from tests.models.examples import make_params, reference_hidden
+from tests.training.examples import POLICY, SCALAR, B, T, make_experience, make_policy, make_scalar
+
+response_logprobs = jax.jit(forward.response_logprobs, static_argnames=("config", "temperature"))
+response_values = jax.jit(forward.response_values, static_argnames="config")
+response_exact_kl = jax.jit(forward.response_exact_kl, static_argnames=("config", "ref_config", "temperature"))
+answer_scores = jax.jit(forward.answer_scores, static_argnames="config")
+
+EXPERIENCE = make_experience()
+ARGS = (EXPERIENCE.prompts, EXPERIENCE.prompt_mask, EXPERIENCE.responses, EXPERIENCE.mask)
+ROWS = (0, 7, 15)  # a prompt of 1 token, two of 2 and 4
+
+
+def sequences():
+    """(row, prompt ids, response ids) without any padding."""
+    prompts, prompt_mask, responses, mask = map(np.asarray, ARGS)
+    return [(b, prompts[b][prompt_mask[b]], responses[b][mask[b]]) for b in ROWS]
+
+
+def reference_log_softmax(seed, tokens, temperature):
+    """float64[L, V] of the policy made from `seed`."""
+    unrolled = dataclasses.replace(POLICY, scan_layers=False)
+    params = make_params(unrolled, seed=seed)
+    logits = reference_hidden(params, unrolled, tokens) @ np.asarray(params["embed"]["embedding"], np.float64).T
+    logits = logits / temperature
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def reference_scalars(seed, tokens):
+    """float64[L] of the scalar model made from `seed`."""
+    unrolled = dataclasses.replace(SCALAR, scan_layers=False)
+    params = make_params(unrolled, seed=seed, scalar_head=True)
+    head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["head"])
+    return (reference_hidden(params, unrolled, tokens) @ head["kernel"])[:, 0] + head["bias"][0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_logprobs_and_entropy_equal_a_float64_reference(temperature):
+    logprobs, entropy = response_logprobs(make_policy(0), POLICY, *ARGS, temperature=temperature)
+    for b, prompt, response in sequences():
+        reference = reference_log_softmax(0, np.concatenate([prompt, response]), temperature)
+        before = slice(len(prompt) - 1, len(prompt) - 1 + len(response))
+        expected = reference[before][np.arange(len(response)), response]
+        np.testing.assert_allclose(logprobs[b, : len(response)], expected, atol=2e-5)
+        uncertain = -(np.exp(reference) * reference).sum(-1)[before]
+        np.testing.assert_allclose(entropy[b, : len(response)], uncertain, atol=2e-5)
+        assert (logprobs[b, len(response) :] == 0).all() and (entropy[b, len(response) :] == 0).all()
+
+
+def test_a_value_is_that_of_the_state_before_its_token():
+    values = response_values(make_scalar(1), SCALAR, *ARGS)
+    for b, prompt, response in sequences():
+        expected = reference_scalars(1, np.concatenate([prompt, response]))
+        before = slice(len(prompt) - 1, len(prompt) - 1 + len(response))
+        np.testing.assert_allclose(values[b, : len(response)], expected[before], atol=2e-5)
+        assert (values[b, len(response) :] == 0).all()
+
+
+def test_a_score_is_read_at_the_last_real_token():
+    prompts, prompt_mask, responses, mask = ARGS
+    tokens, seen = jnp.concatenate([prompts, responses], axis=1), jnp.concatenate([prompt_mask, mask], axis=1)
+    scores = answer_scores(make_scalar(2), SCALAR, tokens, seen)
+    for b, prompt, response in sequences():
+        np.testing.assert_allclose(scores[b], reference_scalars(2, np.concatenate([prompt, response]))[-1], atol=2e-5)
+    # The same sequences without a gap between prompt and response, right-padded as rankings are.
+    order = jnp.argsort(~seen, axis=1, stable=True)
+    moved = answer_scores(
+        make_scalar(2), SCALAR, *(jnp.take_along_axis(x, order, axis=1) for x in (tokens, seen))
+    )
+    np.testing.assert_allclose(moved, scores, atol=1e-5)
+
+
+def test_the_exact_kl_sums_over_the_whole_vocabulary():
+    temperature = 0.8
+    kl = response_exact_kl(
+        make_policy(0), POLICY, make_policy(5), POLICY, *ARGS, temperature=temperature
+    )
+    for b, prompt, response in sequences():
+        ours, theirs = (reference_log_softmax(s, np.concatenate([prompt, response]), temperature) for s in (0, 5))
+        expected = (np.exp(ours) * (ours - theirs)).sum(-1)[len(prompt) - 1 : -1]
+        np.testing.assert_allclose(kl[b, : len(response)], expected, atol=2e-5)
+        assert (kl[b, len(response) :] == 0).all()
+
+
+@pytest.mark.parametrize("garbage", [1, 23])
+def test_tokens_in_the_padding_change_nothing(garbage):
+    prompts, prompt_mask, responses, mask = ARGS
+    soiled = (jnp.where(prompt_mask, prompts, garbage), prompt_mask, jnp.where(mask, responses, garbage), mask)
+    for clean, dirty in zip(
+        response_logprobs(make_policy(0), POLICY, *ARGS, temperature=1.0),
+        response_logprobs(make_policy(0), POLICY, *soiled, temperature=1.0),
+    ):
+        np.testing.assert_array_equal(clean, dirty)
+    np.testing.assert_array_equal(
+        response_values(make_scalar(1), SCALAR, *ARGS), response_values(make_scalar(1), SCALAR, *soiled)
+    )
+
+
+def test_a_chunk_at_a_time_gives_the_same_logprobs(monkeypatch):
+    whole = response_logprobs(make_policy(0), POLICY, *ARGS, temperature=1.0)
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 3 * B * POLICY.vocab_size)
+    monkeypatch.setattr(heads, "MIN_CHUNK", 1)
+    assert heads.chunk_length(B, T, POLICY.vocab_size) == 3  # of 8: the last chunk is not full
+    chunked = jax.jit(lambda params: forward.response_logprobs(params, POLICY, *ARGS, temperature=1.0))(make_policy(0))
+    for a, b in zip(whole, chunked):
+        np.testing.assert_allclose(a, b, atol=1e-6)
