@@ -50,12 +50,12 @@ def get_config(switch=""):
     c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 1e-3, 10
     c.reward.optimizer.schedule, c.reward.optimizer.final_lr_fraction = "cosine", 0.1
 
-    c.ppo.iterations, c.ppo.batch_size = 70, 64
+    c.ppo.iterations, c.ppo.batch_size = 60, 64
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 2
     c.ppo.sources.ads = "jsonl:{workdir}/data/prompts.jsonl"
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"
-    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 3.0, 0.06, 500.0
+    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 2.0, 0.05, 500.0
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 0.3, 8, 128
     c.ppo.ptx.sources.general = "jsonl:{workdir}/data/general.jsonl"
     c.ppo.ptx.weights.general = 1.0

@@ -76,7 +76,7 @@ def rank_own_answers(run: common.Run) -> None:
     path = run.workdir / "data" / "own_rankings.jsonl"
     if path.is_file():
         return
-    prompts = read_jsonl(run.workdir / "data" / "ranking_prompts.jsonl", Prompt)
+    prompts = fitting_prompts(run, read_jsonl(run.workdir / "data" / "ranking_prompts.jsonl", Prompt))
     k = run.config.reward.on_policy_k
     answers = sample_instruct(run, prompts, run.key("rankings"), num_samples=k).text
     rankings = []
@@ -87,6 +87,13 @@ def rank_own_answers(run: common.Run) -> None:
             ranks = annotators.rank(f"{run.config.seed}/own/{i}", prompt.meta, own)
             rankings.append(Ranking(prompt.prompt, own, ranks, prompt.meta))
     write_jsonl(path, rankings)
+
+
+def fitting_prompts(run: common.Run, prompts: list[Prompt]) -> list[Prompt]:
+    """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
+    if run.config.overlong_prompts == "keep":
+        return prompts
+    return [p for p in prompts if len(run.tokenizer.encode_prompt(p.prompt)) <= run.config.max_prompt_length]
 
 
 def sample_instruct(run: common.Run, prompts: list[Prompt], key: jax.Array, *, num_samples: int) -> Generation:
@@ -102,11 +109,8 @@ def sample_instruct(run: common.Run, prompts: list[Prompt], key: jax.Array, *, n
         eos_ids=run.tokenizer.eos_ids,
         pad_id=run.tokenizer.pad_id,
     )
-    fitting = [p.prompt for p in prompts if len(run.tokenizer.encode_prompt(p.prompt)) <= run.config.max_prompt_length]
-    if len(fitting) < len(prompts) and run.config.overlong_prompts == "keep":
-        fitting = [p.prompt for p in prompts]
     return generate_batches(
-        key, params, model, run.tokenizer, fitting, sampler,
+        key, params, model, run.tokenizer, [p.prompt for p in prompts], sampler,
         num_samples=num_samples, batch_size=run.config.evaluate.batch_size,
     )  # fmt: skip
 
@@ -162,7 +166,8 @@ def measure(run: common.Run, params: dict, model: ModelConfig) -> dict[str, floa
 def fit_normalization(run: common.Run, params: dict, model: ModelConfig) -> ScoreStats:
     """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
     loaded = run.load(run.config.ppo.sources, Prompt)
-    prompts = [prompt for records in loaded.values() for prompt in records][: run.config.reward.normalize_on]
+    prompts = [prompt for records in loaded.values() for prompt in fitting_prompts(run, records)]
+    prompts = prompts[: run.config.reward.normalize_on]
     answers = sample_instruct(run, prompts, run.key("normalize"), num_samples=1)
     tokens = np.concatenate([answers.prompts, answers.tokens], axis=1)
     mask = np.concatenate([answers.prompt_mask, answers.mask], axis=1)

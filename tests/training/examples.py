@@ -1,6 +1,7 @@
 """A tiny run: the four roles, and batches whose rows differ much in how many valid tokens they have."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +29,21 @@ B, P, T = 16, 6, 8
 
 
 def make_policy(seed: int) -> dict:
-    return _stack(make_params(dataclasses.replace(POLICY, scan_layers=False), seed=seed))
+    """Parameters of a policy, the same for the same seed, in arrays of their own."""
+    return jax.tree.map(jnp.array, _on_host(POLICY, seed, False))
 
 
 def make_scalar(seed: int) -> dict:
-    return _stack(make_params(dataclasses.replace(SCALAR, scan_layers=False), seed=seed, scalar_head=True))
+    """Parameters of a critic or reward model."""
+    return jax.tree.map(jnp.array, _on_host(SCALAR, seed, True))
 
 
-def _stack(params: dict) -> dict:
-    layers = [params["layers"][str(i)] for i in range(POLICY.num_layers)]
-    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+@functools.cache
+def _on_host(config: ModelConfig, seed: int, scalar_head: bool) -> dict:
+    unrolled = dataclasses.replace(config, scan_layers=False)
+    params = jax.device_get(make_params(unrolled, seed=seed, scalar_head=scalar_head))
+    layers = [params["layers"][str(i)] for i in range(config.num_layers)]
+    return {**params, "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *layers)}
 
 
 def make_state(*, optimizer: OptimizerConfig = OPTIMIZER, reference_seed: int = 0, kl_coef=0.3, **ppo) -> TrainState:

@@ -75,17 +75,13 @@ def test_a_score_is_read_at_the_last_real_token():
         np.testing.assert_allclose(scores[b], reference_scalars(2, np.concatenate([prompt, response]))[-1], atol=2e-5)
     # The same sequences without a gap between prompt and response, right-padded as rankings are.
     order = jnp.argsort(~seen, axis=1, stable=True)
-    moved = answer_scores(
-        make_scalar(2), SCALAR, *(jnp.take_along_axis(x, order, axis=1) for x in (tokens, seen))
-    )
+    moved = answer_scores(make_scalar(2), SCALAR, *(jnp.take_along_axis(x, order, axis=1) for x in (tokens, seen)))
     np.testing.assert_allclose(moved, scores, atol=1e-5)
 
 
 def test_the_exact_kl_sums_over_the_whole_vocabulary():
     temperature = 0.8
-    kl = response_exact_kl(
-        make_policy(0), POLICY, make_policy(5), POLICY, *ARGS, temperature=temperature
-    )
+    kl = response_exact_kl(make_policy(0), POLICY, make_policy(5), POLICY, *ARGS, temperature=temperature)
     for b, prompt, response in sequences():
         ours, theirs = (reference_log_softmax(s, np.concatenate([prompt, response]), temperature) for s in (0, 5))
         expected = (np.exp(ours) * (ours - theirs)).sum(-1)[len(prompt) - 1 : -1]

@@ -40,7 +40,9 @@ def test_the_optimizer_of_a_role_is_the_one_it_was_made_with():
 
 def test_no_two_arrays_of_a_state_share_memory():
     """The steps donate the state, and a buffer cannot be donated twice."""
-    leaves = [leaf for leaf in jax.tree.leaves(make_state()) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    leaves = [
+        leaf for leaf in jax.tree.leaves(make_state()) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 

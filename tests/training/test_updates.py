@@ -120,7 +120,9 @@ def test_all_pairs_of_a_prompt_from_one_forward_equal_pair_by_pair(state):
 
     ranks, valid = np.asarray(batch["ranks"]), np.asarray(batch["valid"])
     k = range(4)
-    pairs = [[(b, i, j) for i in k for j in k if valid[b, [i, j]].all() and ranks[b, i] < ranks[b, j]] for b in range(16)]
+    pairs = [
+        [(b, i, j) for i in k for j in k if valid[b, [i, j]].all() and ranks[b, i] < ranks[b, j]] for b in range(16)
+    ]
     prompts = [rows for rows in pairs if rows]
     weights = jnp.array([1 / len(rows) / len(prompts) for rows in prompts for _ in rows])
     b, i, j = np.array([pair for rows in prompts for pair in rows]).T
@@ -155,7 +157,9 @@ def test_garbage_in_the_padding_of_prompts_and_responses_changes_nothing(step, s
         ]
     }  # fmt: skip
     dirty = clean.replace(
-        prompts=soiled(clean.prompts, clean.prompt_mask, 23), responses=soiled(clean.responses, clean.mask, 9), **numbers
+        prompts=soiled(clean.prompts, clean.prompt_mask, 23),
+        responses=soiled(clean.responses, clean.mask, 9),
+        **numbers,
     )
     assert_same_update(step, state, clean, dirty)
 
@@ -170,7 +174,9 @@ def test_garbage_in_the_padding_of_packed_rows_changes_nothing(state):
 def test_garbage_in_missing_answers_and_their_padding_changes_nothing(state):
     clean = make_ranking_batch()
     tokens = soiled(soiled(clean["tokens"], clean["mask"], 23), clean["valid"], 5)
-    assert_same_update(reward, state, clean, {**clean, "tokens": tokens, "ranks": soiled(clean["ranks"], clean["valid"], 0.5)})
+    assert_same_update(
+        reward, state, clean, {**clean, "tokens": tokens, "ranks": soiled(clean["ranks"], clean["valid"], 0.5)}
+    )
 
 
 def test_a_response_with_a_positive_advantage_becomes_likelier_and_one_with_a_negative_less():

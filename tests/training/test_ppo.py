@@ -1,0 +1,269 @@
+"""Scoring a rollout, and the epochs of updates that follow, against float64 NumPy and against what they promise."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from icegrt_jax.training import ppo
+from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
+from icegrt_jax.training.ppo import ppo_update, score
+from tests.rl import references
+from tests.training.examples import (
+    OPTIMIZER,
+    POLICY,
+    SCALAR,
+    B,
+    T,
+    make_experience,
+    make_rollout,
+    make_sft_batch,
+    make_state,
+)
+
+GENTLE = dataclasses.replace(OPTIMIZER, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def rollout():
+    rollout = make_rollout(make_state())
+    assert 2 <= rollout.finished.sum() <= B - 2, "both endings should occur"
+    return rollout
+
+
+@pytest.fixture(scope="module")
+def parts(rollout):
+    """What `score` reads off the roles, each by a function with tests of its own."""
+    found = ingredients(make_state(reference_seed=5), rollout)
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+
+
+@jax.jit
+def ingredients(state, rollout):
+    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask)
+    tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
+    seen = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    policy, reference = state.params["policy"], state.params["reference"]
+    found = {
+        "scores": answer_scores(state.params["reward"], SCALAR, tokens, seen),
+        "after": answer_scores(state.params["value"], SCALAR, tokens, seen),
+        "values": response_values(state.params["value"], SCALAR, *args),
+        "ref_logprobs": response_logprobs(reference, POLICY, *args, temperature=1.0)[0],
+        "exact_kl": response_exact_kl(policy, POLICY, reference, POLICY, *args, temperature=1.0),
+    }
+    return found
+
+
+def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std=1.7):
+    """`score` once more in float64, from the words of its configuration."""
+    mask, scores = np.asarray(rollout.mask), parts["scores"]
+    logprobs = np.asarray(rollout.logprobs, np.float64)
+    scaled = {
+        "none": scores,
+        "reference": (scores - ref_mean) / ref_std,
+        "running_std": scores / scores.std(),
+        "running_mean_std": (scores - scores.mean()) / scores.std(),
+    }[config.score_scale]
+    if config.score_clip:
+        scaled = np.clip(scaled, -config.score_clip, config.score_clip)
+    lengths = mask.sum(1)
+    final = scaled - config.eos_penalty * ~np.asarray(rollout.finished)
+    final = final - config.length_penalty * np.maximum(lengths - config.length_target, 0)
+    kl = parts["exact_kl"] if config.kl_kind == "exact" else np.zeros(mask.shape)
+    if config.kl_kind != "exact":
+        for b, t in np.argwhere(mask):
+            kl[b, t] = references.kl_estimate(logprobs[b, t], parts["ref_logprobs"][b, t], config.kl_kind)
+    rewards = references.token_rewards(final, kl, mask, kl_coef if config.kl_in == "reward" else 0.0)
+    if config.whiten_rewards:
+        rewards = references.whiten(rewards, mask, shift_mean=False)
+    bootstrap = np.where(rollout.finished, 0.0, parts["after"]) if config.bootstrap_truncated else None
+    advantages, returns = references.gae(rewards, parts["values"], mask, config.gamma, config.lam, bootstrap)
+    normalized = {
+        "whiten": lambda: references.whiten(advantages, mask),
+        "mean": lambda: np.where(mask, advantages - references.mean(advantages, mask), 0.0),
+        "none": lambda: advantages,
+    }[config.advantages]()
+    if config.advantage_clip:
+        normalized = np.clip(normalized, -config.advantage_clip, config.advantage_clip)
+    sequence_kl = np.where(mask, logprobs - parts["ref_logprobs"], 0.0).sum(1).mean()
+    return {
+        "advantages": normalized, "returns": returns, "values": parts["values"],
+        "ref_logprobs": parts["ref_logprobs"], "old_logprobs": logprobs,
+    }, {
+        "score_raw": scores.mean(), "score_scaled": scaled.mean(), "rewards": rewards.sum(1).mean(),
+        "kl": sequence_kl, "kl_coef": kl_coef, "length": lengths.mean(), "eos_rate": np.mean(rollout.finished),
+        "advantage_mean": references.mean(advantages, mask), "advantage_std": references.var(advantages, mask) ** 0.5,
+        "explained_variance": references.explained_variance(parts["values"], returns, mask),
+        "score_histogram": scores, "scaled_histogram": scaled,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(score_scale="reference", score_clip=1.0, eos_penalty=0.7),
+        dict(kl_kind="exact", score_scale="running_mean_std", bootstrap_truncated=True, whiten_rewards=True,
+             length_penalty=0.3, length_target=3, advantages="mean", advantage_clip=0.5, gamma=0.97, lam=0.8),
+        dict(kl_kind="k3", kl_in="loss", score_scale="running_std", advantages="none", lam=1.0),
+    ],
+    ids=["reference", "exact", "in_loss"],
+)  # fmt: skip
+def test_a_score_equals_its_ingredients_put_together_in_float64(options, rollout, parts):
+    state = make_state(reference_seed=5, **options)
+    scored, experience, metrics = jax.jit(score)(state, rollout)
+    arrays, numbers = expected_score(rollout, parts, state.ppo)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(getattr(experience, name), array, atol=2e-5, err_msg=name)
+        assert getattr(experience, name).dtype == jnp.float32, name
+    assert set(metrics) == set(numbers)
+    for name, number in numbers.items():
+        np.testing.assert_allclose(metrics[name], number, atol=2e-5, rtol=2e-5, err_msg=name)
+        assert metrics[name].dtype == jnp.float32, name
+    # The controller moves after the rewards are made: towards the target of 2 nats over 100 responses.
+    coefficient = references.adaptive_kl(0.3, numbers["kl"], B, target=2.0, horizon=100.0)
+    np.testing.assert_allclose(scored.kl.kl_coef, coefficient, rtol=1e-5)
+    assert abs(coefficient - 0.3) > 1e-3
+    np.testing.assert_allclose(scored.score_stats.mean, parts["scores"].mean(), atol=1e-5)
+    np.testing.assert_allclose(scored.score_stats.std, parts["scores"].std(), atol=1e-5)
+    assert scored.score_stats.count == B
+    chex.assert_trees_all_equal(scored.params, state.params)
+    for name in ("prompts", "prompt_mask", "responses", "mask"):
+        np.testing.assert_array_equal(getattr(experience, name), getattr(rollout, name))
+
+
+def test_the_score_lands_on_the_last_token_and_its_fraction_survives(rollout):
+    """With gamma and lam 1 and a critic of zeros the returns are the sums of rewards: the score at every token."""
+    state = make_state(kl_coef=1e-9, lam=1.0, advantages="none")
+    state = state.replace(params={**state.params, "value": jax.tree.map(jnp.zeros_like, state.params["value"])})
+    _, experience, metrics = jax.jit(score)(state, rollout)
+    expected = jnp.where(rollout.mask, metrics["score_histogram"][:, None], 0.0)
+    np.testing.assert_allclose(experience.returns, expected, atol=1e-6)
+    assert jnp.abs(expected - jnp.round(expected)).max() > 0.1
+
+
+def test_reference_logprobs_are_taken_at_the_sampling_temperature():
+    state = make_state(temperature=0.6)
+    rollout = make_rollout(state, temperature=0.6)
+    _, experience, metrics = jax.jit(score)(state, rollout)
+    np.testing.assert_allclose(experience.ref_logprobs, rollout.logprobs, atol=1e-4)
+    np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-4)
+
+
+def test_the_first_minibatch_of_a_run_has_ratio_1_and_the_epochs_all_run(rollout):
+    state = make_state(optimizer=GENTLE, num_ppo_epochs=3, num_minibatches=2)
+    state, experience, _ = jax.jit(score)(state, rollout)
+    updated, metrics = jax.jit(ppo_update)(state, experience)
+    assert metrics["updates"] == 6 and updated.step == state.step + 1
+    for role in ("policy", "value"):
+        assert updated.opt_state[role][1][0].count == 6
+    np.testing.assert_allclose(metrics["first_ratio_error"], 0.0, atol=1e-5)
+    np.testing.assert_allclose(metrics["first_logprob_diff"], 0.0, atol=1e-4)
+    assert metrics["ratio_max_dev"] > 1e-3, "later minibatches are met by a policy that has moved"
+    assert metrics["approx_kl"] > 1e-5
+    assert all(jnp.isfinite(x) for x in metrics.values())
+
+
+# What follows is about which minibatches an update sees; a stand-in for the two steps compiles in no time.
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The minibatches met, in order: (row numbers, replay row numbers). `approx_kl` grows by 1 an update, from 0."""
+    seen = []
+
+    def policy_update(state, batch):
+        rows, replayed = batch.returns[:, 0], jnp.zeros(0) if batch.ptx is None else batch.ptx["tokens"][:, 0]
+        jax.debug.callback(
+            lambda *xs: seen.append(tuple(np.asarray(x).astype(int).tolist() for x in xs)), rows, replayed
+        )
+        count = state.params["policy"]
+        metrics = {"loss": 0.0, "ratio": 1.0, "approx_kl": count, "logprob_diff": 0.0}
+        metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+        return state.replace(params={**state.params, "policy": count + 1.0}), metrics
+
+    def value_update(state, batch):
+        params = {**state.params, "value": state.params["value"] + 1.0}
+        return state.replace(params=params), {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(3.0)}
+
+    monkeypatch.setattr(ppo, "policy_update", policy_update)
+    monkeypatch.setattr(ppo, "value_update", value_update)
+    return seen
+
+
+def iterate(seen, *, step=0, ptx=False, **options):
+    """(state, metrics, minibatches) after one iteration; the state's parameters count updates."""
+    state = make_state(**options)
+    state = state.replace(step=jnp.int32(step), params={"policy": jnp.float32(0), "value": jnp.float32(0)})
+    replay = {name: jnp.arange(8)[:, None] * jnp.ones((8, 3), jnp.int32) for name in ("tokens", "loss_mask")}
+    experience = make_experience().replace(
+        returns=jnp.arange(B, dtype=jnp.float32)[:, None] * jnp.ones((B, T)), ptx=replay if ptx else None
+    )
+    seen.clear()
+    state, metrics = jax.jit(lambda *args: ppo_update(*args))(state, experience)
+    jax.block_until_ready(state)
+    jax.effects_barrier()
+    return state, metrics, list(seen)
+
+
+def test_every_epoch_visits_every_row_once_in_an_order_of_its_own(seen):
+    state, metrics, minibatches = iterate(seen, num_ppo_epochs=3, num_minibatches=4, ptx=True)
+    assert len(minibatches) == 12 and metrics["updates"] == 12
+    assert (state.params["policy"], state.params["value"]) == (12, 12)
+    epochs = [[row for rows, _ in minibatches[e : e + 4] for row in rows] for e in (0, 4, 8)]
+    assert all(sorted(epoch) == list(range(B)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [*epochs, range(B)]}) == 4
+    replayed = [rows for _, rows in minibatches]
+    assert replayed == [[0, 1], [2, 3], [4, 5], [6, 7]] * 3, "each minibatch has its own part of the replay batch"
+    assert metrics["value_loss"] == 2 and metrics["value_grad_norm"] == 3 and "policy_loss" in metrics
+
+
+def test_the_order_depends_on_key_and_iteration_and_on_nothing_else(seen):
+    first, again, later = (iterate(seen, num_minibatches=4, step=step)[2] for step in (0, 0, 1))
+    assert first == again != later
+
+
+@pytest.mark.parametrize("limit, updates", [(0.0, 6), (0.5, 2), (1.5, 3), (100.0, 6)])
+def test_updates_end_after_the_minibatch_whose_kl_passes_the_limit(limit, updates, seen):
+    state, metrics, minibatches = iterate(seen, num_ppo_epochs=3, num_minibatches=2, kl_early_stop=limit)
+    assert len(minibatches) == metrics["updates"] == updates
+    assert (state.params["policy"], state.params["value"]) == (updates, updates)
+    # Means are over the updates made: approx_kl was 0, 1, ...
+    np.testing.assert_allclose(metrics["approx_kl"], (updates - 1) / 2)
+    assert metrics["value_loss"] == 2
+
+
+@pytest.mark.parametrize("step, policy_updates", [(0, 0), (1, 0), (2, 4)])
+def test_only_the_critic_learns_during_its_warm_up(step, policy_updates, seen):
+    state, metrics, _ = iterate(seen, step=step, num_ppo_epochs=2, num_minibatches=2, value_warmup=2)
+    assert (state.params["policy"], state.params["value"]) == (policy_updates, 4)
+    assert metrics["updates"] == 4
+
+
+def test_warm_up_leaves_policy_and_its_optimizer_bit_for_bit():
+    state = make_state(value_warmup=1)
+    updated, _ = jax.jit(ppo_update)(state, make_experience())
+    chex.assert_trees_all_equal(updated.params["policy"], state.params["policy"])
+    chex.assert_trees_all_equal(updated.opt_state["policy"], state.opt_state["policy"])
+    changed = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), updated.params["value"], state.params["value"])
+    assert max(jax.tree.leaves(changed)) > 0.01
+
+
+def test_replay_pulls_the_policy_towards_the_replayed_data_and_advantages_towards_theirs():
+    state = make_state(optimizer=GENTLE, ptx_coef=1.0, num_minibatches=2)
+    batch = make_experience()
+    good = (jnp.arange(B) % 2 == 0)[:, None]
+    args = (POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask)
+    logprobs = jax.jit(lambda params: response_logprobs(params, *args, temperature=1.0)[0])
+    update = jax.jit(ppo_update)
+    losses, gaps = [], []
+    for _ in range(5):
+        current = logprobs(state.params["policy"])
+        gaps.append(float((jnp.where(good, 1, -1) * current).sum()))
+        advantages = jnp.where(batch.mask, jnp.where(good, 1.0, -1.0), 0.0)
+        experience = batch.replace(old_logprobs=current, advantages=advantages, ptx=make_sft_batch())
+        state, metrics = update(state, experience)
+        losses.append(float(metrics["ptx_loss"]))
+    assert losses[-1] < losses[0] - 0.05 and gaps[-1] > gaps[0] + 1.0
