@@ -65,7 +65,7 @@ def get_config(switch=""):
     c.evaluate.general.tasks = "jsonl:{workdir}/data/eval_general.jsonl"
     c.evaluate.judge = "adreview"
 
-    c.log.every, c.log.checkpoint_every = 50, 400
+    c.log.every, c.log.checkpoint_every = 50, 150
 
     if switch == "smoke":
         small = {"corpus": 300, "demonstrations": 300, "general": 300, "rankings": 60, "ranking_prompts": 24,

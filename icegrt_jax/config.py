@@ -10,6 +10,7 @@ from icegrt_jax.errors import UserError
 
 JUDGES = ("", "adreview", "choice", "exact", "overlap")
 DOMAINS = ("", "adreview")
+SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
 
 
 def optimizer(lr: float, **changes) -> ConfigDict:
@@ -62,7 +63,7 @@ def _model() -> ConfigDict:
 
 def _reward() -> ConfigDict:
     c = ConfigDict()
-    c.init = "sft"  # trunk it starts from: sft (ICE-Instruct), scratch (shape in reward.model), or a Hugging Face folder
+    c.init = "sft"  # its trunk: sft (ICE-Instruct), scratch (shape in reward.model) or a Hugging Face folder
     c.model = _model()  # read when init is "scratch"
     c.steps = 0
     c.batch_size = 16  # prompts per update, each with all its answers
@@ -188,15 +189,26 @@ def _at_least(config: ConfigDict, keys: str, smallest: int) -> None:
             raise UserError(f"{key}={value}; expected {smallest} or more.")
 
 
-def _check_sources(key: str, specs: ConfigDict, weights: ConfigDict | None = None) -> None:
+def _check_specs(key: str, specs: ConfigDict) -> None:
     for name, spec in specs.items():
         if ":" not in spec:
-            raise UserError(f"{key}.sources.{name}={spec!r}; expected FORMAT:PATH, such as jsonl:rows.jsonl.")
-        if weights is not None and name not in weights:
+            raise UserError(f"{key}.{name}={spec!r}; expected FORMAT:PATH, such as jsonl:rows.jsonl.")
+
+
+def _check_sources(key: str, specs: ConfigDict, weights: ConfigDict) -> None:
+    _check_specs(f"{key}.sources", specs)
+    for name in specs:
+        if name not in weights:
             raise UserError(f"{key}.weights has no {name!r}; give each source a weight.")
-    for name in weights or ():
+    for name in weights:
         if name not in specs:
             raise UserError(f"{key}.weights.{name} has no source of that name; the sources are {', '.join(specs)}.")
+
+
+def _check_judge(key: str, judge: str, specs_key: str, specs: ConfigDict) -> None:
+    _choice(key, judge, JUDGES)
+    if specs and not judge:
+        raise UserError(f"{key} is empty, but {specs_key} names prompts; expected one of {', '.join(JUDGES[1:])}.")
 
 
 def _divides(key: str, whole: int, parts_key: str, parts: int) -> None:
@@ -215,16 +227,22 @@ def check(config: ConfigDict) -> None:
         _at_least(config, f"{stage}.steps", 0)
         _at_least(config, f"{stage}.batch_size {stage}.length", 1)
         _choice(f"{stage}.overlong", section.overlong, ("drop", "cut"))
+        _choice(f"{stage}.optimizer.schedule", section.optimizer.schedule, SCHEDULES)
         _check_sources(stage, section.sources, section.weights)
         if section.steps and not section.sources:
             raise UserError(f"{stage}.steps={section.steps}, but {stage}.sources is empty; name a source.")
     if config.model.path and config.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
     _choice("ppo.judge", config.ppo.judge, JUDGES)
-    _choice("evaluate.judge", config.evaluate.judge, JUDGES)
-    _choice("evaluate.general_judge", config.evaluate.general_judge, JUDGES)
-    _check_sources("evaluate.domain", config.evaluate.domain)
-    _check_sources("evaluate.general", config.evaluate.general)
+    _check_specs("reward.heldout", config.reward.heldout)
+    _check_specs("evaluate.domain", config.evaluate.domain)
+    _check_specs("evaluate.general", config.evaluate.general)
+    _check_judge("evaluate.judge", config.evaluate.judge, "evaluate.domain", config.evaluate.domain)
+    _check_judge("evaluate.general_judge", config.evaluate.general_judge, "evaluate.general", config.evaluate.general)
+    _at_least(config, "evaluate.temperature evaluate.best_of evaluate.limit evaluate.examples ppo.iterations", 0)
+    _at_least(config, "ppo.batch_size ppo.samples_per_prompt ppo.num_ppo_epochs ppo.num_minibatches", 1)
+    for role in ("policy", "value"):
+        _choice(f"ppo.{role}_optimizer.schedule", config.ppo[f"{role}_optimizer"].schedule, SCHEDULES)
     _check_ppo(config.ppo)
 
 
@@ -247,5 +265,12 @@ def _check_ppo(ppo: ConfigDict) -> None:
         _divides("ppo.ptx.batch_size", ppo.ptx.batch_size, "ppo.num_minibatches", ppo.num_minibatches)
         if not ppo.ptx.sources:
             raise UserError(f"ppo.ptx.coef={ppo.ptx.coef}, but ppo.ptx.sources is empty; name a source.")
+    if 0 < ppo.dual_clip <= 1 or ppo.dual_clip < 0:
+        raise UserError(f"ppo.dual_clip={ppo.dual_clip}; expected a value above 1, or 0 for off.")
+    if ppo.kl.adaptive and min(ppo.kl.coef, ppo.kl.target, ppo.kl.horizon) <= 0:
+        raise UserError(
+            f"ppo.kl.coef={ppo.kl.coef}, ppo.kl.target={ppo.kl.target}, ppo.kl.horizon={ppo.kl.horizon}: an adaptive "
+            "coefficient needs all three above 0; for a fixed one, or none, set ppo.kl.adaptive=false."
+        )
     if ppo.kl.adaptive and rows >= 5 * ppo.kl.horizon:
         raise UserError(f"ppo.kl.horizon={ppo.kl.horizon} is too short for {rows} responses; use {rows} or more.")

@@ -13,7 +13,7 @@ XLA_FLAGS = {
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(f"--{k}={v}" for k, v in XLA_FLAGS.items() if k not in given)]).strip()
 
-import jax
+import jax  # noqa: E402 - reads XLA_FLAGS
 
 # [B] meeting [B, T] without a new axis is nearly always a mistake.
 jax.config.update("jax_numpy_rank_promotion", "raise")

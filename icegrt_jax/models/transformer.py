@@ -145,9 +145,8 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens, positions, attend, cache=None, index=0):
         c = self.config
-        embed = nn.Embed(
-            c.vocab_size, c.d_model, dtype=jnp.dtype(c.dtype), embedding_init=nn.initializers.normal(c.init_std), name="embed"
-        )
+        init = nn.initializers.normal(c.init_std)
+        embed = nn.Embed(c.vocab_size, c.d_model, dtype=jnp.dtype(c.dtype), embedding_init=init, name="embed")
         layers = scanned_layers(c, "layers") if c.scan_layers else Layers(c, name="layers")
         x, cache = layers(embed(tokens), cache, positions, attend, index)
         return RMSNorm(c.norm_eps, name="final_norm")(x), cache

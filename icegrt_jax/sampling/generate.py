@@ -76,8 +76,9 @@ def generate_batches(
         tokens, mask = left_pad(filled, width, tokenizer.pad_id)
         keys = sequence_keys(key, start * num_samples, batch_size * num_samples)
         rollout = compiled_sampler(keys, params, tokens, mask, model=model, config=config, num_samples=num_samples)
-        rollouts.append(jax.tree.map(lambda x, n=len(part): np.asarray(x)[: n * num_samples], jax.device_get(rollout)))
-    joined = jax.tree.map(lambda *xs: np.concatenate(xs), *rollouts)
+        rollouts.append(jax.device_get(rollout))
+    real = len(ids) * num_samples  # the rest answers the prompts that filled up the last batch
+    joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:real], *rollouts)
     return Generation(
         joined.prompts,
         joined.prompt_mask,

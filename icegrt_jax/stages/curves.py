@@ -11,6 +11,8 @@ matplotlib.use("Agg")  # before pyplot: a figure is a file here, never a window
 import matplotlib.pyplot as plt
 import numpy as np
 
+from icegrt_jax.evaluation.table import COLUMNS
+
 _STYLE = {
     "figure.dpi": 110,
     "font.size": 11,
@@ -33,7 +35,6 @@ _LINES = ("#1f6fb4", "#d9692b", "#3a9160", "#8e5bb5")
 # Grey for where a run starts, blue for what it ends with.
 _MODELS = ("#a9b1ba", "#e2a458", "#6fae85", "#1f6fb4", "#8e5bb5", "#c95d6b")
 _FEW = 25  # up to so many points every one is drawn, unsmoothed
-_ADAPTIVE_BAND = 0.2  # of the target: inside it the adaptive controller acts in proportion
 
 
 @dataclass(frozen=True)
@@ -127,40 +128,50 @@ def calibration_figure(calibration: dict) -> plt.Figure:
 
 
 def evaluation_figure(rows: Sequence[dict]) -> plt.Figure:
-    """Draws each metric of the evaluation as bars, a bar per model, and the general tasks below.
+    """Draws the columns of the table as bars, a bar per model; below, each group of detailed metrics.
 
     Args:
       rows: `{"name": model, "metrics": {"verdict": ..., "general/<task>": ...}}`, in order.
     """
     names = metric_names(rows)
-    headline, tasks = [n for n in names if "/" not in n], [n for n in names if "/" in n]
+    headline = [key for key, _ in COLUMNS if key in names]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if "/" in name:
+            groups.setdefault(name.split("/")[0], []).append(name)
     with plt.rc_context(_STYLE | {"axes.grid.axis": "y"}):
-        figure = plt.figure(figsize=(12, 3.6 + 3.4 * bool(tasks)), layout="constrained")
-        grid = figure.add_gridspec(1 + bool(tasks), max(len(headline), 1))
+        figure = plt.figure(figsize=(13, 3.6 + 3.2 * len(groups)), layout="constrained")
+        grid = figure.add_gridspec(1 + len(groups), max(len(headline), 1))
         for i, name in enumerate(headline):
             ax = figure.add_subplot(grid[0, i])
             values = [_value(row, name) for row in rows]
             bars = ax.bar(range(len(rows)), values, color=[_color(m) for m in range(len(rows))], width=0.75)
-            ax.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "–" for v in values], padding=2, fontsize=10)
-            ax.set_title(name)
+            digits = 1 if name == "length" else 2
+            labels = [f"{v:.{digits}f}" if np.isfinite(v) else "–" for v in values]
+            ax.bar_label(bars, labels, padding=2, fontsize=9)
+            ax.set_title(dict(COLUMNS)[name])
             ax.set_xticks([])
             ax.margins(y=0.12)
-        if tasks:
-            ax = figure.add_subplot(grid[1, :])
-            width = 0.8 / len(rows)
-            for m, row in enumerate(rows):
-                x = np.arange(len(tasks)) + (m - (len(rows) - 1) / 2) * width
-                ax.bar(x, [_value(row, name) for name in tasks], width=0.92 * width, color=_color(m))
-            labels = [name.split("/", 1)[1].replace("_", " ") for name in tasks]
-            crowded = len(tasks) > 8
-            ax.set_xticks(range(len(tasks)), labels, rotation=25 * crowded, ha="right" if crowded else "center")
-            ax.margins(x=0.01)
-            ax.set_title("General tasks")
+        for i, (group, members) in enumerate(groups.items(), start=1):
+            _bars_by_name(figure.add_subplot(grid[i, :]), rows, members, dict(COLUMNS).get(group, group))
         handles = [plt.Rectangle((0, 0), 1, 1, color=_color(m)) for m in range(len(rows))]
         figure.legend(
             handles, [r["name"] for r in rows], loc="outside upper center", ncols=min(len(rows), 6), fontsize=11
         )
     return figure
+
+
+def _bars_by_name(ax, rows: Sequence[dict], names: Sequence[str], title: str) -> None:
+    """A group of bars per metric, a bar per model that has it."""
+    width = 0.8 / len(rows)
+    for m, row in enumerate(rows):
+        x = np.arange(len(names)) + (m - (len(rows) - 1) / 2) * width
+        ax.bar(x, [_value(row, name) for name in names], width=0.92 * width, color=_color(m))
+    labels = [name.split("/", 1)[1].replace("_", " ") for name in names]
+    crowded = len(names) > 8
+    ax.set_xticks(range(len(names)), labels, rotation=25 * crowded, ha="right" if crowded else "center")
+    ax.margins(x=0.01)
+    ax.set_title(title)
 
 
 def metric_names(rows: Sequence[dict]) -> list[str]:
@@ -200,12 +211,11 @@ def smoothed(values: np.ndarray, *, half: int) -> np.ndarray:
 
 
 def _target(ax, rows: Sequence[dict]) -> None:
-    """Draws the KL target and the band in which the controller acts in proportion, where a run has one."""
-    points = [(row["step"], row["kl_target"]) for row in rows if row.get("kl_target")]
+    """Draws the KL target and the band around it, where a run has one."""
+    points = [(row["step"], row["kl_target"], row["kl_low"], row["kl_high"]) for row in rows if "kl_low" in row]
     if points:
-        steps, target = np.asarray(points, float).T
+        steps, target, low, high = np.asarray(points, float).T
         ax.plot(steps, target, color="#4a525c", linestyle="--", linewidth=1, label="target")
-        low, high = target * (1 - _ADAPTIVE_BAND), target * (1 + _ADAPTIVE_BAND)
         ax.fill_between(steps, low, high, color="#4a525c", alpha=0.1, linewidth=0)
         ax.legend()
 

@@ -28,7 +28,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not common.finished(run, "evaluate"):
         domain, general = (_prompts(run, specs) for specs in (config.evaluate.domain, config.evaluate.general))
         rows = {}
-        stages = [("base", *common.policy_before(run, "sft")), ("ICE-Instruct", *common.stage_params(run, "sft", "policy"))]
+        stages = [("base", *common.policy_before(run, "sft"))]
+        stages.append(("ICE-Instruct", *common.stage_params(run, "sft", "policy")))
         if common.finished(run, "ppo"):
             stages.append(("ICE-GRT", *common.stage_params(run, "ppo", "policy")))
         best_of = config.evaluate.best_of if common.finished(run, "reward") else 0

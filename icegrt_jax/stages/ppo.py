@@ -3,7 +3,6 @@
 import pathlib
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
@@ -18,7 +17,7 @@ from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequen
 from icegrt_jax.sampling.generate import decode_responses
 from icegrt_jax.stages import common
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
-from icegrt_jax.training.metrics import MetricsWriter, check_finite
+from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
@@ -72,7 +71,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     texts = decode_responses(*jax.device_get((rollout.responses, rollout.mask)), run.tokenizer)
                     records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                     judged = _judge(ppo.judge, records, texts)
-                    metrics = {**jax.device_get({**scored, **learned}), **judged, "kl_target": ppo.kl.target}
+                    metrics = {**jax.device_get({**scored, **learned}), **judged, **_kl_target(ppo.kl)}
                 check_finite(step, metrics)
                 if metrics["first_logprob_diff"] > ppo.logprob_alarm:
                     print(
@@ -92,10 +91,28 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                 if stopping and not last:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
-    common.finish(
-        run, "ppo", step=ppo.iterations,
-        models={role: state.model(role) for role in TRAINED}, kl_coef=float(state.kl.kl_coef),
-    )  # fmt: skip
+    models = {role: state.model(role) for role in TRAINED}
+    common.finish(run, "ppo", step=ppo.iterations, models=models, late_kl=_report_kl(run))
+
+
+def _kl_target(kl: ConfigDict) -> dict[str, float]:
+    """The controller's target and its band, in nats; nothing for a fixed coefficient."""
+    if not kl.adaptive:
+        return {}
+    low, high = (share * kl.target for share in kl.band)
+    return {"kl_target": kl.target, "kl_low": low, "kl_high": high}
+
+
+def _report_kl(run: common.Run) -> float:
+    """Mean KL of the second half of the run, in nats; says whether it is within the target's band."""
+    rows, kl = read_metrics(run.folder("ppo") / "metrics.jsonl"), run.config.ppo.kl
+    late = [row["kl"] for row in rows[len(rows) // 2 :]]
+    mean, band, text = sum(late) / len(late), _kl_target(kl), ""
+    if band:
+        where = "within" if band["kl_low"] <= mean <= band["kl_high"] else "outside"
+        text = f", {where} the band {band['kl_low']:g} to {band['kl_high']:g}"
+    print(f"ppo  KL over the second half: {mean:.2f} nats{text}", flush=True)
+    return mean
 
 
 def _data(run: common.Run):

@@ -141,19 +141,17 @@ def measure(run: common.Run, params: dict, model: ModelConfig) -> dict[str, floa
     heldout, report = {}, {}
     for name, rankings in records.items():
         rankings = rankings[: section.heldout_limit or None]
-        size = min(section.batch_size, len(rankings))
         batches = ranking_batches(
-            {name: rankings}, {name: 1.0}, run.tokenizer, batch_size=size, length=section.length, seed=0,
+            {name: rankings}, {name: 1.0}, run.tokenizer, batch_size=1, length=section.length, seed=0,
             overlong=section.overlong,
         )  # fmt: skip
-        parts = []
-        for step in range(batches.report[name]["kept"] // size):
-            batch = batches[step]
-            shape = batch["ranks"].shape
-            tokens, mask = (batch[x].reshape(-1, section.length) for x in ("tokens", "mask"))
-            scores = compiled_scores(params, config=model, tokens=tokens, mask=mask).reshape(shape)
-            parts.append((np.asarray(scores), batch["ranks"], batch["valid"]))
-        arrays = [jnp.asarray(np.concatenate(column)) for column in zip(*parts, strict=True)]
+        rows = [batches[i] for i in range(batches.report[name]["kept"])]
+        batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
+        scores = [
+            compiled_scores(params, config=model, tokens=tokens, mask=mask)
+            for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
+        ]
+        arrays = [jnp.asarray(x) for x in (np.stack(scores), batch["ranks"], batch["valid"])]
         bins = calibration(*arrays)
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays))
         heldout[f"{name}/calibration_error"] = float(bins.ece)

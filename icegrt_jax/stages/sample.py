@@ -59,4 +59,5 @@ def main(
         if len(answers) > 1:
             rankings.append(Ranking(record.prompt, answers, (1.0,) * len(answers), record.meta))
     write_jsonl(out, rankings)
-    print(f"{out}: {len(rankings)} prompts to rank; {len(records) - len(rankings)} had fewer than two different answers")
+    left_out = len(records) - len(rankings)
+    print(f"{out}: {len(rankings)} prompts to rank; {left_out} had fewer than two different answers")

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from icegrt_jax.rl import count_ranked, kl_estimate, masked_mean, nll_loss, ppo_policy_loss, ppo_value_loss, ranking_loss
+from icegrt_jax.rl import (
+    count_ranked,
+    kl_estimate,
+    masked_mean,
+    nll_loss,
+    ppo_policy_loss,
+    ppo_value_loss,
+    ranking_loss,
+)
 from icegrt_jax.training.forward import answer_scores, packed_logprobs, response_logprobs, response_values
 from icegrt_jax.training.state import Experience, TrainState
 

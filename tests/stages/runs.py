@@ -1,0 +1,66 @@
+"""The smallest run of the whole chain, as a command of its own process or as a call."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from icegrt_jax import cli
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
+SIZES = {
+    "corpus": 120, "demonstrations": 120, "general": 120, "rankings": 24, "ranking_prompts": 8,
+    "heldout_rankings": 8, "prompts": 40, "eval_prompts": 8, "eval_general": 1,
+}  # fmt: skip
+KEYS = {
+    **{f"domain_sizes.{name}": size for name, size in SIZES.items()},
+    "max_response_length": 10,
+    "pretrain.steps": 6, "pretrain.batch_size": 8,
+    "sft.steps": 6, "sft.batch_size": 8,
+    "reward.steps": 6, "reward.batch_size": 8, "reward.on_policy_k": 3, "reward.normalize_on": 8,
+    "ppo.iterations": 5, "ppo.batch_size": 8, "ppo.ptx.batch_size": 8, "ppo.ptx.coef": 0.3,
+    "evaluate.batch_size": 8, "evaluate.best_of": 2,
+    "log.every": 2, "log.checkpoint_every": 3, "log.ppo_checkpoint_every": 2, "log.samples_every": 2,
+}  # fmt: skip
+# Kills the process right after a row of metrics is written, or lets a scheduler ask it to stop there.
+DRIVER = """
+import os, signal, sys
+from icegrt_jax.training.metrics import MetricsWriter
+write, (stage, step, number) = MetricsWriter.write, sys.argv[1:4]
+
+def write_and_signal(self, at, metrics):
+    write(self, at, metrics)
+    if self._path.parent.name == stage and at == int(step):
+        os.kill(os.getpid(), int(number))
+
+MetricsWriter.write = write_and_signal
+from icegrt_jax.cli import main
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def command(stage: str, workdir, *more: str, **keys) -> list[str]:
+    """The arguments of `icegrt STAGE` on the smallest run; `keys` are further keys of the config."""
+    overrides = [f"--config.{key}={value}" for key, value in {**KEYS, **keys}.items()]
+    return [stage, QUICKSTART, f"--workdir={workdir}", *overrides, *more]
+
+
+def call(stage: str, workdir, *more: str, **keys) -> int:
+    """The exit code of the command, run in this process on its eight devices."""
+    return cli.main(command(stage, workdir, *more, **keys))
+
+
+def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> subprocess.CompletedProcess:
+    """The command in a process of its own, on one device.
+
+    Args:
+      stop: (stage, step, signal), sent when the metrics of that step are written.
+    """
+    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
+    program = ["-c", DRIVER, *(str(x) for x in stop)] if stop else ["-m", "icegrt_jax"]
+    return subprocess.run(
+        [sys.executable, *program, *command(stage, workdir, *more, **keys)],
+        cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False,
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""The defaults are complete, and what cannot work together is refused before any device is touched."""
+
+import dataclasses
+import functools
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from icegrt_jax.config import SCHEDULES, check, default_config
+from icegrt_jax.configuration import load_config
+from icegrt_jax.errors import UserError
+from icegrt_jax.stages.ppo import ppo_config
+from icegrt_jax.training import optimizers
+from icegrt_jax.training.state import PPOConfig
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+QUICKSTART = f"{CONFIGS / 'quickstart.py'}:smoke"
+
+
+def test_the_defaults_are_a_locked_config_that_passes():
+    config = default_config()
+    check(config)
+    with pytest.raises(AttributeError, match="lam"):
+        config.ppo.lambd = 0.9
+    config.sft.sources.mine = "jsonl:rows.jsonl"  # groups that a config file names are open
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.name)
+def test_every_config_that_ships_passes(path):
+    check(load_config(str(path)))
+    check(load_config(f"{path}:smoke"))
+
+
+def test_the_checks_need_no_device():
+    code = "import sys; from icegrt_jax import config; config.check(config.default_config()); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_ppo_option_reaches_the_update_steps():
+    """A value other than the default in every key must come out as something other than the default."""
+    config = default_config()
+    changed = {
+        "num_ppo_epochs": 3, "num_minibatches": 4, "temperature": 0.7, "gamma": 0.9, "lam": 0.8, "cliprange": 0.1,
+        "cliprange_high": 0.3, "cliprange_value": 0.4, "dual_clip": 3.0, "bootstrap_truncated": True,
+        "value_warmup": 2, "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
+        "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
+        "score.eos_penalty": 0.5, "score.length_penalty": 0.1, "score.length_target": 9,
+    }  # fmt: skip
+    for key, value in changed.items():
+        *groups, name = key.split(".")
+        section = config.ppo
+        for group in groups:
+            section = section[group]
+        section[name] = value
+    got = dataclasses.asdict(ppo_config(config.ppo))
+    names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
+    expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
+                for key, value in changed.items()}  # fmt: skip
+    assert got == expected
+    unread = set(dataclasses.asdict(PPOConfig())) - set(got)
+    assert not unread
+
+
+def test_the_schedules_are_those_of_the_optimizers():
+    assert SCHEDULES == optimizers.SCHEDULES
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ("domain=adverts", "domain='adverts'; expected one of '', 'adreview'."),
+        ("overlong_prompts=crop", "overlong_prompts='crop'; expected one of 'drop', 'cut', 'keep'."),
+        ("sft.overlong=keep", "sft.overlong='keep'; expected one of 'drop', 'cut'."),
+        ("max_prompt_length=0", "max_prompt_length=0; expected 1 or more."),
+        ("log.every=0", "log.every=0; expected 1 or more."),
+        ("log.ppo_checkpoint_every=0", "log.ppo_checkpoint_every=0; expected 1 or more."),
+        ("reward.steps=-1", "reward.steps=-1; expected 0 or more."),
+        ("sft.batch_size=0", "sft.batch_size=0; expected 1 or more."),
+        ("sft.optimizer.schedule=cosin", "sft.optimizer.schedule='cosin'; expected one of 'constant', 'linear', 'cosine'."),
+        ("ppo.value_optimizer.schedule=step", "ppo.value_optimizer.schedule='step'; expected one of"),
+        ("sft.sources.domain=rows.jsonl", "sft.sources.domain='rows.jsonl'; expected FORMAT:PATH, such as"),
+        ("reward.heldout.made=rows", "reward.heldout.made='rows'; expected FORMAT:PATH"),
+        ("evaluate.domain.ads=rows", "evaluate.domain.ads='rows'; expected FORMAT:PATH"),
+        ("model.path=some/model", "pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty."),
+        ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
+        ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),
+        ("evaluate.general_judge=", "evaluate.general_judge is empty, but evaluate.general names prompts"),
+        ("evaluate.temperature=-1.0", "evaluate.temperature=-1.0; expected 0 or more."),
+        ("ppo.kl.kind=k4", "ppo.kl.kind='k4'; expected one of 'k1', 'k2', 'k3', 'exact'."),
+        ("ppo.kl.into=both", "ppo.kl.into='both'; expected one of 'reward', 'loss'."),
+        ("ppo.score.scale=std", "ppo.score.scale='std'; expected one of 'none', 'reference', 'running_std'"),
+        ("ppo.advantages=norm", "ppo.advantages='norm'; expected one of 'whiten', 'mean', 'none'."),
+        ("ppo.kl.kind=exact ppo.kl.into=loss", "ppo.kl.kind='exact' is a penalty of the reward; with ppo.kl.into='loss'"),
+        ("ppo.temperature=0.0", "ppo.temperature=0.0; sampling needs a temperature above 0."),
+        ("ppo.num_minibatches=0", "ppo.num_minibatches=0; expected 1 or more."),
+        ("ppo.num_ppo_epochs=0", "ppo.num_ppo_epochs=0; expected 1 or more."),
+        ("ppo.batch_size=16 ppo.num_minibatches=3",
+         "ppo.batch_size * samples_per_prompt=16 does not divide over ppo.num_minibatches=3; use a multiple of 3."),
+        ("ppo.batch_size=15 ppo.num_minibatches=3 ppo.ptx.batch_size=8",
+         "ppo.ptx.batch_size=8 does not divide over ppo.num_minibatches=3; use a multiple of 3."),
+        ("ppo.dual_clip=0.5", "ppo.dual_clip=0.5; expected a value above 1, or 0 for off."),
+        ("ppo.kl.coef=0.0 ppo.kl.target=8.0", "ppo.kl.coef=0.0, ppo.kl.target=8.0, ppo.kl.horizon="),
+        ("ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_the_key_and_what_to_do(overrides, message):
+    config = load_config(QUICKSTART, [f"--config.{override}" for override in overrides.split()])
+    with pytest.raises(UserError) as refused:
+        check(config)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "gone, message",
+    [
+        (["sft.sources.general"], "sft.weights.general has no source of that name; the sources are domain"),
+        (["ppo.weights.ads"], "ppo.weights has no 'ads'; give each source a weight."),
+        (["reward.sources.made", "reward.sources.own", "reward.weights.made", "reward.weights.own"],
+         "reward.steps=12, but reward.sources is empty; name a source."),
+        (["ppo.sources.ads", "ppo.weights.ads"], "ppo.iterations=4, but ppo.sources is empty; name a source of prompts."),
+        (["ppo.ptx.sources.general", "ppo.ptx.weights.general"],
+         "ppo.ptx.coef=0.5, but ppo.ptx.sources is empty; name a source."),
+    ],
+)  # fmt: skip
+def test_sources_and_weights_must_be_there_and_name_the_same(gone, message):
+    overrides = ("reward.steps=12", "ppo.iterations=4", "ppo.ptx.coef=0.5")
+    config = load_config(QUICKSTART, [f"--config.{override}" for override in overrides])
+    with config.unlocked():
+        for key in gone:
+            group, name = key.rsplit(".", 1)
+            del functools.reduce(lambda section, part: section[part], group.split("."), config)[name]
+    with pytest.raises(UserError) as refused:
+        check(config)
+    assert str(refused.value).startswith(message)
