@@ -18,6 +18,7 @@ SWITCHES = ("", "smoke")
 def get_config(switch=""):
     c = default_config()
     c.model.path = "models/smollm2-135m-instruct"
+    c.model.scan_layers = True  # 30 layers, compiled once
     c.max_prompt_length, c.max_response_length = 192, 128
     c.overlong_prompts = "drop"
 

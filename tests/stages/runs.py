@@ -60,7 +60,9 @@ def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> s
     """
     flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
     program = ["-c", DRIVER, *(str(x) for x in stop)] if stop else ["-m", "icegrt_jax"]
+    # Every program is kept in the workdir, so that a copy of it need not compile them again.
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.run(
         [sys.executable, *program, *command(stage, workdir, *more, **keys)],
-        cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

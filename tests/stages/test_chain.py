@@ -1,0 +1,141 @@
+"""The whole chain as a user runs it: what it leaves behind, and that stopping it changes nothing."""
+
+import math
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from icegrt_jax import files
+from icegrt_jax.data.records import Ranking, read_jsonl
+from icegrt_jax.training.metrics import read_metrics
+from tests.stages.runs import KEYS, call, run
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate")
+CURVES = {
+    "score_raw", "score_scaled", "gold", "kl", "kl_coef", "kl_target", "length", "entropy", "clip_frac",
+    "explained_variance", "ratio", "approx_kl", "ptx_loss", "first_ratio_error",
+}  # fmt: skip
+
+
+def test_every_stage_finishes_and_leaves_its_files(finished):
+    workdir, _ = finished
+    for stage in STAGES:
+        assert (workdir / stage / "done.json").is_file(), stage
+    for stage in STAGES[:-1]:
+        assert list((workdir / stage).glob("events.out.tfevents.*")), stage
+        assert list((workdir / stage / "checkpoints").iterdir()), stage
+        assert files.read_json(workdir / stage / "data.json"), stage
+    assert (workdir / "config.json").is_file() and (workdir / "tokenizer" / "tokenizer.json").is_file()
+    assert (workdir / "report" / "index.html").is_file()
+    pictures = list((workdir / "report").glob("*.png"))
+    assert pictures and all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    unfinished = [path for path in workdir.rglob("*") if path.name.endswith(".tmp") or "orbax-checkpoint-tmp" in path.name]
+    assert not unfinished
+
+
+def test_the_metrics_hold_every_curve_of_every_iteration(finished):
+    workdir, _ = finished
+    rows = read_metrics(workdir / "ppo" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    for row in rows:
+        assert CURVES <= set(row)
+        assert all(math.isfinite(row[name]) for name in CURVES)
+    assert rows[0]["first_ratio_error"] < 1e-4 and abs(rows[0]["kl"]) < 1e-3, "the policy starts as the reference"
+    assert abs(rows[-1]["kl"]) > 1e-3, "and does not stay there"
+    assert rows[0]["kl_coef"] != rows[-1]["kl_coef"]
+    for stage, steps in [("pretrain", [1, 2, 4, 6]), ("sft", [1, 2, 4, 6]), ("reward", [1, 2, 4, 6])]:
+        rows = read_metrics(workdir / stage / "metrics.jsonl")
+        assert [row["step"] for row in rows] == steps and all(math.isfinite(row["loss"]) for row in rows)
+
+
+def test_samples_of_the_rollouts_are_kept_with_their_scores(finished):
+    workdir, _ = finished
+    rows = files.read_jsonl(workdir / "ppo" / "samples.jsonl")
+    assert sorted({row["step"] for row in rows}) == [1, 2, 4, 5]
+    assert all(row["prompt"][-1]["content"] and math.isfinite(row["score"]) for row in rows)
+
+
+def test_the_reward_stage_ranks_its_own_answers_and_measures_itself(finished):
+    workdir, _ = finished
+    own = read_jsonl(workdir / "data" / "own_rankings.jsonl", Ranking)
+    assert own and all(2 <= len(ranking.responses) <= KEYS["reward.on_policy_k"] for ranking in own)
+    prompts = {record["prompt"][-1]["content"]: record["meta"]["ad"] for record in
+               files.read_jsonl(workdir / "data" / "ranking_prompts.jsonl")}  # fmt: skip
+    assert all(ranking.meta["ad"] == prompts[ranking.prompt[-1]["content"]] for ranking in own)
+    done = files.read_json(workdir / "reward" / "done.json")
+    assert done["ref_std"] > 0 and 0 <= done["heldout"]["made/accuracy"] <= 1
+    calibration = files.read_json(workdir / "reward" / "calibration.json")
+    pairs = sum(calibration["count"])
+    assert pairs > 0 and len(calibration["count"]) == len(calibration["accuracy"]) == len(calibration["confidence"])
+
+
+def test_the_table_names_every_stage_and_shows_three_prompts(finished):
+    workdir, printed = finished
+    results = files.read_json(workdir / "evaluate" / "results.json")
+    names = ["base", "ICE-Instruct", "best-of-2", "ICE-GRT"]
+    assert [row["name"] for row in results["rows"]] == results["order"] == names
+    assert all(name in printed for name in (*names, "verdict", "analysis", "gold", "general tasks"))
+    for row in results["rows"]:
+        metrics = row["metrics"]
+        assert all(0 <= metrics[name] <= 1 for name in ("verdict", "analysis", "gold"))
+    tasks = [name for name in results["rows"][-1]["metrics"] if name.startswith("general/")]
+    assert len(tasks) == 12
+    assert len(results["examples"]) == 3 and printed.count("\n> ") == 3
+    assert all(set(example["answers"]) == set(names) for example in results["examples"])
+
+
+def test_a_finished_run_is_not_run_again(finished, capsys):
+    workdir, _ = finished
+    kept = {path: path.stat().st_mtime_ns for stage in STAGES for path in (workdir / stage).rglob("*") if path.is_file()}
+    assert call("run", workdir) == 0
+    again = {path: path.stat().st_mtime_ns for stage in STAGES for path in (workdir / stage).rglob("*") if path.is_file()}
+    assert again == kept
+    assert "ICE-GRT" in capsys.readouterr().out, "the table is shown again"
+
+
+def test_a_rerun_with_another_config_is_refused_with_the_difference(finished, capsys):
+    workdir, _ = finished
+    assert call("ppo", workdir, **{"ppo.gamma": 0.5, "log.every": 5}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "ppo.gamma 1.0 → 0.5" in error and "log.every" not in error
+
+
+def same(one, other, name):
+    return (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_path):
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(whole / "compile_cache", workdir / "compile_cache")
+    stops = [
+        ("pretrain", 2, signal.SIGKILL, -9),  # before the first checkpoint
+        ("sft", 4, signal.SIGTERM, 143),  # saves and goes, as when a machine is reclaimed
+        ("reward", 4, signal.SIGKILL, -9),  # one step after a checkpoint
+        ("ppo", 3, signal.SIGKILL, -9),
+    ]
+    for stage, step, number, code in stops:
+        process = run("run", workdir, stop=(stage, step, int(number)))
+        assert process.returncode == code, process.stderr
+        assert not (workdir / stage / "done.json").exists()
+    assert run("run", workdir).returncode == 0
+    assert same(workdir, whole, "evaluate/results.json")
+    for stage in ("pretrain", "sft", "reward", "ppo"):
+        assert same(workdir, whole, f"{stage}/metrics.jsonl"), stage
+        assert same(workdir, whole, f"{stage}/done.json"), stage
+    assert same(workdir, whole, "ppo/samples.jsonl") and same(workdir, whole, "reward/calibration.json")
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "tensor": 2}])
+def test_ppo_on_eight_devices_has_the_numbers_of_one(finished, tmp_path, mesh):
+    whole, _ = finished
+    for name in ("data", "tokenizer", "sft", "reward"):
+        shutil.copytree(whole / name, tmp_path / name)
+    assert call("ppo", tmp_path, **{f"mesh.{axis}": size for axis, size in mesh.items()}, **{"ppo.iterations": 3}) == 0
+    one, eight = (read_metrics(folder / "ppo" / "metrics.jsonl") for folder in (whole, tmp_path))
+    for name in ("score_raw", "gold", "kl", "kl_coef", "length", "policy_loss", "value_loss", "grad_norm"):
+        np.testing.assert_allclose(
+            [row[name] for row in eight], [row[name] for row in one[:3]], rtol=1e-3, atol=1e-3, err_msg=name
+        )
