@@ -47,16 +47,22 @@ def _supervised() -> ConfigDict:
     return c
 
 
-def _model() -> ConfigDict:
+def _shape() -> ConfigDict:
+    """Of a decoder trained from scratch, see `models.config.ModelConfig`."""
     c = ConfigDict()
-    c.path = ""  # Hugging Face folder; empty: trained from scratch with the shape below
     c.d_model, c.num_layers, c.d_ff = 128, 4, 384
     c.num_heads, c.num_kv_heads, c.head_dim = 4, 2, 32
     c.rope_theta, c.norm_eps, c.tie_embeddings = 10000.0, 1e-5, True
     c.init_std = 0.02  # of a new embedding
-    c.scan_layers = False  # stack the layers and scan: for deep models on TPU
+    c.scan_layers = False  # stack the layers and scan: for deep models
     c.remat = False  # recompute activations in the backward pass
     c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
+    return c
+
+
+def _model() -> ConfigDict:
+    c = _shape()
+    c.path = ""  # Hugging Face folder, whose shape replaces this one; empty: trained from scratch
     c.param_dtype = "float32"  # of the frozen roles; trained parameters are float32
     return c
 
@@ -64,7 +70,7 @@ def _model() -> ConfigDict:
 def _reward() -> ConfigDict:
     c = ConfigDict()
     c.init = "sft"  # its trunk: sft (ICE-Instruct), scratch (shape in reward.model) or a Hugging Face folder
-    c.model = _model()  # read when init is "scratch"
+    c.model = _shape()  # read when init is "scratch"
     c.steps = 0
     c.batch_size = 16  # prompts per update, each with all its answers
     c.length = 256  # tokens of prompt and answer

@@ -47,8 +47,8 @@ def test_overlap_is_the_f1_of_two_bags_of_words():
 )
 def test_a_choice_is_right_or_wrong_and_its_explanation_is_compared(answer, verdict, analysis):
     record = prompt("Answer: bank\nExplanation: money is kept there", answer="bank")
-    grades = judges.choice(record, answer)
-    assert grades == {"verdict": verdict, "analysis": pytest.approx(analysis), "gold": pytest.approx((verdict + analysis) / 2)}
+    expected = {"verdict": verdict, "analysis": analysis, "gold": (verdict + analysis) / 2}
+    assert judges.choice(record, answer) == pytest.approx(expected)
 
 
 def test_the_embedded_domain_is_graded_by_its_gold_judge():

@@ -20,5 +20,6 @@ def test_columns_line_up():
 
 
 def test_each_prompt_is_followed_by_every_stage_s_answer():
-    text = format_examples([{"prompt": "Why?", "answers": {"base": "no", "ICE-GRT": "because"}}, {"prompt": "How?", "answers": {}}])
+    examples = [{"prompt": "Why?", "answers": {"base": "no", "ICE-GRT": "because"}}, {"prompt": "How?", "answers": {}}]
+    text = format_examples(examples)
     assert text.split("\n") == ["> Why?", "            base: no", "         ICE-GRT: because", "", "> How?", ""]

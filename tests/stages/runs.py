@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -39,6 +40,13 @@ MetricsWriter.write = write_and_signal
 from icegrt_jax.cli import main
 sys.exit(main(sys.argv[4:]))
 """
+
+
+def copy_parts(finished: tuple, workdir: pathlib.Path, *names: str) -> pathlib.Path:
+    """A workdir with the named parts of a finished run, as if it had only come that far."""
+    for name in names:
+        shutil.copytree(finished[0] / name, workdir / name)
+    return workdir
 
 
 def command(stage: str, workdir, *more: str, **keys) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from icegrt_jax import files
 from icegrt_jax.data.records import Ranking, read_jsonl
 from icegrt_jax.training.metrics import read_metrics
-from tests.stages.runs import KEYS, call, run
+from tests.stages.runs import KEYS, call, copy_parts, run
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate")
 CURVES = {
@@ -31,8 +31,7 @@ def test_every_stage_finishes_and_leaves_its_files(finished):
     assert (workdir / "report" / "index.html").is_file()
     pictures = list((workdir / "report").glob("*.png"))
     assert pictures and all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
-    unfinished = [path for path in workdir.rglob("*") if path.name.endswith(".tmp") or "orbax-checkpoint-tmp" in path.name]
-    assert not unfinished
+    assert not [path for path in workdir.rglob("*") if path.name.endswith(".tmp") or "checkpoint-tmp" in path.name]
 
 
 def test_the_metrics_hold_every_curve_of_every_iteration(finished):
@@ -88,10 +87,10 @@ def test_the_table_names_every_stage_and_shows_three_prompts(finished):
 
 def test_a_finished_run_is_not_run_again(finished, capsys):
     workdir, _ = finished
-    kept = {path: path.stat().st_mtime_ns for stage in STAGES for path in (workdir / stage).rglob("*") if path.is_file()}
+    written = lambda: {p: p.stat().st_mtime_ns for stage in STAGES for p in (workdir / stage).rglob("*")}
+    before = written()
     assert call("run", workdir) == 0
-    again = {path: path.stat().st_mtime_ns for stage in STAGES for path in (workdir / stage).rglob("*") if path.is_file()}
-    assert again == kept
+    assert written() == before
     assert "ICE-GRT" in capsys.readouterr().out, "the table is shown again"
 
 
@@ -130,11 +129,9 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
 
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "tensor": 2}])
 def test_ppo_on_eight_devices_has_the_numbers_of_one(finished, tmp_path, mesh):
-    whole, _ = finished
-    for name in ("data", "tokenizer", "sft", "reward"):
-        shutil.copytree(whole / name, tmp_path / name)
-    assert call("ppo", tmp_path, **{f"mesh.{axis}": size for axis, size in mesh.items()}, **{"ppo.iterations": 3}) == 0
-    one, eight = (read_metrics(folder / "ppo" / "metrics.jsonl") for folder in (whole, tmp_path))
+    workdir = copy_parts(finished, tmp_path, "data", "tokenizer", "sft", "reward")
+    assert call("ppo", workdir, **{f"mesh.{axis}": size for axis, size in mesh.items()}, **{"ppo.iterations": 3}) == 0
+    one, eight = (read_metrics(folder / "ppo" / "metrics.jsonl") for folder in (finished[0], workdir))
     for name in ("score_raw", "gold", "kl", "kl_coef", "length", "policy_loss", "value_loss", "grad_norm"):
         np.testing.assert_allclose(
             [row[name] for row in eight], [row[name] for row in one[:3]], rtol=1e-3, atol=1e-3, err_msg=name

@@ -1,0 +1,124 @@
+"""Mistakes of a user, end to end: one sentence, exit code 2, nothing half-written."""
+
+import json
+import shutil
+
+import pytest
+
+from icegrt_jax import files
+from tests.stages.runs import call, copy_parts
+
+GOOD = {"prompt": "What is 1 + 1?", "response": "2"}
+
+
+def refused(capsys, stage, workdir, *more, **keys):
+    """The error line of a command that must fail as a user's mistake does."""
+    assert call(stage, workdir, *more, **keys) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    return error.removeprefix("error: ")
+
+
+@pytest.fixture
+def started(finished, tmp_path):
+    """A workdir with its data and tokenizer, and pretraining done."""
+    return copy_parts(finished, tmp_path / "run", "data", "tokenizer", "pretrain")
+
+
+def write_rows(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def nothing_half_written(workdir, stage):
+    """Neither a finished stage nor a checkpoint, metrics or a temporary file of one."""
+    return not (workdir / stage).exists() or not any((workdir / stage).iterdir())
+
+
+@pytest.mark.parametrize("stage, key", [("sft", "sft.sources.general"), ("sft", "sft.sources.domain")])
+def test_a_missing_source_file_is_named(started, capsys, stage, key):
+    error = refused(capsys, stage, started, **{key: "jsonl:/no/such/rows.jsonl"})
+    assert error == "/no/such/rows.jsonl: no such file; check the source's path and data_dir."
+    assert nothing_half_written(started, stage)
+
+
+@pytest.mark.parametrize(
+    "row, where",
+    [
+        ('{"prompt": "a", ', "line 3: not JSON (Expecting property name"),
+        ({"prompt": "a", "response": ""}, "line 3: field 'response' is empty; write some text or remove the line."),
+        ({"prompt": " ", "response": "b"}, "line 3: field 'prompt' is empty"),
+        ({"prompt": "a", "respons": "b"}, "line 3: unknown field 'respons'; expected messages, prompt, response"),
+        ({"messages": [{"role": "bot", "content": "a"}]}, "line 3: field 'messages[0].role' is 'bot'; expected one of"),
+    ],
+    ids=["json", "response", "prompt", "field", "role"],
+)
+def test_a_malformed_line_is_named_with_its_file_line_and_field(started, tmp_path, capsys, row, where):
+    path = write_rows(tmp_path / "rows.jsonl", GOOD, GOOD, row, GOOD)
+    assert refused(capsys, "sft", started, **{"sft.sources.general": f"jsonl:{path}"}).startswith(f"{path}, {where}")
+    assert nothing_half_written(started, "sft")
+
+
+def test_ranks_that_do_not_match_the_responses_are_named(finished, tmp_path, capsys):
+    workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "sft")
+    path = write_rows(tmp_path / "rows.jsonl", {"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2, 3]})
+    error = refused(capsys, "reward", workdir, **{"reward.sources.made": f"jsonl:{path}"})
+    assert error == f"{path}, line 1: field 'ranks' has 3 entries for 2 responses; give one rank for each response."
+    assert nothing_half_written(workdir, "reward")
+
+
+def test_a_checkpoint_of_another_shape_is_refused_with_the_keys_that_differ(started, capsys):
+    done = files.read_json(started / "pretrain" / "done.json")
+    done["models"]["policy"]["d_ff"] = 96
+    files.write_json_atomic(started / "pretrain" / "done.json", done)
+    error = refused(capsys, "sft", started)
+    assert "does not fit this configuration" in error
+    assert "params/policy/layers/0/mlp/up/kernel is stored as float32[32, 64], wanted float32[32, 96]" in error
+    assert nothing_half_written(started, "sft") or not (started / "sft" / "checkpoints").exists()
+
+
+def test_resuming_with_another_shape_is_refused_with_the_keys_that_differ(started, finished, capsys):
+    """The stage's own checkpoint, from a run whose config file was thrown away."""
+    shutil.copytree(finished[0] / "sft" / "checkpoints", started / "sft" / "checkpoints")
+    shutil.rmtree(started / "pretrain")
+    before = sorted(started.rglob("*"))
+    error = refused(capsys, "sft", started, **{"pretrain.steps": 0, "model.d_model": 48})
+    assert "params/policy/embed/embedding is stored as" in error and "wanted float32[" in error and ", 48]" in error
+    new = {path.relative_to(started).parts[0] for path in set(started.rglob("*")) - set(before)}
+    assert new <= {"sft", "config.json", "compile_cache"} and not (started / "sft" / "done.json").exists()
+
+
+def test_a_stage_whose_predecessor_has_not_finished_says_which(started, capsys):
+    assert refused(capsys, "reward", started).endswith("the sft stage has not finished; run `icegrt sft` first.")
+    assert nothing_half_written(started, "reward")
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"sft.batch_size": 12},
+         "sft.batch_size=12 does not divide over 8 devices (mesh axes data x fsdp); use a multiple of 8."),
+        ({"mesh.data": 3}, "mesh data=3, fsdp=1, tensor=1 is 3 devices, but there are 8; set one of the sizes to -1."),
+        ({"ppo.lamb": 0.9}, "unknown key --config.ppo.lamb; did you mean --config.ppo.lam?"),
+        ({"ppo.kl.kind": "k4"}, "ppo.kl.kind='k4'; expected one of 'k1', 'k2', 'k3', 'exact'."),
+    ],
+    ids=["batch", "mesh", "key", "choice"],
+)  # fmt: skip
+def test_a_bad_value_leaves_no_workdir_behind(tmp_path, capsys, keys, message):
+    assert refused(capsys, "sft", tmp_path / "new", **keys) == message
+    assert not (tmp_path / "new" / "sft").exists() and not (tmp_path / "new" / "config.json").exists()
+
+
+@pytest.mark.parametrize("overlong, expected", [
+    ("drop", "kept: 1, over: 0, cut: 0, dropped: 1"),
+    ("cut", "kept: 1, over: 0, cut: 1, dropped: 0"),
+    ("keep", "kept: 2, over: 1, cut: 0, dropped: 0"),
+])  # fmt: skip
+def test_prompts_over_the_budget_are_dropped_cut_or_kept_and_counted(finished, tmp_path, capsys, overlong, expected):
+    workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "sft", "reward")
+    path = write_rows(tmp_path / "rows.jsonl", {"prompt": "short"}, {"prompt": "so long " * 100})
+    keys = {"ppo.sources.ads": f"jsonl:{path}", "ppo.judge": "", "overlong_prompts": overlong, "ppo.iterations": 0}
+    assert call("ppo", workdir, **keys) == 0
+    assert f"ppo  data ads: records: 2, {expected}" in capsys.readouterr().out
+    counts = files.read_json(workdir / "ppo" / "data.json")["ads"]
+    assert counts["records"] == 2 == counts["kept"] + counts["cut"] + counts["dropped"]

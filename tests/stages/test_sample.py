@@ -1,0 +1,46 @@
+"""`icegrt sample`: answers to be ranked, as records that the reward stage reads."""
+
+import pytest
+
+from icegrt_jax.data.records import Prompt, Ranking, read_jsonl
+from tests.stages.runs import call, copy_parts
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    return copy_parts(finished, tmp_path / "run", "data", "tokenizer", "sft")
+
+
+def sample(workdir, out, *more, checkpoint="sft"):
+    source = "--prompts=jsonl:{workdir}/data/ranking_prompts.jsonl"
+    return call("sample", workdir, f"--checkpoint={checkpoint}", source, f"--out={out}", "--max_new_tokens=6", *more)
+
+
+def test_a_sampled_file_is_a_source_of_rankings(workdir, tmp_path, capsys):
+    out = tmp_path / "to_rank.jsonl"
+    assert sample(workdir, out, "--num_samples=3") == 0
+    rankings = read_jsonl(out, Ranking)
+    prompts = read_jsonl(workdir / "data" / "ranking_prompts.jsonl", Prompt)
+    assert [r.prompt for r in rankings] == [p.prompt for p in prompts]
+    assert [r.meta for r in rankings] == [p.meta for p in prompts]
+    for ranking in rankings:
+        assert len(set(ranking.responses)) == len(ranking.responses) and 2 <= len(ranking.responses) <= 3
+        assert set(ranking.ranks) == {1.0}, "nobody has ranked them yet"
+    assert f"{out}: 8 prompts to rank" in capsys.readouterr().out
+    assert sample(workdir, tmp_path / "again.jsonl", "--num_samples=3") == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more, checkpoint, message",
+    [
+        (["--num_samples=1"], "sft", "--num_samples=1; a ranking needs 2 answers or more."),
+        (["--out=rows.json"], "sft", "--out=rows.json; expected a name ending in .jsonl."),
+        ([], "ppo", "the ppo stage has not finished; run `icegrt ppo` first."),
+        ([], "no/such/model", "no/such/model"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_and_nothing_written(workdir, tmp_path, capsys, more, checkpoint, message):
+    out = tmp_path / "out.jsonl"
+    assert sample(workdir, out, *more, checkpoint=checkpoint) == 2
+    assert message in capsys.readouterr().err and not out.exists()
