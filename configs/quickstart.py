@@ -56,10 +56,12 @@ def get_config(switch=""):
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"
     c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 2.0, 0.05, 500.0
-    c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 1.0, 8, 128
+    c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 1.0, 16, 128
     c.ppo.ptx.sources.general = "jsonl:{workdir}/data/general.jsonl"
     c.ppo.ptx.weights.general = 1.0
     c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 5e-4, 5e-4
+    # Without the decay the general tasks lose points to the noise of the last updates.
+    c.ppo.policy_optimizer.schedule, c.ppo.policy_optimizer.final_lr_fraction = "cosine", 0.05
 
     c.evaluate.domain.ads = "jsonl:{workdir}/data/eval_prompts.jsonl"
     c.evaluate.general.tasks = "jsonl:{workdir}/data/eval_general.jsonl"

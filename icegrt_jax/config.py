@@ -86,7 +86,7 @@ def _reward() -> ConfigDict:
 
 def _ppo() -> ConfigDict:
     c = ConfigDict()
-    c.iterations = 0
+    c.iterations = 0  # 0 skips the stage
     c.batch_size = 64  # prompts per iteration, all devices
     c.samples_per_prompt = 1
     c.num_ppo_epochs = 1

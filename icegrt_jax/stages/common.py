@@ -21,7 +21,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.hf import abstract_params, load_hf
 from icegrt_jax.models.hf_config import read_hf_config, to_model_config
-from icegrt_jax.parallel.mesh import make_mesh
+from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.optimizers import OptimizerConfig
@@ -53,6 +53,20 @@ class Run:
             name: load_source(spec, kind=kind, data_dir=self.config.data_dir, workdir=str(self.workdir))
             for name, spec in specs.items()
         }
+
+
+def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> None:
+    """Refuses a mesh that does not fit, or over which a batch of a stage still to be run does not divide.
+
+    Called before `start`: nothing has been written yet.
+    """
+    mesh = make_mesh(**config.mesh)
+    for stage in stages:
+        if (pathlib.Path(workdir) / stage / "done.json").is_file():
+            continue
+        check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
+        if stage == "ppo" and config.ppo.ptx.coef:
+            check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
 
 
 def start(config: ConfigDict, workdir: pathlib.Path) -> Run:

@@ -9,7 +9,6 @@ from icegrt_jax import files
 from icegrt_jax.data.pipeline import prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
-from icegrt_jax.parallel.mesh import check_batch
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
@@ -36,11 +35,13 @@ SAME_NAME = (
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (critic, reward)."""
+    if not config.ppo.iterations:
+        return
+    common.check_batches(config, workdir, "ppo")
     run = common.start(config, workdir)
     if common.finished(run, "ppo"):
         return
     ppo, folder = config.ppo, run.folder("ppo")
-    check_batch("ppo.batch_size", ppo.batch_size, run.mesh)
     prompts, batches, replay = _data(run)
     state = _initial_state(run)
     sampler = _sampler_config(run)

@@ -11,4 +11,5 @@ from icegrt_jax.stages import common, supervised
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains the base model; nothing to do where `model.path` names one."""
     if config.pretrain.steps:
+        common.check_batches(config, workdir, "pretrain")
         supervised.train_policy(common.start(config, workdir), "pretrain", Text)

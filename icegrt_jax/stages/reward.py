@@ -23,7 +23,6 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.hf import load_hf
-from icegrt_jax.parallel.mesh import check_batch
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
@@ -38,11 +37,13 @@ compiled_scores = functools.partial(jax.jit, static_argnames="config")(answer_sc
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward."""
+    if not config.reward.steps:
+        return
+    common.check_batches(config, workdir, "reward")
     run = common.start(config, workdir)
     if common.finished(run, "reward"):
         return
     section = config.reward
-    check_batch("reward.batch_size", section.batch_size, run.mesh)
     if config.domain and section.on_policy_k:
         rank_own_answers(run)
     sources = run.load(section.sources, Ranking)

@@ -10,4 +10,5 @@ from icegrt_jax.stages import common, supervised
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
+    common.check_batches(config, workdir, "sft")
     supervised.train_policy(common.start(config, workdir), "sft", Instruction)

@@ -2,7 +2,6 @@
 
 from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Record
-from icegrt_jax.parallel.mesh import check_batch
 from icegrt_jax.stages import common, loop
 from icegrt_jax.training.state import create_state
 from icegrt_jax.training.updates import sft_update
@@ -13,7 +12,6 @@ def train_policy(run: common.Run, stage: str, kind: type[Record]) -> None:
     if common.finished(run, stage):
         return
     section = run.config[stage]
-    check_batch(f"{stage}.batch_size", section.batch_size, run.mesh)
     model, params = common.policy_before(run, stage)
     batches = sft_batches(
         run.load(section.sources, kind),
