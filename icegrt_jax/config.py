@@ -265,6 +265,11 @@ def _check_ppo(ppo: ConfigDict) -> None:
         raise UserError("ppo.kl.kind='exact' is a penalty of the reward; with ppo.kl.into='loss' use k1, k2 or k3.")
     if ppo.temperature <= 0:
         raise UserError(f"ppo.temperature={ppo.temperature}; sampling needs a temperature above 0.")
+    if ppo.top_k < 0 or not 0 < ppo.top_p <= 1 or not 0 <= ppo.min_p <= 1:
+        raise UserError(
+            f"ppo.top_k={ppo.top_k}, ppo.top_p={ppo.top_p}, ppo.min_p={ppo.min_p}; "
+            "expected top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1."
+        )
     rows = ppo.batch_size * ppo.samples_per_prompt
     _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
     if ppo.ptx.coef:

@@ -94,6 +94,7 @@ def test_the_schedules_are_those_of_the_optimizers():
         ("ppo.advantages=norm", "ppo.advantages='norm'; expected one of 'whiten', 'mean', 'none'."),
         ("ppo.kl.kind=exact ppo.kl.into=loss", "ppo.kl.kind='exact' is a penalty of the reward; with"),
         ("ppo.temperature=0.0", "ppo.temperature=0.0; sampling needs a temperature above 0."),
+        ("ppo.top_p=0.0", "ppo.top_k=0, ppo.top_p=0.0, ppo.min_p=0.0; expected top_k >= 0, 0 < top_p <= 1"),
         ("ppo.num_minibatches=0", "ppo.num_minibatches=0; expected 1 or more."),
         ("ppo.num_ppo_epochs=0", "ppo.num_ppo_epochs=0; expected 1 or more."),
         ("ppo.batch_size=16 ppo.num_minibatches=3",

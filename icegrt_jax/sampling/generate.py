@@ -35,10 +35,10 @@ class Generation:
 
 def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
     """Ids of a prompt given as a string, as chat messages or as ids."""
+    if not len(prompt) or (isinstance(prompt, str) and not prompt.strip()):
+        raise UserError("empty prompt; expected a string, messages or token ids.")
     if isinstance(prompt, str):
         prompt = user(prompt)
-    if not len(prompt):
-        raise UserError("empty prompt; expected a string, messages or token ids.")
     if isinstance(prompt[0], dict):
         return tokenizer.encode_prompt(prompt)
     return [int(token) for token in prompt]

@@ -42,8 +42,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if common.finished(run, "ppo"):
         return
     ppo, folder = config.ppo, run.folder("ppo")
-    prompts, batches, replay = _data(run)
     state = _initial_state(run)
+    prompts, batches, replay = _data(run)
     sampler = _sampler_config(run)
     score_step = jit_step(score, run.mesh, state)
     update_step = jit_step(ppo_update, run.mesh, state)

@@ -56,8 +56,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         seed=config.seed,
         overlong=section.overlong,
     )
-    common.write_report(run, "reward", batches.report)
     model, params = initial_reward_model(run)
+    common.write_report(run, "reward", batches.report)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     state = create_state(run.key("reward"), {"reward": params}, {"reward": model}, {"reward": optimizer})
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))

@@ -47,7 +47,7 @@ def test_prompts_are_strings_chats_or_ids(model):
     forms = [PROMPTS[0], user(PROMPTS[0]), [{"role": "user", "content": PROMPTS[0]}]]
     forms.append(model.tokenizer.encode_prompt(user(PROMPTS[0])))
     assert len({tuple(prompt_ids(form, model.tokenizer)) for form in forms}) == 1
-    for empty in ("", [], ()):
+    for empty in ("", " \n", [], ()):
         with pytest.raises(UserError):
             batches(model, [empty], 1)
     with pytest.raises(UserError, match="no prompts to answer"):

@@ -22,21 +22,23 @@ KEYS = {
     "sft.steps": 6, "sft.batch_size": 8,
     "reward.steps": 6, "reward.batch_size": 8, "reward.on_policy_k": 3, "reward.normalize_on": 8,
     "ppo.iterations": 5, "ppo.batch_size": 8, "ppo.ptx.batch_size": 8, "ppo.ptx.coef": 0.3,
+    # A schedule would depend on the number of iterations, which tests change.
+    "ppo.policy_optimizer.schedule": "constant", "ppo.value_optimizer.schedule": "constant",
     "evaluate.batch_size": 8, "evaluate.best_of": 2,
     "log.every": 2, "log.checkpoint_every": 3, "log.ppo_checkpoint_every": 2, "log.samples_every": 2,
 }  # fmt: skip
-# Kills the process right after a row of metrics is written, or lets a scheduler ask it to stop there.
+# Kills the process, or asks it to stop, when the progress of a stage shows a step.
 DRIVER = """
 import os, signal, sys
-from icegrt_jax.training.metrics import MetricsWriter
-write, (stage, step, number) = MetricsWriter.write, sys.argv[1:4]
+from icegrt_jax.training.progress import Progress
+update, (stage, step, number) = Progress.update, sys.argv[1:4]
 
-def write_and_signal(self, at, metrics):
-    write(self, at, metrics)
-    if self._path.parent.name == stage and at == int(step):
+def update_and_signal(self, at, *metrics):
+    update(self, at, *metrics)
+    if self._title == stage and at == int(step):
         os.kill(os.getpid(), int(number))
 
-MetricsWriter.write = write_and_signal
+Progress.update = update_and_signal
 from icegrt_jax.cli import main
 sys.exit(main(sys.argv[4:]))
 """
@@ -64,7 +66,7 @@ def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> s
     """The command in a process of its own, on one device.
 
     Args:
-      stop: (stage, step, signal), sent when the metrics of that step are written.
+      stop: (stage, step, signal), sent when that step of that stage is shown as done.
     """
     flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
     program = ["-c", DRIVER, *(str(x) for x in stop)] if stop else ["-m", "icegrt_jax"]

@@ -114,6 +114,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
         ("sft", 4, signal.SIGTERM, 143),  # saves and goes, as when a machine is reclaimed
         ("reward", 4, signal.SIGKILL, -9),  # one step after a checkpoint
         ("ppo", 3, signal.SIGKILL, -9),
+        ("evaluate", 2, signal.SIGKILL, -9),
     ]
     for stage, step, number, code in stops:
         process = run("run", workdir, stop=(stage, step, int(number)))
