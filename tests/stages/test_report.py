@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from icegrt_jax import files
 from icegrt_jax.stages import curves, report
 
+BAND = {"kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0}
+
 CONFIG = ConfigDict({"seed": 7, "note": "</pre><script>config</script>"})
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -28,7 +30,7 @@ def write_run(workdir):
     files.append_jsonl(workdir / "reward" / "metrics.jsonl", [row | {"accuracy": 0.7} for row in training])
     calibration = {"confidence": [0.55, 0.7, 0.9], "accuracy": [0.5, None, 0.8], "count": [4, 0, 9]}
     files.write_json_atomic(workdir / "reward" / "calibration.json", calibration)
-    ppo = [{"step": s, "score_raw": s / 9, "kl": 0.1 * s, "kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0, "kl_coef": 0.2, "ratio": 1.0, "gold": None}
+    ppo = [{"step": s, "score_raw": s / 9, "kl": 0.1 * s, **BAND, "kl_coef": 0.2, "ratio": 1.0, "gold": None}
            for s in range(1, 41)]  # fmt: skip
     files.append_jsonl(workdir / "ppo" / "metrics.jsonl", ppo)
     files.write_json_atomic(workdir / "ppo" / "done.json", {})
@@ -92,7 +94,7 @@ def test_a_run_under_way_can_be_reported(tmp_path):
 
 
 def test_panels_without_data_are_left_out():
-    rows = [{"step": s, "kl": 0.1, "kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0, "entropy": math.nan} for s in range(3)]
+    rows = [{"step": s, "kl": 0.1, **BAND, "entropy": math.nan} for s in range(3)]
     figure = curves.training_figure(rows, curves.PPO, "PPO")
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["KL to the reference (nats)"]
     assert "target" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
