@@ -2,15 +2,10 @@
 
 import pathlib
 
-import jax
-
-from icegrt_jax import files
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
-from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import init_params
-from icegrt_jax.training.checkpoints import Checkpoints
+from icegrt_jax.training.stored import finished, load_role
 
 
 def load_model(path: str | pathlib.Path) -> Model:
@@ -27,13 +22,7 @@ def load_model(path: str | pathlib.Path) -> Model:
 
 
 def _load_stage(folder: pathlib.Path) -> Model:
-    if not (folder / "done.json").is_file():
-        raise UserError(f"{folder}: this stage has not finished; run the same command again to continue it.")
-    done = files.read_json(folder / "done.json")
+    done = finished(folder)
     if "policy" not in done["models"]:
         raise UserError(f"{folder}: holds a {', '.join(done['models'])} model, which has no logits.")
-    config = ModelConfig(**done["models"]["policy"])
-    abstract = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        restored = checkpoints.restore({"params": {"policy": abstract}}, done["step"], partial=True)
-    return Model(config, restored["params"]["policy"], load_tokenizer(folder.parent / "tokenizer"))
+    return Model(*load_role(folder, "policy"), load_tokenizer(folder.parent / "tokenizer"))

@@ -10,6 +10,8 @@ from icegrt_jax.errors import UserError
 
 JUDGES = ("", "adreview", "choice", "exact", "overlap")
 DOMAINS = ("", "adreview")
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+PARAM_DTYPES = ("float32", "bfloat16", "int8")
 SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
 
 
@@ -47,6 +49,16 @@ def _supervised() -> ConfigDict:
     return c
 
 
+def _lora() -> ConfigDict:
+    """An adapter trained in place of all parameters, see `models.lora.LoRAConfig`."""
+    c = ConfigDict()
+    c.rank = 0  # 0: all parameters are trained
+    c.alpha = 16.0
+    c.targets = LORA_TARGETS  # projections that get one
+    c.rslora = False  # scale alpha / sqrt(rank) instead of alpha / rank
+    return c
+
+
 def _shape() -> ConfigDict:
     """Of a decoder trained from scratch, see `models.config.ModelConfig`."""
     c = ConfigDict()
@@ -63,7 +75,7 @@ def _shape() -> ConfigDict:
 def _model() -> ConfigDict:
     c = _shape()
     c.path = ""  # Hugging Face folder, whose shape replaces this one; empty: trained from scratch
-    c.param_dtype = "float32"  # of the frozen roles; trained parameters are float32
+    c.param_dtype = "float32"  # of the frozen trees: float32, bfloat16, and under adapters int8; what is trained is float32
     return c
 
 
@@ -79,6 +91,7 @@ def _reward() -> ConfigDict:
     c.heldout = named()  # rankings for accuracy and calibration
     c.heldout_limit = 0  # rankings per held-out source; 0: all
     c.optimizer = optimizer(3e-4)
+    c.lora = _lora()
     c.on_policy_k = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
     c.normalize_on = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted
     return c
@@ -123,6 +136,7 @@ def _ppo() -> ConfigDict:
     c.ptx.batch_size = 16  # rows per iteration, shared out over the minibatches
     c.ptx.length = 256
     c.ptx.sources, c.ptx.weights = named(), named()
+    c.lora = _lora()  # of actor and critic
     c.policy_optimizer = optimizer(1e-4)
     c.value_optimizer = optimizer(1e-4)
     c.logprob_alarm = 0.05  # mean |sampler - trainer| log-prob of the first minibatch above which a warning is logged
@@ -156,7 +170,13 @@ def default_config() -> ConfigDict:
     c.model = _model()
     c.pretrain = _supervised()  # the base model, where model.path is empty
     c.sft = _supervised()
+    c.sft.lora = _lora()
     c.reward = _reward()
+    c.value = ConfigDict()  # the critic
+    c.value.trunk = "own"  # or policy: a head on the actor's hidden states, trained with its trunk
+    c.value.vf_coef = 0.1  # of the value loss, where the trunk is the policy's
+    c.roles = ConfigDict()
+    c.roles.shared_base = False  # one frozen base; actor, critic and reward are adapters on it, the reference is it
     c.ppo = _ppo()
     c.evaluate = _evaluate()
     c.log = ConfigDict()  # may change between reruns
@@ -250,6 +270,41 @@ def check(config: ConfigDict) -> None:
     for role in ("policy", "value"):
         _choice(f"ppo.{role}_optimizer.schedule", config.ppo[f"{role}_optimizer"].schedule, SCHEDULES)
     _check_ppo(config.ppo)
+    _check_roles(config)
+
+
+def _check_roles(config: ConfigDict) -> None:
+    for key, lora in (("sft", config.sft.lora), ("reward", config.reward.lora), ("ppo", config.ppo.lora)):
+        _at_least(config, f"{key}.lora.rank", 0)
+        if lora.alpha <= 0:
+            raise UserError(f"{key}.lora.alpha={lora.alpha}; expected a number above 0.")
+        unknown = [name for name in lora.targets if name not in LORA_TARGETS]
+        if unknown or not lora.targets:
+            raise UserError(f"{key}.lora.targets={lora.targets}; expected some of {', '.join(LORA_TARGETS)}.")
+    _choice("value.trunk", config.value.trunk, ("own", "policy"))
+    _choice("model.param_dtype", config.model.param_dtype, PARAM_DTYPES)
+    adapted = config.reward.lora.rank and config.ppo.lora.rank
+    if config.value.trunk == "policy" and config.value.vf_coef <= 0:
+        raise UserError(f"value.vf_coef={config.value.vf_coef}; with value.trunk='policy' expected a number above 0.")
+    if config.roles.shared_base and not adapted:
+        raise UserError(
+            f"roles.shared_base needs adapters: reward.lora.rank={config.reward.lora.rank} and "
+            f"ppo.lora.rank={config.ppo.lora.rank} must both be above 0."
+        )
+    if config.roles.shared_base and config.reward.init != "sft":
+        raise UserError(
+            f"reward.init={config.reward.init!r}: with roles.shared_base the reward model is an adapter on "
+            "ICE-Instruct; use reward.init='sft'."
+        )
+    if config.model.param_dtype == "int8" and config.ppo.iterations and not config.ppo.lora.rank:
+        raise UserError(
+            "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the int8 reference; "
+            "use an adapter, or bfloat16."
+        )
+    if config.sft.lora.rank and not config.model.path and not config.pretrain.steps:
+        raise UserError("sft.lora.rank is for a base model that exists; set model.path, or pretrain one.")
+    if config.reward.lora.rank and config.reward.init == "scratch":
+        raise UserError("reward.lora.rank is for a trunk that exists; use another reward.init, or rank 0.")
 
 
 def _check_ppo(ppo: ConfigDict) -> None:

@@ -24,19 +24,31 @@ def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = Fals
 
 
 def with_scalar_head(key: jax.Array, params: dict, config: ModelConfig) -> dict:
-    """The trunk of `params` with a new scalar head, std 1/sqrt(D + 1) (arXiv 2009.01325, appendix B.1)."""
-    trunk = {name: params[name] for name in ("embed", "layers", "final_norm")}
+    """The trunk of `params` with a new scalar head."""
+    return {**trunk(params), "head": new_head(key, config)}
+
+
+def trunk(params: dict) -> dict:
+    """A parameter tree without what reads its hidden states."""
+    return {name: params[name] for name in ("embed", "layers", "final_norm")}
+
+
+def new_head(key: jax.Array, config: ModelConfig) -> dict:
+    """A scalar head, std 1/sqrt(D + 1) (arXiv 2009.01325, appendix B.1)."""
     kernel = jax.random.normal(key, (config.d_model, 1), jnp.float32) * (config.d_model + 1) ** -0.5
-    return {**trunk, "head": {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}}
+    return {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}
 
 
 def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of hidden states f[..., D]."""
     if config.tie_embeddings:
-        table = params["embed"]["embedding"].astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-    kernel = params["lm_head"]["kernel"].astype(hidden.dtype)
-    return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+        module, equation, table = params["embed"], "...d,vd->...v", "embedding"
+    else:
+        module, equation, table = params["lm_head"], "...d,dv->...v", "kernel"
+    weights = module[table].astype(hidden.dtype)
+    logits = jnp.einsum(equation, hidden, weights, preferred_element_type=jnp.float32)
+    scale = module.get(f"{table}_scale")  # of int8 weights, see `quantize.py`
+    return logits if scale is None else logits * jnp.expand_dims(scale, range(logits.ndim - 1))
 
 
 def scalars(params: dict, hidden: jax.Array) -> jax.Array:

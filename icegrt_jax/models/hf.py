@@ -26,6 +26,7 @@ from icegrt_jax.files import write_json_atomic
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.hf_config import HEAD_BIAS, SCALAR_MODEL, read_hf_config, to_hf_config, to_model_config
+from icegrt_jax.models.trees import flatten, map_with_path
 
 # Our path -> their name. Their matrices are [out, in]: a `kernel`, ours [in, out], is transposed.
 NAMES = {
@@ -131,6 +132,14 @@ def write_hf(
         write_json_atomic(folder / "generation_config.json", token_ids)
 
 
+def read_config(path, *, scan_layers: bool = False, dtype: str = "float32") -> tuple[ModelConfig, bool]:
+    """The config of a folder's model, and whether it has a scalar head."""
+    folder = pathlib.Path(path).expanduser()
+    raw = read_hf_config(folder)
+    config = to_model_config(raw, folder, scan_layers=scan_layers, dtype=dtype)
+    return config, raw["architectures"][0] == SCALAR_MODEL
+
+
 def abstract_params(config: ModelConfig, *, scalar_head: bool = False) -> dict:
     """The parameter tree as shapes and dtypes, nothing allocated."""
     return jax.eval_shape(lambda key: init_params(key, config, scalar_head=scalar_head), jax.random.key(0))
@@ -232,18 +241,6 @@ def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, ten
             raise UserError(f"{folder}: {name} has shape {got}; by config.json it should be {shape}.")
         if dtype not in FLOATS:
             raise UserError(f"{folder}: {name} is stored as {dtype}; expected one of {', '.join(FLOATS)}.")
-
-
-def map_with_path(fn, tree: dict, *rest: dict) -> dict:
-    """`fn(path, leaf, ...)` over a tree, paths such as layers/3/attn/q/kernel."""
-    named = lambda path, *leaves: fn(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves)
-    return jax.tree_util.tree_map_with_path(named, tree, *rest)
-
-
-def flatten(tree: dict) -> dict[str, Any]:
-    """The leaves of a tree by path."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 @contextlib.contextmanager

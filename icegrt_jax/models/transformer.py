@@ -36,7 +36,31 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        return x @ kernel.astype(x.dtype)
+        out = x @ kernel.astype(x.dtype)
+        if self.has_variable("params", "kernel_scale"):  # int8, see `quantize.py`
+            scale = self.get_variable("params", "kernel_scale")
+            out = out * jnp.expand_dims(scale.astype(out.dtype), range(out.ndim - 1))
+        if self.has_variable("params", "lora_a"):  # its scale is in lora_b, see `lora.py`
+            a, b = (self.get_variable("params", name).astype(x.dtype) for name in ("lora_a", "lora_b"))
+            out = out + (x @ a) @ b
+        return out
+
+
+class Embed(nn.Module):
+    """Rows of the embedding, in the compute dtype."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        c = self.config
+        init = nn.initializers.normal(c.init_std)
+        table = self.param("embedding", init, (c.vocab_size, c.d_model), jnp.float32)
+        rows = jnp.take(table, tokens, axis=0).astype(jnp.dtype(c.dtype))
+        if self.has_variable("params", "embedding_scale"):
+            scale = jnp.take(self.get_variable("params", "embedding_scale"), tokens, axis=0)
+            rows = rows * scale[..., None].astype(rows.dtype)
+        return rows
 
 
 def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
@@ -145,8 +169,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, tokens, positions, attend, cache=None, index=0):
         c = self.config
-        init = nn.initializers.normal(c.init_std)
-        embed = nn.Embed(c.vocab_size, c.d_model, dtype=jnp.dtype(c.dtype), embedding_init=init, name="embed")
+        embed = Embed(c, name="embed")
         layers = scanned_layers(c, "layers") if c.scan_layers else Layers(c, name="layers")
         x, cache = layers(embed(tokens), cache, positions, attend, index)
         return RMSNorm(c.norm_eps, name="final_norm")(x), cache

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from icegrt_jax.models.trees import path_name
 from icegrt_jax.parallel.mesh import BATCH_AXES
 
 # The last two axes of a kernel; a leading layer axis of scanned layers is never split.
@@ -17,12 +18,16 @@ TABLE = (
     (r"mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
     (r"mlp/down/kernel$", ("tensor", "fsdp")),
     (r"lm_head/kernel$", ("fsdp", "tensor")),
+    # Adapters: the side that meets the kernel's axis is split like it, the rank is not.
+    (r"attn/[qkv]/lora_a$", ("fsdp", None)),
+    (r"attn/[qkv]/lora_b$", (None, "tensor")),
+    (r"attn/o/lora_a$", ("tensor", None)),
+    (r"attn/o/lora_b$", (None, "fsdp")),
+    (r"mlp/(gate|up)/lora_a$", ("fsdp", None)),
+    (r"mlp/(gate|up)/lora_b$", (None, "tensor")),
+    (r"mlp/down/lora_a$", ("tensor", None)),
+    (r"mlp/down/lora_b$", (None, "fsdp")),
 )
-
-
-def path_name(path: tuple) -> str:
-    """`params/policy/layers/0/attn/q/kernel` for a key path of `jax.tree_util`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
@@ -30,7 +35,7 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     for pattern, axes in TABLE:
         if re.search(pattern, name) and len(shape) >= len(axes):
             fitting = [
-                axis if size % mesh.shape[axis] == 0 else None
+                axis if axis is not None and size % mesh.shape[axis] == 0 else None
                 for axis, size in zip(axes, shape[-len(axes) :], strict=True)
             ]
             return P(*(None,) * (len(shape) - len(axes)), *fitting)

@@ -7,7 +7,6 @@ import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -19,16 +18,14 @@ from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.models.hf import abstract_params, load_hf
-from icegrt_jax.models.hf_config import read_hf_config, to_model_config
+from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
-from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.optimizers import OptimizerConfig
+from icegrt_jax.training.stored import PartRecord, load_placed, load_role
 
 # Each random choice of a run has its own stream: the run's key folded with one of these.
-STREAMS = {"base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7}
-SCALAR_ROLES = ("value", "reward")
+STREAMS = {"base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7, "adapters": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +117,9 @@ def base_model(run: Run) -> tuple[ModelConfig, dict]:
     """The model before the run's first stage: from a Hugging Face folder or newly initialised."""
     section = run.config.model
     if section.path:
-        options = {"scan_layers": section.scan_layers, "dtype": section.dtype}
-        folder = pathlib.Path(section.path).expanduser()
-        abstract = abstract_params(to_model_config(read_hf_config(folder), folder, **options))
-        config, params = load_hf(section.path, **options, shardings=tree_shardings(abstract, run.mesh))
+        config, params = load_placed(
+            section.path, run.mesh, scan_layers=section.scan_layers, dtype=section.dtype
+        )
         return dataclasses.replace(config, remat=section.remat), params
     length = run.config.max_prompt_length + run.config.max_response_length
     config = scratch_config(section, run.tokenizer.vocab_size, length)
@@ -139,20 +135,14 @@ def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: b
     return jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init, key), run.mesh))(key)
 
 
-def stage_params(run: Run, stage: str, role: str, *, dtype: str = "float32") -> tuple[ModelConfig, dict]:
-    """Shape and parameters of one role as `stage` left them."""
-    folder = run.folder(stage)
-    done = files.read_json(folder / "done.json") if (folder / "done.json").is_file() else None
-    if done is None:
-        raise UserError(f"{folder}: the {stage} stage has not finished; run `icegrt {stage}` first.")
-    config = ModelConfig(**done["models"][role])
-    abstract = jax.eval_shape(lambda: init_params(jax.random.key(0), config, scalar_head=role in SCALAR_ROLES))
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, tree_shardings(abstract, run.mesh)
-    )
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        params = checkpoints.restore({"params": {role: abstract}}, done["step"], partial=True)["params"][role]
-    return config, jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+def stage_params(run: Run, stage: str, role: str) -> tuple[ModelConfig, dict]:
+    """Shape and complete float32 parameters of one role as `stage` left them."""
+    return load_role(run.folder(stage), role, run.mesh)
+
+
+def lora_config(section: ConfigDict) -> LoRAConfig | None:
+    """The adapter that a `lora` section of the config describes; None where its rank is 0."""
+    return LoRAConfig(section.rank, section.alpha, tuple(section.targets), section.rslora) if section.rank else None
 
 
 def finished(run: Run, stage: str) -> bool:
@@ -160,10 +150,25 @@ def finished(run: Run, stage: str) -> bool:
     return (run.folder(stage) / "done.json").is_file()
 
 
-def finish(run: Run, stage: str, *, step: int, models: dict[str, ModelConfig], **info) -> None:
-    """Marks the stage complete; nothing is written to its checkpoints afterwards."""
+def finish(
+    run: Run,
+    stage: str,
+    *,
+    step: int,
+    models: dict[str, ModelConfig],
+    parts: dict[str, PartRecord] | None = None,
+    **info,
+) -> None:
+    """Marks the stage complete; nothing is written to its checkpoints afterwards.
+
+    Args:
+      models: the roles that its checkpoint holds.
+      parts: of which of them only a part, and what it is put onto.
+    """
     shapes = {role: dataclasses.asdict(config) for role, config in models.items()}
-    files.write_json_atomic(run.folder(stage) / "done.json", {"step": step, "models": shapes, **info})
+    records = {role: dataclasses.asdict(record) for role, record in (parts or {}).items()}
+    done = {"step": step, "models": shapes, **({"parts": records} if records else {}), **info}
+    files.write_json_atomic(run.folder(stage) / "done.json", done)
 
 
 def policy_before(run: Run, stage: str) -> tuple[ModelConfig, dict]:
@@ -172,6 +177,13 @@ def policy_before(run: Run, stage: str) -> tuple[ModelConfig, dict]:
         if run.config[earlier].steps:
             return stage_params(run, earlier, "policy")
     return base_model(run)
+
+
+def before_sft(run: Run) -> dict[str, str]:
+    """Where the model that ICE-Instruct starts from is kept, as a `PartRecord` says it."""
+    if run.config.pretrain.steps:
+        return {"stage": "pretrain", "role": "policy"}
+    return {"path": str(pathlib.Path(run.config.model.path).expanduser().absolute())}
 
 
 def write_report(run: Run, stage: str, report: dict) -> None:

@@ -11,7 +11,7 @@ from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
-from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.state import TrainState, trained, with_trained
 
 
 def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]) -> TrainState:
@@ -26,7 +26,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
     with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
         start = checkpoints.latest()
         if start is not None:
-            state = checkpoints.restore(abstract_like(state), start)
+            state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
         update = jit_step(update, run.mesh, state)
         first = start or 0
         with MetricsWriter(folder, resume_step=start) as writer, Progress(steps, stage, start=first) as progress:
@@ -46,7 +46,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                     pending = None
                     writer.flush()
                     if not last:
-                        checkpoints.save(step, state)
+                        checkpoints.save(step, trained(state))
                 if stopping and not last:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
@@ -66,4 +66,4 @@ def _log(writer: MetricsWriter, progress: Progress, step: int, metrics: dict, *,
 def save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
     """The checkpoint that later stages read."""
     with Checkpoints(run.folder(stage) / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(step, state)
+        checkpoints.save(step, trained(state))

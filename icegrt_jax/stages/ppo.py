@@ -11,26 +11,19 @@ from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
-from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.sampling.generate import decode_responses
 from icegrt_jax.stages import common
+from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.startup import check_first_rollout
-from icegrt_jax.training.state import PPOConfig, TrainState, create_state
+from icegrt_jax.training.state import TrainState, trained, with_trained
 
-TRAINED = ("policy", "value")  # the other two roles are frozen: earlier stages hold them
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
-# Keys of config.ppo that the update steps read under the same name.
-SAME_NAME = (
-    "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
-    "cliprange_value", "dual_clip", "bootstrap_truncated", "value_warmup", "whiten_rewards", "advantages",
-    "advantage_clip",
-)  # fmt: skip
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -42,7 +35,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if common.finished(run, "ppo"):
         return
     ppo, folder = config.ppo, run.folder("ppo")
-    state = _initial_state(run)
+    state, records = initial_state(run)
     prompts, batches, replay = _data(run)
     sampler = _sampler_config(run)
     score_step = jit_step(score, run.mesh, state)
@@ -51,7 +44,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
         start = checkpoints.latest()
         if start is not None:
-            state = _with_trained(state, checkpoints.restore(abstract_like(_trained(state)), start))
+            state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
         files.cut_jsonl(folder / "samples.jsonl", start)
         with (
             MetricsWriter(folder, resume_step=start) as writer,
@@ -88,12 +81,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                 last, stopping = step == ppo.iterations, preemption.reached(step)
                 if last or stopping or step % config.log.ppo_checkpoint_every == 0:
                     writer.flush()
-                    checkpoints.save(step, _trained(state))
+                    checkpoints.save(step, trained(state))
                 if stopping and not last:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
-    models = {role: state.model(role) for role in TRAINED}
-    common.finish(run, "ppo", step=ppo.iterations, models=models, late_kl=_report_kl(run))
+    models = {role: state.model(role) for role, _ in state.optimizers}
+    common.finish(run, "ppo", step=ppo.iterations, models=models, parts=records, late_kl=_report_kl(run))
 
 
 def _kl_target(kl: ConfigDict) -> dict[str, float]:
@@ -145,61 +138,6 @@ def _data(run: common.Run):
     return [prompt for records in sources.values() for prompt in records], batches, replay
 
 
-def ppo_config(ppo: ConfigDict) -> PPOConfig:
-    """The part of `config.ppo` that the update steps are compiled with."""
-    return PPOConfig(
-        **{name: ppo[name] for name in SAME_NAME},
-        ptx_coef=ppo.ptx.coef,
-        kl_kind=ppo.kl.kind,
-        kl_in=ppo.kl.into,
-        kl_early_stop=ppo.kl.early_stop,
-        score_scale=ppo.score.scale,
-        score_clip=ppo.score.clip,
-        eos_penalty=ppo.score.eos_penalty,
-        length_penalty=ppo.score.length_penalty,
-        length_target=ppo.score.length_target,
-    )
-
-
-def _initial_state(run: common.Run) -> TrainState:
-    """Actor = ICE-Instruct, reference = a frozen copy; critic = ICE-Reward, reward = a frozen copy."""
-    ppo, frozen = run.config.ppo, run.config.model.param_dtype
-    policy_config, policy = common.stage_params(run, "sft", "policy")
-    _, reference = common.stage_params(run, "sft", "policy", dtype=frozen)
-    reward_config, reward = common.stage_params(run, "reward", "reward", dtype=frozen)
-    _, value = common.stage_params(run, "reward", "reward")
-    done = files.read_json(run.folder("reward") / "done.json")
-    updates = ppo.iterations * ppo.num_ppo_epochs * ppo.num_minibatches
-    return create_state(
-        run.key("ppo"),
-        {"policy": policy, "value": _centred(value, done), "reward": reward, "reference": reference},
-        {"policy": policy_config, "value": reward_config, "reward": reward_config},
-        {
-            "policy": common.optimizer_config(ppo.policy_optimizer, updates),
-            "value": common.optimizer_config(ppo.value_optimizer, updates),
-        },
-        ppo=ppo_config(ppo),
-        kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
-        score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
-    )
-
-
-def _centred(value: dict, done: dict) -> dict:
-    """The critic's head in the units of the normalised score, so that it starts near the returns."""
-    std = done["ref_std"] or 1.0
-    head = {"kernel": value["head"]["kernel"] / std, "bias": (value["head"]["bias"] - done["ref_mean"]) / std}
-    return {**value, "head": head}
-
-
-def _trained(state: TrainState) -> TrainState:
-    """What a checkpoint holds: everything but the frozen roles."""
-    return state.replace(params={role: state.params[role] for role in TRAINED})
-
-
-def _with_trained(state: TrainState, restored: TrainState) -> TrainState:
-    return restored.replace(params={**state.params, **restored.params})
-
-
 def _sampler_config(run: common.Run) -> SamplerConfig:
     ppo = run.config.ppo
     return SamplerConfig(
@@ -220,7 +158,7 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     prompts = shard_batch({"tokens": batch["tokens"], "mask": batch["mask"]}, run.mesh)
     with jax.set_mesh(run.mesh):
         rollout = compiled_sampler(
-            keys, state.params["policy"], prompts["tokens"], prompts["mask"],
+            keys, state.full("policy"), prompts["tokens"], prompts["mask"],
             model=state.model("policy"), config=sampler, num_samples=run.config.ppo.samples_per_prompt,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)

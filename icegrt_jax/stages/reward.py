@@ -21,15 +21,18 @@ from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import with_scalar_head
+from icegrt_jax.models.heads import trunk, with_scalar_head
 from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.lora import init_adapter
+from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, generate_batches
 from icegrt_jax.stages import common, loop
 from icegrt_jax.training.forward import answer_scores
-from icegrt_jax.training.state import create_state
+from icegrt_jax.training.state import Part, create_state
+from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import reward_update
 
 compiled_scores = functools.partial(jax.jit, static_argnames="config")(answer_scores)
@@ -59,15 +62,25 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     model, params = initial_reward_model(run)
     common.write_report(run, "reward", batches.report)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
-    state = create_state(run.key("reward"), {"reward": params}, {"reward": model}, {"reward": optimizer})
+    lora = common.lora_config(section.lora)
+    trees, parts, records = {"reward": params}, {}, {}
+    if lora:
+        frozen, base = config.model.param_dtype, {"stage": "sft", "role": "policy"}
+        if section.init != "sft":
+            base = {"path": str(pathlib.Path(section.init).expanduser().absolute())}
+        adapter = init_adapter(run.key("reward"), params, lora, head=params["head"])
+        trees = {"base": stored_as(trunk(params), frozen), "reward": adapter}
+        parts, records = {"reward": Part("base", lora)}, {"reward": PartRecord(lora, base, frozen)}
+    state = create_state(run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts)
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
-    heldout = measure(run, state.params["reward"], model) if section.heldout else {}
-    stats = fit_normalization(run, state.params["reward"], model)
+    complete = state.full("reward")
+    heldout = measure(run, complete, model) if section.heldout else {}
+    stats = fit_normalization(run, complete, model)
     state = state.replace(score_stats=stats)
     loop.save_last(run, "reward", section.steps, state)
     common.finish(
-        run, "reward", step=section.steps, models={"reward": model}, heldout=heldout,
+        run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=heldout,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std),
     )  # fmt: skip
 

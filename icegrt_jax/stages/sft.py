@@ -11,4 +11,4 @@ from icegrt_jax.stages import common, supervised
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
     common.check_batches(config, workdir, "sft")
-    supervised.train_policy(common.start(config, workdir), "sft", Instruction)
+    supervised.train_policy(common.start(config, workdir), "sft", Instruction, common.lora_config(config.sft.lora))

@@ -2,13 +2,16 @@
 
 from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Record
+from icegrt_jax.models.lora import LoRAConfig, init_adapter
+from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.stages import common, loop
-from icegrt_jax.training.state import create_state
+from icegrt_jax.training.state import Part, create_state
+from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import sft_update
 
 
-def train_policy(run: common.Run, stage: str, kind: type[Record]) -> None:
-    """Trains the policy on the sources of `config[stage]` and keeps the result."""
+def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConfig | None = None) -> None:
+    """Trains the policy, or an adapter of it, on the sources of `config[stage]` and keeps the result."""
     if common.finished(run, stage):
         return
     section = run.config[stage]
@@ -25,8 +28,14 @@ def train_policy(run: common.Run, stage: str, kind: type[Record]) -> None:
     )
     common.write_report(run, stage, batches.report)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
-    stream = "base" if stage == "pretrain" else stage
-    state = create_state(run.key(stream), {"policy": params}, {"policy": model}, {"policy": optimizer})
+    key = run.key("base" if stage == "pretrain" else stage)
+    trees, parts, records = {"policy": params}, {}, {}
+    if lora:
+        frozen = run.config.model.param_dtype
+        trees = {"base": stored_as(params, frozen), "policy": init_adapter(key, params, lora)}
+        parts = {"policy": Part("base", lora)}
+        records = {"policy": PartRecord(lora, common.before_sft(run), frozen)}
+    state = create_state(key, trees, {"policy": model}, {"policy": optimizer}, parts=parts)
     state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
     loop.save_last(run, stage, section.steps, state)
-    common.finish(run, stage, step=section.steps, models={"policy": model})
+    common.finish(run, stage, step=section.steps, models={"policy": model}, parts=records)

@@ -9,7 +9,7 @@ from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.rl import exact_kl
 
 
-def _response_states(params, config, prompts, prompt_mask, responses, mask):
+def response_hidden(params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask) -> jax.Array:
     """Hidden states f[B, T, D] from which each response token is predicted."""
     width = prompts.shape[1]
     # The last response token predicts nothing that is used.
@@ -28,14 +28,21 @@ def response_logprobs(
       responses: i32[B, T], right-padded, with mask bool[B, T].
       temperature: divides the logits; 0 (greedy) counts as 1.
     """
-    hidden = _response_states(params, config, prompts, prompt_mask, responses, mask)
+    hidden = response_hidden(params, config, prompts, prompt_mask, responses, mask)
+    return hidden_logprobs(params, config, hidden, responses, mask, temperature=temperature)
+
+
+def hidden_logprobs(
+    params: dict, config: ModelConfig, hidden, responses, mask, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """`response_logprobs` of hidden states f[B, T, D] that are there already."""
     logprobs, entropy = token_logprobs(params, config, hidden, responses, temperature=temperature or 1.0)
     return jnp.where(mask, logprobs, 0.0), jnp.where(mask, entropy, 0.0)
 
 
 def response_values(params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask) -> jax.Array:
     """The critic's value f32[B, T] of the state before each response token, 0 where not mask."""
-    hidden = _response_states(params, config, prompts, prompt_mask, responses, mask)
+    hidden = response_hidden(params, config, prompts, prompt_mask, responses, mask)
     return jnp.where(mask, scalars(params, hidden), 0.0)
 
 
@@ -44,8 +51,8 @@ def response_exact_kl(
 ) -> jax.Array:
     """KL(policy || reference) of the next-token distributions, f32[B, T], chunk by chunk."""
     args = (prompts, prompt_mask, responses, mask)
-    hidden = _response_states(params, config, *args)
-    ref_hidden = _response_states(ref_params, ref_config, *args)
+    hidden = response_hidden(params, config, *args)
+    ref_hidden = response_hidden(ref_params, ref_config, *args)
 
     def chunk(hidden, ref_hidden):
         logits = unembed(params, config, hidden) / (temperature or 1.0)

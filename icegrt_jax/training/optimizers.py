@@ -7,6 +7,7 @@ import optax
 
 from icegrt_jax.errors import UserError
 
+DECAYED = ("kernel", "embedding", "lora_a", "lora_b")
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -21,7 +22,7 @@ class OptimizerConfig:
       final_lr_fraction: where the schedule ends.
       total_steps: optimizer updates of the whole stage, warm-up included.
       b1, b2, eps: Adam's.
-      weight_decay: decoupled, on kernels and embeddings only.
+      weight_decay: decoupled, on kernels, embeddings and adapters only.
       max_grad_norm: gradients are scaled down to this global norm; 0 for no limit.
     """
 
@@ -58,8 +59,8 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
 
 
 def _decayed(params):
-    """True at kernels and embeddings, False at norms and biases."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+    """True at kernels, embeddings and adapters, False at norms and biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -19,14 +19,14 @@ from icegrt_jax.rl import (
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
 from icegrt_jax.training.state import Experience, TrainState
-from icegrt_jax.training.updates import policy_update, value_update
+from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
 
 def raw_scores(state: TrainState, rollout: Rollout) -> jax.Array:
     """The reward model's verdict f32[B] on prompt + response, as it was trained: no scaling, no penalty."""
     tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
     mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
-    return answer_scores(state.params["reward"], state.model("reward"), tokens, mask)
+    return answer_scores(state.full("reward"), state.model("reward"), tokens, mask)
 
 
 def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> j
     if state.ppo.kl_kind != "exact":
         return kl_estimate(rollout.logprobs, ref_logprobs, state.ppo.kl_kind, rollout.mask)
     return response_exact_kl(
-        state.params["policy"], state.model("policy"), state.params["reference"], state.model("policy"),
+        state.full("policy"), state.model("policy"), state.full("reference"), state.model("policy"),
         rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask, temperature=state.ppo.temperature,
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
         return None
     tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
     mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
-    after = answer_scores(state.params["value"], state.model("value"), tokens, mask)
+    after = answer_scores(state.full("value"), state.model("value"), tokens, mask)
     return jnp.where(rollout.finished, 0.0, after)
 
 
@@ -61,9 +61,9 @@ def score(state: TrainState, rollout: Rollout) -> tuple[TrainState, Experience, 
     args = (rollout.prompts, rollout.prompt_mask, rollout.responses, mask)
     scores = raw_scores(state, rollout)
     ref_logprobs, _ = response_logprobs(
-        state.params["reference"], state.model("policy"), *args, temperature=config.temperature
+        state.full("reference"), state.model("policy"), *args, temperature=config.temperature
     )
-    values = response_values(state.params["value"], state.model("value"), *args)
+    values = response_values(state.full("value"), state.model("value"), *args)
 
     scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
@@ -112,6 +112,25 @@ def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count:
     return constrain_batch(picked.replace(ptx=ptx))
 
 
+def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of the actor and one of the critic, which has a trunk of its own."""
+    state, metrics = policy_update(state, minibatch)
+    state, value_metrics = value_update(state, minibatch)
+    renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
+    metrics = {"policy_loss": metrics.pop("loss"), **metrics}
+    return state, {**metrics, **{renamed.get(name, name): x for name, x in value_metrics.items()}}
+
+
+def _only_critic_before(warmup: int, new: TrainState, old: TrainState) -> TrainState:
+    """The new state, with the old actor in the first `warmup` iterations."""
+    actor = lambda state: (state.params["policy"], state.opt_state["policy"])
+    learning = old.step >= warmup
+    params, opt_state = jax.tree.map(lambda x, y: jnp.where(learning, x, y), actor(new), actor(old))
+    return new.replace(
+        params={**new.params, "policy": params}, opt_state={**new.opt_state, "policy": opt_state}
+    )
+
+
 def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """All epochs and minibatches of one iteration in one program.
 
@@ -131,15 +150,11 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     part = jnp.tile(jnp.arange(config.num_minibatches), config.num_ppo_epochs)
 
     def update(state, minibatch):
-        new_state, metrics = policy_update(state, minibatch)
+        step = policy_value_update if config.vf_coef else _separate_updates
+        new_state, metrics = step(state, minibatch)
         if config.value_warmup:
-            learning = state.step >= config.value_warmup
-            new_state = jax.tree.map(lambda new, old: jnp.where(learning, new, old), new_state, state)
-        state = new_state
-        state, value_metrics = value_update(state, minibatch)
-        renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
-        metrics = {"policy_loss": metrics.pop("loss"), **metrics}
-        return state, {**metrics, **{renamed.get(name, name): x for name, x in value_metrics.items()}}
+            new_state = _only_critic_before(config.value_warmup, new_state, state)
+        return new_state, metrics
 
     def one(carry, xs):
         state, stopped = carry

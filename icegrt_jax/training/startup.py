@@ -30,7 +30,7 @@ def disagreement(state: TrainState, rollout: Rollout) -> dict[str, jax.Array]:
 
     def forward(role="policy", temperature=state.ppo.temperature, prompt_mask=rollout.prompt_mask):
         return response_logprobs(
-            state.params[role], model, rollout.prompts, prompt_mask, rollout.responses, mask, temperature=temperature
+            state.full(role), model, rollout.prompts, prompt_mask, rollout.responses, mask, temperature=temperature
         )[0]
 
     def distance(a, b):

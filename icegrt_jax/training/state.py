@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.lora import LoRAConfig, with_adapter
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
 
@@ -27,6 +28,7 @@ class PPOConfig:
     dual_clip: float = 0.0  # 0: off
     bootstrap_truncated: bool = False  # value of the state after a response that was cut off
     value_warmup: int = 0  # iterations in which only the critic learns
+    vf_coef: float = 0.0  # weight of the value loss where the critic is a head on the policy; 0: it has its own trunk
     ptx_coef: float = 0.0  # weight of the supervised loss on replayed data
     kl_kind: str = "k1"
     kl_in: str = "reward"  # or "loss"
@@ -41,16 +43,27 @@ class PPOConfig:
     advantage_clip: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """How a role's tree is completed: put onto the tree of role `base`, its adapter scaled by `lora`. Hashable."""
+
+    base: str
+    lora: LoRAConfig | None = None
+
+
 @struct.dataclass
 class TrainState:
     """Everything that changes during a run, and the static description of what it is.
 
     step: i32[], iterations or updates done.
-    params: {"policy", "value", "reward", "reference"}, each a parameter tree; a stage holds the roles it uses.
+    params: {"policy", "value", "reward", "reference"}, each a parameter tree; a stage holds the roles it uses. A role
+      may be a part only, put onto another role's tree: an adapter, or a head. A frozen tree that is nobody's own
+      is called "base".
     opt_state: {role: optax state} for the trained roles.
     kl: the controller of the KL coefficient. score_stats: moments of the raw scores.
     key: key[], the run's key; never used up, only folded into.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
+    parts: ((role, `Part`), …) for the roles whose tree is put onto another's.
     axis_name: the mapped axis when replicated by pmap, else None.
     """
 
@@ -63,6 +76,7 @@ class TrainState:
     models: tuple[tuple[str, ModelConfig], ...] = struct.field(pytree_node=False)
     optimizers: tuple[tuple[str, OptimizerConfig], ...] = struct.field(pytree_node=False)
     ppo: PPOConfig = struct.field(pytree_node=False, default=PPOConfig())
+    parts: tuple[tuple[str, Part], ...] = struct.field(pytree_node=False, default=())
     axis_name: str | None = struct.field(pytree_node=False, default=None)
 
     def model(self, role: str) -> ModelConfig:
@@ -70,6 +84,12 @@ class TrainState:
 
     def optimizer(self, role: str):
         return make_optimizer(dict(self.optimizers)[role])
+
+    def full(self, role: str, own: dict | None = None) -> dict:
+        """The complete parameters of a role; `own` takes the place of its tree in `params`, for gradients."""
+        own = self.params[role] if own is None else own
+        part = dict(self.parts).get(role)
+        return own if part is None else with_adapter(self.full(part.base), own, part.lora)
 
 
 def create_state(
@@ -79,6 +99,7 @@ def create_state(
     optimizers: dict[str, OptimizerConfig],
     *,
     ppo: PPOConfig = PPOConfig(),
+    parts: dict[str, Part] | None = None,
     kl: AdaptiveKL | None = None,
     score_stats: ScoreStats | None = None,
 ) -> TrainState:
@@ -93,7 +114,18 @@ def create_state(
         models=tuple(sorted(models.items())),
         optimizers=tuple(sorted(optimizers.items())),
         ppo=ppo,
+        parts=tuple(sorted((parts or {}).items())),
     )
+
+
+def trained(state: TrainState) -> TrainState:
+    """What a checkpoint holds: everything but the frozen roles, which are those without an optimizer."""
+    return state.replace(params={role: state.params[role] for role, _ in state.optimizers})
+
+
+def with_trained(state: TrainState, restored: TrainState) -> TrainState:
+    """A restored `trained` state with the frozen roles of `state`."""
+    return restored.replace(params={**state.params, **restored.params})
 
 
 @struct.dataclass

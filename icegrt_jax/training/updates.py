@@ -1,4 +1,4 @@
-"""The four update steps: pure functions `(state, batch) -> (state, metrics)`, jitted or pmapped by the caller.
+"""The update steps: pure functions `(state, batch) -> (state, metrics)`, jitted or pmapped by the caller.
 
 Means are over the valid tokens of the global batch. Under pmap each device computes its share
 (`total` is summed over devices first) and gradients and metrics are added up.
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from icegrt_jax.models.heads import scalars
 from icegrt_jax.rl import (
     count_ranked,
     kl_estimate,
@@ -17,7 +18,13 @@ from icegrt_jax.rl import (
     ppo_value_loss,
     ranking_loss,
 )
-from icegrt_jax.training.forward import answer_scores, packed_logprobs, response_logprobs, response_values
+from icegrt_jax.training.forward import (
+    answer_scores,
+    hidden_logprobs,
+    packed_logprobs,
+    response_hidden,
+    response_values,
+)
 from icegrt_jax.training.state import Experience, TrainState
 
 
@@ -31,17 +38,27 @@ def _count(state: TrainState, mask: jax.Array) -> jax.Array:
     return jnp.maximum(_over_devices(state, jnp.sum(mask, dtype=jnp.float32)), 1.0)
 
 
-def _apply(state: TrainState, role: str, loss_fn) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step on `role` with the gradient of `loss_fn(params) -> (loss, metrics)`."""
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params[role])
+def _apply(state: TrainState, roles: tuple[str, ...], loss_fn) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step on each of `roles` with the gradient of `loss_fn(*complete_params) -> (loss, metrics)`.
+
+    Gradients are of the roles' own trees only: of an adapter or a head where that is all a role has.
+    `grad_norm` is the first role's.
+    """
+
+    def from_own(own):
+        # A head on another role's trunk moves that trunk too: both are differentiated here.
+        trees = state.replace(params={**state.params, **own})
+        return loss_fn(*(trees.full(role) for role in roles))
+
+    own = {role: state.params[role] for role in roles}
+    (loss, metrics), grads = jax.value_and_grad(from_own, has_aux=True)(own)
     grads, metrics = _over_devices(state, (grads, {"loss": loss, **metrics}))
-    updates, opt_state = state.optimizer(role).update(grads, state.opt_state[role], state.params[role])
-    params = optax.apply_updates(state.params[role], updates)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    new_state = state.replace(
-        params={**state.params, role: params}, opt_state={**state.opt_state, role: opt_state}
-    )
-    return new_state, metrics
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    for role in roles:
+        updates, opt_state[role] = state.optimizer(role).update(grads[role], state.opt_state[role], state.params[role])
+        params[role] = optax.apply_updates(state.params[role], updates)
+    norms = {"grad_norm" if role == roles[0] else f"{role}_grad_norm": optax.tree.norm(grads[role]) for role in roles}
+    return state.replace(params=params, opt_state=opt_state), {**metrics, **norms}
 
 
 def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -64,7 +81,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
         }
         return nll_loss(logprobs, mask, total), metrics
 
-    state, metrics = _apply(state, "policy", loss_fn)
+    state, metrics = _apply(state, ("policy",), loss_fn)
     return state.replace(step=state.step + 1), {**metrics, "targets": total}
 
 
@@ -89,7 +106,7 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
         metrics["score"] = masked_mean(jax.lax.stop_gradient(scores), batch["valid"], answer_total)
         return loss, metrics
 
-    state, metrics = _apply(state, "reward", loss_fn)
+    state, metrics = _apply(state, ("reward",), loss_fn)
     return state.replace(step=state.step + 1), metrics
 
 
@@ -100,15 +117,61 @@ def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dic
       The state with new policy parameters (`step` counts iterations and stays), and metrics of
       `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|).
     """
+    return _apply(state, ("policy",), _policy_loss_fn(state, batch))
+
+
+def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of the critic on one minibatch; metrics of `ppo_value_loss` with `loss` and `grad_norm`."""
+    total = _count(state, batch.mask)
+
+    def loss_fn(params):
+        values = response_values(
+            params, state.model("value"), batch.prompts, batch.prompt_mask, batch.responses, batch.mask
+        )
+        return _value_loss(state, values, batch, total)
+
+    return _apply(state, ("value",), loss_fn)
+
+
+def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of actor and critic where the critic is a head on the actor's hidden states.
+
+    One forward pass serves both; the loss is the actor's plus `vf_coef` times the critic's (Schulman et al.
+    2017, https://arxiv.org/abs/1707.06347, eq. 9), and its gradient moves trunk and head.
+
+    Returns:
+      The state, and the metrics of `policy_update` with `value_loss`, `value_grad_norm` and those of `ppo_value_loss`.
+    """
+    total = _count(state, batch.mask)
+    policy_loss = _policy_loss_fn(state, batch)
+
+    def loss_fn(policy, value):
+        hidden = response_hidden(policy, state.model("policy"), *_response(batch))
+        loss, metrics = policy_loss(policy, hidden)
+        values = jnp.where(batch.mask, scalars(value, hidden), 0.0)
+        value_loss, value_metrics = _value_loss(state, values, batch, total)
+        metrics |= {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
+        return loss + state.ppo.vf_coef * value_loss, {**metrics, **value_metrics}
+
+    return _apply(state, ("policy", "value"), loss_fn)
+
+
+def _response(batch: Experience) -> tuple[jax.Array, ...]:
+    return batch.prompts, batch.prompt_mask, batch.responses, batch.mask
+
+
+def _policy_loss_fn(state: TrainState, batch: Experience):
+    """`loss_fn(params, hidden=None) -> (loss, metrics)` of the actor; `hidden` saves its forward pass."""
     config = state.ppo
     total = _count(state, batch.mask)
     ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:]) if config.ptx_coef else None
 
-    def loss_fn(params):
-        logprobs, entropy = response_logprobs(
-            params, state.model("policy"), batch.prompts, batch.prompt_mask, batch.responses, batch.mask,
-            temperature=config.temperature,
-        )  # fmt: skip
+    def loss_fn(params, hidden=None):
+        if hidden is None:
+            hidden = response_hidden(params, state.model("policy"), *_response(batch))
+        logprobs, entropy = hidden_logprobs(
+            params, state.model("policy"), hidden, batch.responses, batch.mask, temperature=config.temperature
+        )
         loss, metrics = ppo_policy_loss(
             logprobs, batch.old_logprobs, batch.advantages, batch.mask, total=total,
             cliprange=config.cliprange, cliprange_high=config.cliprange_high or None, dual_clip=config.dual_clip,
@@ -127,19 +190,10 @@ def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dic
             metrics["ptx_loss"] = jax.lax.stop_gradient(ptx)
         return loss, metrics
 
-    return _apply(state, "policy", loss_fn)
+    return loss_fn
 
 
-def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of the critic on one minibatch; metrics of `ppo_value_loss` with `loss` and `grad_norm`."""
-    total = _count(state, batch.mask)
-
-    def loss_fn(params):
-        values = response_values(
-            params, state.model("value"), batch.prompts, batch.prompt_mask, batch.responses, batch.mask
-        )
-        return ppo_value_loss(
-            values, batch.values, batch.returns, batch.mask, cliprange_value=state.ppo.cliprange_value, total=total
-        )
-
-    return _apply(state, "value", loss_fn)
+def _value_loss(state: TrainState, values: jax.Array, batch: Experience, total: jax.Array):
+    return ppo_value_loss(
+        values, batch.values, batch.returns, batch.mask, cliprange_value=state.ppo.cliprange_value, total=total
+    )

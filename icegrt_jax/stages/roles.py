@@ -1,0 +1,158 @@
+"""PPO's roles at the first iteration: which trees there are, and which are put onto which.
+
+    full parameters   four trees: the actor and a frozen copy (the reference), the critic and a frozen copy (reward)
+    ppo.lora          two frozen trees, reference and reward; actor and critic are adapters on them
+    shared_base       one frozen tree; actor, critic and reward are adapters on it, the reference is it as it is
+    value.trunk       "policy": the critic is a head on the actor's hidden states, in any of the three
+
+In all of them the actor starts as the reference exactly.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import trunk
+from icegrt_jax.models.lora import LoRAConfig, init_adapter
+from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.rl import AdaptiveKL, ScoreStats
+from icegrt_jax.stages import common
+from icegrt_jax.training.state import Part, PPOConfig, TrainState, create_state
+from icegrt_jax.training.stored import PartRecord, load_own
+
+# Keys of config.ppo that the update steps read under the same name.
+SAME_NAME = (
+    "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
+    "cliprange_value", "dual_clip", "bootstrap_truncated", "value_warmup", "whiten_rewards", "advantages",
+    "advantage_clip",
+)  # fmt: skip
+INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
+
+
+@dataclasses.dataclass
+class Roles:
+    """The four roles while they are put together.
+
+    params: {role: tree}. models: {role: shape}. parts: what is put onto what, for the update steps; records: the same
+    for the trained roles, as the finished stage tells it.
+    """
+
+    params: dict[str, dict]
+    models: dict[str, ModelConfig]
+    parts: dict[str, Part] = dataclasses.field(default_factory=dict)
+    records: dict[str, PartRecord] = dataclasses.field(default_factory=dict)
+
+
+def initial_state(run: common.Run) -> tuple[TrainState, dict[str, PartRecord]]:
+    """The state before the first iteration, and what `done.json` says of actor and critic that are parts."""
+    ppo = run.config.ppo
+    done = files.read_json(run.folder("reward") / "done.json")
+    roles = _frozen_and_actor(run)
+    _add_critic(run, roles, done)
+    updates = ppo.iterations * ppo.num_ppo_epochs * ppo.num_minibatches
+    state = create_state(
+        run.key("ppo"),
+        roles.params,
+        roles.models,
+        {
+            "policy": common.optimizer_config(ppo.policy_optimizer, updates),
+            "value": common.optimizer_config(ppo.value_optimizer, updates),
+        },
+        ppo=ppo_config(run.config),
+        kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
+        score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
+        parts=roles.parts,
+    )
+    return state, roles.records
+
+
+def ppo_config(config: ConfigDict) -> PPOConfig:
+    """The part of the config that the update steps are compiled with."""
+    ppo = config.ppo
+    return PPOConfig(
+        **{name: ppo[name] for name in SAME_NAME},
+        vf_coef=config.value.vf_coef if config.value.trunk == "policy" else 0.0,
+        ptx_coef=ppo.ptx.coef,
+        kl_kind=ppo.kl.kind,
+        kl_in=ppo.kl.into,
+        kl_early_stop=ppo.kl.early_stop,
+        score_scale=ppo.score.scale,
+        score_clip=ppo.score.clip,
+        eos_penalty=ppo.score.eos_penalty,
+        length_penalty=ppo.score.length_penalty,
+        length_target=ppo.score.length_target,
+    )
+
+
+def _frozen_and_actor(run: common.Run) -> Roles:
+    """Reference, reward model and actor."""
+    frozen, lora = run.config.model.param_dtype, common.lora_config(run.config.ppo.lora)
+    model, instruct = common.stage_params(run, "sft", "policy")
+    if run.config.roles.shared_base:
+        reward_model, adapter, record = load_own(run.folder("reward"), "reward", run.mesh)
+        params = {"base": stored_as(instruct, frozen), "reference": {}, "reward": adapter}
+        parts = {"reference": Part("base"), "reward": Part("base", record.lora)}
+        base = "base"
+    else:
+        reward_model, reward = common.stage_params(run, "reward", "reward")
+        params = {"reference": stored_as(instruct, frozen), "reward": stored_as(reward, frozen)}
+        parts, base = {}, "reference"
+    roles = Roles(params, {"policy": model, "reward": reward_model}, parts)
+    if lora:
+        _add_part(roles, "policy", init_adapter(_key(run, 0), instruct, lora), base, lora, INSTRUCT, frozen)
+    else:
+        roles.params["policy"] = instruct if frozen != "float32" else _copy(instruct)
+    return roles
+
+
+def _add_critic(run: common.Run, roles: Roles, done: dict) -> None:
+    """The critic: ICE-Reward with its head in the units of the normalised score, or a head on the actor."""
+    frozen, lora = run.config.model.param_dtype, common.lora_config(run.config.ppo.lora)
+    if run.config.value.trunk == "policy":
+        # 0 is the mean of the normalised scores of the answers that PPO starts from.
+        width = roles.models["policy"].d_model
+        head = {"kernel": jnp.zeros((width, 1), jnp.float32), "bias": jnp.zeros((1,), jnp.float32)}
+        _add_part(roles, "value", {"head": head}, "policy", None, {"stage": "ppo", "role": "policy"}, "float32")
+        roles.models["value"] = roles.models["policy"]
+        return
+    roles.models["value"] = roles.models["reward"]
+    if run.config.roles.shared_base:
+        reward_lora = roles.parts["reward"].lora
+        value = _centred(_copy(roles.params["reward"]), done)
+        _add_part(roles, "value", value, "base", reward_lora, INSTRUCT, frozen)
+        return
+    _, reward = common.stage_params(run, "reward", "reward")
+    value = _centred(reward, done)
+    if lora:
+        adapter = init_adapter(_key(run, 1), trunk(value), lora, head=value["head"])
+        _add_part(roles, "value", adapter, "reward", lora, {"stage": "reward", "role": "reward"}, frozen)
+    else:
+        roles.params["value"] = value
+
+
+def _add_part(
+    roles: Roles, role: str, own: dict, base: str, lora: LoRAConfig | None, source: dict[str, str], dtype: str
+) -> None:
+    roles.params[role] = own
+    roles.parts[role] = Part(base, lora)
+    roles.records[role] = PartRecord(lora, source, dtype)
+
+
+def _key(run: common.Run, index: int) -> jax.Array:
+    return jax.random.fold_in(run.key("adapters"), index)
+
+
+def _copy(tree: dict) -> dict:
+    """Buffers of its own: the state is donated, and no buffer may be in it twice."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _centred(value: dict, done: dict) -> dict:
+    """The critic's head in the units of the normalised score, so that it starts near the returns."""
+    std = done["ref_std"] or 1.0
+    head = {"kernel": value["head"]["kernel"] / std, "bias": (value["head"]["bias"] - done["ref_mean"]) / std}
+    return {**value, "head": head}
