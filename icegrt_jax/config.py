@@ -75,7 +75,7 @@ def _shape() -> ConfigDict:
 def _model() -> ConfigDict:
     c = _shape()
     c.path = ""  # Hugging Face folder, whose shape replaces this one; empty: trained from scratch
-    c.param_dtype = "float32"  # of the frozen trees: float32, bfloat16, and under adapters int8; what is trained is float32
+    c.param_dtype = "float32"  # of frozen trees: float32, bfloat16, int8 (under adapters); what is trained is float32
     return c
 
 

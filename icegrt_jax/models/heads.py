@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.transformer import Transformer
+from icegrt_jax.models.transformer import Transformer, softcap
 
 CHUNK_ELEMENTS = 2**23  # logits held at a time by `token_logprobs`
 MIN_CHUNK = 16  # positions; keeps the loop short when the batch is large (it is then sharded)
@@ -48,7 +48,9 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     weights = module[table].astype(hidden.dtype)
     logits = jnp.einsum(equation, hidden, weights, preferred_element_type=jnp.float32)
     scale = module.get(f"{table}_scale")  # of int8 weights, see `quantize.py`
-    return logits if scale is None else logits * jnp.expand_dims(scale, range(logits.ndim - 1))
+    if scale is not None:
+        logits *= jnp.expand_dims(scale, range(logits.ndim - 1))
+    return softcap(logits, config.final_softcap)
 
 
 def scalars(params: dict, hidden: jax.Array) -> jax.Array:

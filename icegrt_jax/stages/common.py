@@ -25,7 +25,10 @@ from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.stored import PartRecord, load_placed, load_role
 
 # Each random choice of a run has its own stream: the run's key folded with one of these.
-STREAMS = {"base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7, "adapters": 8}
+STREAMS = {
+    "base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7,
+    "adapters": 8,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
