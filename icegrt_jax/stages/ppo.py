@@ -35,7 +35,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if common.finished(run, "ppo"):
         return
     ppo, folder = config.ppo, run.folder("ppo")
-    state, records = initial_state(run)
+    state, parts = initial_state(run)
     prompts, batches, replay = _data(run)
     sampler = _sampler_config(run)
     score_step = jit_step(score, run.mesh, state)
@@ -86,7 +86,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
     models = {role: state.model(role) for role, _ in state.optimizers}
-    common.finish(run, "ppo", step=ppo.iterations, models=models, parts=records, late_kl=_report_kl(run))
+    common.finish(run, "ppo", step=ppo.iterations, models=models, parts=parts, late_kl=_report_kl(run))
 
 
 def _kl_target(kl: ConfigDict) -> dict[str, float]:
