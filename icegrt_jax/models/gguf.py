@@ -17,7 +17,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer, wrap
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf import abstract_params
-from icegrt_jax.models.trees import map_with_path
+from icegrt_jax.models.tree import map_with_path
 
 # Our path -> their name. Their matrices are [out, in], as in Hugging Face's.
 NAMES = {

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.quantize import dequantized
-from icegrt_jax.models.trees import flatten, map_with_path, unflatten
+from icegrt_jax.models.tree import flatten, map_with_path, unflatten
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 

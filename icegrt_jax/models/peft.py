@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_json_atomic
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.hf import abstract_params, new_folder, source_of
+from icegrt_jax.models.hf import new_folder
+from icegrt_jax.models.hf_tensors import source_of
 from icegrt_jax.models.lora import LoRAConfig
-from icegrt_jax.models.trees import flatten, unflatten
+from icegrt_jax.models.tree import abstract_params, flatten, unflatten
 
 WEIGHTS, CONFIG, BIAS = "adapter_model.safetensors", "adapter_config.json", "icegrt_head_bias.json"
 PREFIX = "base_model.model."

@@ -8,7 +8,7 @@ embedding, scaled per row. Norms, biases and heads keep their float32.
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.models.trees import flatten, unflatten
+from icegrt_jax.models.tree import flatten, unflatten
 
 # Name of a quantised leaf -> name of its scale, and the axis over which the scale is shared.
 QUANTIZED = {"kernel": ("kernel_scale", -2), "embedding": ("embedding_scale", -1)}

@@ -7,13 +7,13 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from icegrt_jax.models.trees import path_name
 from icegrt_jax.parallel.mesh import BATCH_AXES
 
-# The last two axes of a kernel; a leading layer axis of scanned layers is never split.
+# The last axes of a leaf; a leading layer axis of scanned layers is never split.
 TABLE = (
     (r"embed/embedding$", ("tensor", "fsdp")),
     (r"attn/[qkv]/kernel$", ("fsdp", "tensor")),
+    (r"attn/[qkv]/bias$", ("tensor",)),
     (r"attn/o/kernel$", ("tensor", "fsdp")),
     (r"mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
     (r"mlp/down/kernel$", ("tensor", "fsdp")),
@@ -28,6 +28,11 @@ TABLE = (
     (r"mlp/down/lora_a$", ("tensor", None)),
     (r"mlp/down/lora_b$", (None, "fsdp")),
 )
+
+
+def path_name(path: tuple) -> str:
+    """`params/policy/layers/0/attn/q/kernel` for a key path of `jax.tree_util`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -14,7 +14,7 @@ from icegrt_jax import files
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head, trunk
-from icegrt_jax.models.hf import abstract_params, load_hf, read_config
+from icegrt_jax.models.hf import load_hf
 from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.sharding import tree_shardings
@@ -101,14 +101,5 @@ def load_base(folder: pathlib.Path, config: ModelConfig, record: PartRecord, mes
     """The float32 tree that the part in `folder` is put onto."""
     if "stage" in record.base:
         return load_role(folder.parent / record.base["stage"], record.base["role"], mesh)[1]
-    path = record.base["path"]
-    return load_placed(path, mesh, scan_layers=config.scan_layers, dtype=config.dtype)[1]
-
-
-def load_placed(path: str, mesh: Mesh | None, **options) -> tuple[ModelConfig, dict]:
-    """The model of a Hugging Face folder, straight to where it lives on the mesh."""
-    if mesh is None:
-        return load_hf(path, **options)
-    config, scalar = read_config(path, **options)
-    shardings = tree_shardings(abstract_params(config, scalar_head=scalar), mesh)
-    return load_hf(path, **options, shardings=shardings)
+    shardings = None if mesh is None else lambda tree: tree_shardings(tree, mesh)
+    return load_hf(record.base["path"], scan_layers=config.scan_layers, dtype=config.dtype, shardings=shardings)[1]

@@ -11,7 +11,7 @@ from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.lora import TARGETS, LoRAConfig, init_adapter, merged, with_adapter
 from icegrt_jax.models.quantize import dequantized, quantized, stored_as
 from icegrt_jax.models.transformer import hidden_states
-from icegrt_jax.models.trees import flatten, map_with_path
+from icegrt_jax.models.tree import flatten, map_with_path
 from tests.models.examples import CONFIG, make_params, stacked
 
 LORA = LoRAConfig(rank=3, alpha=6.0)

@@ -11,7 +11,7 @@ import pytest
 from icegrt_jax.models.heads import new_head, scalars, trunk
 from icegrt_jax.models.lora import LoRAConfig, init_adapter
 from icegrt_jax.models.quantize import stored_as
-from icegrt_jax.models.trees import flatten, map_with_path
+from icegrt_jax.models.tree import flatten, map_with_path
 from icegrt_jax.rl import ppo_value_loss
 from icegrt_jax.training.forward import response_hidden
 from icegrt_jax.training.ppo import ppo_update, score
