@@ -3,18 +3,20 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
 from icegrt_jax.data.pipeline import prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.sampling.generate import decode_responses
-from icegrt_jax.stages import common
+from icegrt_jax.stages import common, scoring, tokenizers
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
 from icegrt_jax.training.ppo import ppo_update, score
@@ -34,16 +36,18 @@ SAME_NAME = (
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (critic, reward)."""
+    """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return
     common.check_batches(config, workdir, "ppo")
+    tokenizers.check_tokenizers(config, workdir)
     run = common.start(config, workdir)
     if common.finished(run, "ppo"):
         return
     ppo, folder = config.ppo, run.folder("ppo")
     state = _initial_state(run)
-    prompts, batches, replay = _data(run)
+    reader = scoring.load_reader(run)
+    prompts, batches, replay = _data(run, reader)
     sampler = _sampler_config(run)
     score_step = jit_step(score, run.mesh, state)
     update_step = jit_step(ppo_update, run.mesh, state)
@@ -63,16 +67,17 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     rollout = _rollout(run, state, batch, step, sampler)
                 if step == 1:
                     check_first_rollout(state, rollout)
+                records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
-                    state, experience, scored = score_step(state, rollout)
+                    texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
+                    state, experience, scored = score_step(state, rollout, *scores)
                     if replay is not None:
                         experience = experience.replace(ptx=shard_batch(replay[step - 1], run.mesh))
                     state, learned = update_step(state, experience)
                     # The host reads and judges the answers while the device learns from them.
-                    texts = decode_responses(*jax.device_get((rollout.responses, rollout.mask)), run.tokenizer)
-                    records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
+                    texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
-                    metrics = {**jax.device_get({**scored, **learned}), **judged, **_kl_target(ppo.kl)}
+                    metrics = {**jax.device_get({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
                 check_finite(step, metrics)
                 if metrics["first_logprob_diff"] > ppo.logprob_alarm:
                     print(
@@ -116,7 +121,7 @@ def _report_kl(run: common.Run) -> float:
     return mean
 
 
-def _data(run: common.Run):
+def _data(run: common.Run, reader: scoring.Reader | None):
     """PPO's prompts, their batches, and the replay batches or None."""
     config, ppo = run.config, run.config.ppo
     sources = run.load(ppo.sources, Prompt)
@@ -141,8 +146,11 @@ def _data(run: common.Run):
             overlong="drop",
         )
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
+    prompts = [prompt for records in sources.values() for prompt in records]
+    if reader is not None:
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in prompts])
     common.write_report(run, "ppo", report)
-    return [prompt for records in sources.values() for prompt in records], batches, replay
+    return prompts, batches, replay
 
 
 def ppo_config(ppo: ConfigDict) -> PPOConfig:
@@ -162,18 +170,18 @@ def ppo_config(ppo: ConfigDict) -> PPOConfig:
 
 
 def _initial_state(run: common.Run) -> TrainState:
-    """Actor = ICE-Instruct, reference = a frozen copy; critic = ICE-Reward, reward = a frozen copy."""
+    """Actor = ICE-Instruct, reference = a frozen copy; reward = frozen ICE-Reward; critic as `value.init` says."""
     ppo, frozen = run.config.ppo, run.config.model.param_dtype
     policy_config, policy = common.stage_params(run, "sft", "policy")
     _, reference = common.stage_params(run, "sft", "policy", dtype=frozen)
     reward_config, reward = common.stage_params(run, "reward", "reward", dtype=frozen)
-    _, value = common.stage_params(run, "reward", "reward")
+    value_config, value = _critic(run)
     done = files.read_json(run.folder("reward") / "done.json")
     updates = ppo.iterations * ppo.num_ppo_epochs * ppo.num_minibatches
     return create_state(
         run.key("ppo"),
-        {"policy": policy, "value": _centred(value, done), "reward": reward, "reference": reference},
-        {"policy": policy_config, "value": reward_config, "reward": reward_config},
+        {"policy": policy, "value": value, "reward": reward, "reference": reference},
+        {"policy": policy_config, "value": value_config, "reward": reward_config},
         {
             "policy": common.optimizer_config(ppo.policy_optimizer, updates),
             "value": common.optimizer_config(ppo.value_optimizer, updates),
@@ -182,6 +190,20 @@ def _initial_state(run: common.Run) -> TrainState:
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
         score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
     )
+
+
+def _critic(run: common.Run) -> tuple[ModelConfig, dict]:
+    """ICE-Reward with its head in the score's units, or ICE-Instruct's trunk with a head of zeros.
+
+    The zeros are the mean of the normalised scores of ICE-Instruct's answers: the first values are near
+    the first returns either way.
+    """
+    if run.config.value.init == "reward":
+        config, value = common.stage_params(run, "reward", "reward")
+        return config, _centred(value, files.read_json(run.folder("reward") / "done.json"))
+    config, policy = common.stage_params(run, "sft", "policy")
+    value = with_scalar_head(run.key("ppo"), policy, config)
+    return config, {**value, "head": jax.tree.map(jnp.zeros_like, value["head"])}
 
 
 def _centred(value: dict, done: dict) -> dict:
