@@ -80,7 +80,7 @@ def encode_answer(
     if not answer.strip():
         messages, separator = _taken_apart(prompt, control_tokens)
         ids, _ = _encode(tokenizer, render(tokenizer, messages, generate=True), separator)
-        return ids + list(end_ids[:1]) * finished, len(ids)
+        return ids + (list(end_ids[:1]) if finished else []), len(ids)
     messages, separator = _taken_apart((*prompt, {"role": "assistant", "content": answer}), control_tokens)
     text = render(tokenizer, messages, generate=False)
     ids, offsets = _encode(tokenizer, text, separator)
