@@ -81,8 +81,8 @@ def _model() -> ConfigDict:
 
 def _reward() -> ConfigDict:
     c = ConfigDict()
-    c.init = "sft"  # its trunk: sft (ICE-Instruct), scratch (shape in reward.model) or a Hugging Face folder
-    c.model = _shape()  # read when init is "scratch"
+    c.init = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
+    c.model = _shape()  # when init is "scratch"; of a folder's model only scan_layers, remat and dtype are read here
     c.steps = 0
     c.batch_size = 16  # prompts per update, each with all its answers
     c.length = 256  # tokens of prompt and answer
@@ -93,6 +93,7 @@ def _reward() -> ConfigDict:
     c.optimizer = optimizer(3e-4)
     c.lora = _lora()
     c.on_policy_k = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
+    c.score_length = 0  # tokens of prompt and answer that it scores with a tokenizer of its own; 0: as length
     c.normalize_on = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted
     return c
 
@@ -173,6 +174,7 @@ def default_config() -> ConfigDict:
     c.sft.lora = _lora()
     c.reward = _reward()
     c.value = ConfigDict()  # the critic
+    c.value.init = "reward"  # its trunk: reward (ICE-Reward with its head) or sft (ICE-Instruct, a new head)
     c.value.trunk = "own"  # or policy: a head on the actor's hidden states, trained with its trunk
     c.value.vf_coef = 0.1  # of the value loss, where the trunk is the policy's
     c.roles = ConfigDict()
@@ -260,6 +262,8 @@ def check(config: ConfigDict) -> None:
     if config.model.path and config.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
     _choice("ppo.judge", config.ppo.judge, JUDGES)
+    _choice("value.init", config.value.init, ("reward", "sft"))
+    _at_least(config, "reward.score_length", 0)
     _check_specs("reward.heldout", config.reward.heldout)
     _check_specs("evaluate.domain", config.evaluate.domain)
     _check_specs("evaluate.general", config.evaluate.general)

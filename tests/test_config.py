@@ -84,6 +84,8 @@ def test_the_schedules_are_those_of_the_optimizers():
         ("reward.heldout.made=rows", "reward.heldout.made='rows'; expected FORMAT:PATH"),
         ("evaluate.domain.ads=rows", "evaluate.domain.ads='rows'; expected FORMAT:PATH"),
         ("model.path=some/model", "pretrain.steps is for models trained from scratch; set it to 0 or"),
+        ("value.init=scratch", "value.init='scratch'; expected one of 'reward', 'sft'."),
+        ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
         ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
         ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),
         ("evaluate.general_judge=", "evaluate.general_judge is empty, but evaluate.general names prompts"),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from icegrt_jax.data.packing import Example
-from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
+from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Text
 from icegrt_jax.data.tokenizers import ChatTokenizer
 
 
@@ -53,12 +53,27 @@ def fit_prompts(
         if len(ids) > length and overlong == "keep":
             counts["over"] += 1
         elif len(ids) > length:
-            ids = _cut_prompt(record.prompt, tokenizer, length) if overlong == "cut" else []
+            shorter = cut_prompt(record.prompt, tokenizer, length) if overlong == "cut" else ()
+            ids = tokenizer.encode_prompt(shorter) if shorter else []
             outcome = "cut" if ids else "dropped"
         counts[outcome] += 1
         if ids:
             rows.append((index, ids))
     return rows, dict(counts)
+
+
+def fit_answers(
+    prompts: Sequence[Messages], answers: Sequence[str], finished: Sequence[bool], tokenizer: ChatTokenizer, length: int
+) -> tuple[list[list[int]], int]:
+    """Ids of each prompt with its answer, of at most `length` tokens, and how many lost their end to be so.
+
+    Unfinished answers (cut off before an EOS) are not ended here either; see `ChatTokenizer.encode_answer`.
+    """
+    rows = [
+        tokenizer.encode_answer(prompt, answer, finished=bool(ended))[0]
+        for prompt, answer, ended in zip(prompts, answers, finished, strict=True)
+    ]
+    return [ids[:length] for ids in rows], sum(len(ids) > length for ids in rows)
 
 
 def fit_rankings(
@@ -76,8 +91,8 @@ def fit_rankings(
         counts["answers_beyond_k"] += max(0, len(record.responses) - k)
         row = []
         for response, rank in list(zip(record.responses, record.ranks, strict=True))[:k]:
-            ids, mask = tokenizer.encode_conversation((*record.prompt, {"role": "assistant", "content": response}))
-            if len(ids) > length and (overlong == "drop" or not any(mask[:length])):
+            ids, start = tokenizer.encode_answer(record.prompt, response)
+            if len(ids) > length and (overlong == "drop" or start >= length):
                 counts["answers_dropped"] += 1
                 continue
             counts["answers_cut"] += len(ids) > length
@@ -100,17 +115,21 @@ def _split(ids: list[int], length: int) -> list[list[int]]:
     return [ids[start : start + length] for start in range(0, max(len(ids) - 1, 1), length - 1)]
 
 
-def _cut_prompt(messages: Sequence[dict], tokenizer: ChatTokenizer, length: int) -> list[int]:
-    """Ids of the prompt with the beginning of its last message left out; [] where that is not enough."""
+def cut_prompt(messages: Messages, tokenizer: ChatTokenizer, length: int) -> Messages:
+    """The prompt with the beginning of its last message left out, of at most `length` ids.
+
+    As it is where it fits; () where leaving out all but a last word is not enough.
+    """
     *earlier, last = messages
     content = tokenizer.encode_text(last["content"])
-    ids = tokenizer.encode_prompt(messages)
+    size = len(tokenizer.encode_prompt(messages))
     # Tokenising what is left again may give a token more at the cut, hence the loop.
-    while len(ids) > length:
-        content = content[len(ids) - length :]
+    while size > length:
+        content = content[size - length :]
         # A cut inside a character leaves its tail bytes, decoded as U+FFFD.
         text = tokenizer.decode(content).lstrip("\ufffd")
         if not text.strip():
-            return []
-        ids = tokenizer.encode_prompt([*earlier, {**last, "content": text}])
-    return ids
+            return ()
+        messages = (*earlier, {**last, "content": text})
+        size = len(tokenizer.encode_prompt(messages))
+    return messages

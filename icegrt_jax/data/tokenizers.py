@@ -6,6 +6,7 @@ form is GPT-2's.
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -63,6 +64,14 @@ class ChatTokenizer:
         self._refuse_control_tokens(messages)
         return chat.encode_conversation(self.tokenizer, messages, self.eos_ids)
 
+    def encode_answer(self, prompt: Sequence[dict], answer: str, *, finished: bool = True) -> tuple[list[int], int]:
+        """Ids of a prompt with an answer that may be a model's, and the index of the answer's first token.
+
+        Nothing is refused: a control token written out is encoded as the characters it is made of.
+        See `chat.encode_answer`, also for what an unfinished answer is.
+        """
+        return chat.encode_answer(self.tokenizer, prompt, answer, self.eos_ids, self._special_tokens, finished=finished)
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, nothing added."""
         return chat.tokenize(self.tokenizer, text)
@@ -78,6 +87,13 @@ class ChatTokenizer:
     @functools.cached_property
     def _control_tokens(self) -> tuple[str, ...]:
         return tuple(self.tokenizer.all_special_tokens)
+
+    @functools.cached_property
+    def _special_tokens(self) -> tuple[str, ...]:
+        """Every text that would become one token with a meaning of its own, named by the tokenizer or not."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        unnamed = (token.content for i, token in added if token.special or i in self.eos_ids)
+        return tuple(dict.fromkeys((*self._control_tokens, *unnamed)))
 
     def _refuse_control_tokens(self, messages: Sequence[dict]) -> None:
         # Written out in a message, a control token would become a turn of its own.
@@ -149,6 +165,25 @@ def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTok
     eos_ids = tuple(dict.fromkeys(candidates))
     pad_id = tokenizer.pad_token_id
     return ChatTokenizer(tokenizer, 0 if pad_id is None or pad_id in eos_ids else pad_id, eos_ids)
+
+
+def same_tokenizer(one: ChatTokenizer, other: ChatTokenizer) -> bool:
+    """Whether both give the same ids for every text and every conversation, so that ids of one are ids of the other.
+
+    Decided by what the tokenizers hold, wherever they are kept and whatever they are called: the parts of
+    tokenizer.json that make ids of text (normalizer, pre-tokenizer, the model with its vocabulary and
+    merges, added tokens), the chat template, the special tokens that a template may write, and the ids
+    that end and pad a response. Decoder and post-processor do not matter: ids are never made by them here.
+    """
+    return _content(one) == _content(other)
+
+
+def _content(tokenizer: ChatTokenizer) -> tuple:
+    made = json.loads(tokenizer.tokenizer.backend_tokenizer.to_str())
+    added = sorted(made["added_tokens"], key=lambda token: token["id"])
+    special = tokenizer.tokenizer.special_tokens_map
+    parts = (made["normalizer"], made["pre_tokenizer"], made["model"], added)
+    return (*parts, tokenizer.tokenizer.chat_template, special, tokenizer.eos_ids, tokenizer.pad_id)
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -22,13 +22,14 @@ class Generation:
 
     prompts: i32[N·K, P], left-padded, with prompt_mask bool[N·K, P].
     tokens: i32[N·K, T], right-padded. mask: bool[N·K, T], up to and including the first EOS.
-    logprobs: f32[N·K, T]. text: without special tokens.
+    finished: bool[N·K], ended with EOS. logprobs: f32[N·K, T]. text: without special tokens.
     """
 
     prompts: np.ndarray
     prompt_mask: np.ndarray
     tokens: np.ndarray
     mask: np.ndarray
+    finished: np.ndarray
     logprobs: np.ndarray
     text: list[str]
 
@@ -84,6 +85,7 @@ def generate_batches(
         joined.prompt_mask,
         joined.responses,
         joined.mask,
+        joined.finished,
         joined.logprobs,
         decode_responses(joined.responses, joined.mask, tokenizer),
     )

@@ -2,27 +2,25 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import shutil
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
-from icegrt_jax.data.adreview import build, corpus
+from icegrt_jax.data.adreview import build
 from icegrt_jax.data.records import Record
 from icegrt_jax.data.sources import load_source
-from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.hf import load_hf
-from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
+from icegrt_jax.stages.tokenizers import policy_tokenizer
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.stored import PartRecord, load_role
 
@@ -77,7 +75,7 @@ def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compile_cache"))
     mesh = make_mesh(**config.mesh)
     _write_domain(config, workdir)
-    return Run(config, workdir, mesh, _tokenizer(config, workdir))
+    return Run(config, workdir, mesh, policy_tokenizer(config, workdir))
 
 
 def _write_domain(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -88,23 +86,6 @@ def _write_domain(config: ConfigDict, workdir: pathlib.Path) -> None:
     if missing:
         sets = build.build(config.seed, {name: config.domain_sizes[name] for name in missing})
         build.write(workdir / "data", sets)
-
-
-def _tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
-    """The tokenizer of the run: its own copy, the model's, or one trained on the embedded domain."""
-    folder = workdir / "tokenizer"
-    if folder.is_dir():
-        return load_tokenizer(folder)
-    if not config.model.path and not config.domain:
-        raise UserError("model.path is empty and so is domain: there is no tokenizer; name a Hugging Face folder.")
-    temporary = workdir / ".tokenizer.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    if config.model.path:
-        load_tokenizer(local_folder(config.model.path)).save(temporary)
-    else:
-        train_bpe(corpus.training_text(), config.tokenizer.vocab_size, temporary)
-    os.replace(temporary, folder)
-    return load_tokenizer(folder)
 
 
 def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
@@ -122,16 +103,24 @@ def base_model(run: Run) -> tuple[ModelConfig, dict]:
     """The model before the run's first stage: from a Hugging Face folder or newly initialised."""
     section = run.config.model
     if section.path:
-        config, params = load_hf(
-            section.path,
-            scan_layers=section.scan_layers,
-            dtype=section.dtype,
-            shardings=lambda tree: tree_shardings(tree, run.mesh),
-        )
-        return dataclasses.replace(config, remat=section.remat), params
+        config, params = load_folder(run, section.path, section)
+        if "head" in params:
+            raise UserError(f"model.path={section.path!r} holds a reward model; expected a language model.")
+        return config, params
     length = run.config.max_prompt_length + run.config.max_response_length
     config = scratch_config(section, run.tokenizer.vocab_size, length)
     return config, placed_init(run, config, run.key("base"))
+
+
+def load_folder(run: Run, path: str, section: ConfigDict) -> tuple[ModelConfig, dict]:
+    """The model of a Hugging Face folder, read to where it will live; it has a scalar `head` if theirs has one."""
+    options = {"scan_layers": section.scan_layers, "dtype": section.dtype}
+    folder = pathlib.Path(path).expanduser()
+    raw = read_hf_config(folder)
+    scalar_head = raw["architectures"][0].endswith("ForSequenceClassification")
+    abstract = abstract_params(to_model_config(raw, folder, **options), scalar_head=scalar_head)
+    config, params = load_hf(folder, **options, shardings=tree_shardings(abstract, run.mesh))
+    return dataclasses.replace(config, remat=section.remat), params
 
 
 def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: bool = False) -> dict:

@@ -13,11 +13,9 @@ from icegrt_jax import files
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
-from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, generate_batches
-from icegrt_jax.stages import common
-from icegrt_jax.stages.reward import compiled_scores
+from icegrt_jax.stages import common, scoring
 from icegrt_jax.training.progress import Progress
 
 
@@ -117,24 +115,14 @@ def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
     reward_config, reward = common.stage_params(run, "reward", "reward")
     with progress.phase("best of n"):
         out = _answers(run, model, params, domain, temperature=run.config.evaluate.temperature, num_samples=n)
-        scores = score_generation(reward, reward_config, out, run.config.evaluate.batch_size)
+        reader, size = scoring.load_reader(run), run.config.evaluate.batch_size
+        scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
         best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
     texts = [out.text[i] for i in best]
     metrics = mean_grades(run.config.evaluate.judge, domain, texts)
     metrics |= _by_split(run.config.evaluate.judge, domain, texts)
     metrics["length"] = float(out.mask[best].sum(axis=1).mean())
     return {"metrics": metrics, "answers": texts}
-
-
-def score_generation(params: dict, config: ModelConfig, out: Generation, batch_size: int) -> np.ndarray:
-    """The reward model's scores f32[N·K] of sampled answers."""
-    tokens = np.concatenate([out.prompts, out.tokens], axis=1)
-    mask = np.concatenate([out.prompt_mask, out.mask], axis=1)
-    parts = [
-        compiled_scores(params, config=config, tokens=tokens[i : i + batch_size], mask=mask[i : i + batch_size])
-        for i in range(0, len(tokens), batch_size)
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def _by_split(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, float]:

@@ -12,8 +12,7 @@ from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.sampling.generate import decode_responses
-from icegrt_jax.stages import common
+from icegrt_jax.stages import common, scoring, tokenizers
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
@@ -27,16 +26,18 @@ SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (critic, reward)."""
+    """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return
     common.check_batches(config, workdir, "ppo")
+    tokenizers.check_tokenizers(config, workdir)
     run = common.start(config, workdir)
     if common.finished(run, "ppo"):
         return
     ppo, folder = config.ppo, run.folder("ppo")
     state, parts = initial_state(run)
-    prompts, batches, replay = _data(run)
+    reader = scoring.load_reader(run)
+    prompts, batches, replay = _data(run, reader)
     sampler = _sampler_config(run)
     score_step = jit_step(score, run.mesh, state)
     update_step = jit_step(ppo_update, run.mesh, state)
@@ -56,16 +57,17 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     rollout = _rollout(run, state, batch, step, sampler)
                 if step == 1:
                     check_first_rollout(state, rollout)
+                records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
-                    state, experience, scored = score_step(state, rollout)
+                    texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
+                    state, experience, scored = score_step(state, rollout, *scores)
                     if replay is not None:
                         experience = experience.replace(ptx=shard_batch(replay[step - 1], run.mesh))
                     state, learned = update_step(state, experience)
                     # The host reads and judges the answers while the device learns from them.
-                    texts = decode_responses(*jax.device_get((rollout.responses, rollout.mask)), run.tokenizer)
-                    records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
+                    texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
-                    metrics = {**jax.device_get({**scored, **learned}), **judged, **_kl_target(ppo.kl)}
+                    metrics = {**jax.device_get({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
                 check_finite(step, metrics)
                 if metrics["first_logprob_diff"] > ppo.logprob_alarm:
                     print(
@@ -109,7 +111,7 @@ def _report_kl(run: common.Run) -> float:
     return mean
 
 
-def _data(run: common.Run):
+def _data(run: common.Run, reader: scoring.Reader | None):
     """PPO's prompts, their batches, and the replay batches or None."""
     config, ppo = run.config, run.config.ppo
     sources = run.load(ppo.sources, Prompt)
@@ -134,8 +136,11 @@ def _data(run: common.Run):
             overlong="drop",
         )
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
+    prompts = [prompt for records in sources.values() for prompt in records]
+    if reader is not None:
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in prompts])
     common.write_report(run, "ppo", report)
-    return [prompt for records in sources.values() for prompt in records], batches, replay
+    return prompts, batches, replay
 
 
 def _sampler_config(run: common.Run) -> SamplerConfig:

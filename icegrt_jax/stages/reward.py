@@ -7,7 +7,6 @@
 4. Fit mean and spread of the scores on ICE-Instruct's own answers; they are stored with the model.
 """
 
-import functools
 import pathlib
 
 import jax
@@ -19,23 +18,20 @@ from icegrt_jax import files
 from icegrt_jax.data.adreview import annotators
 from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import trunk, with_scalar_head
-from icegrt_jax.models.hf import load_hf
 from icegrt_jax.models.lora import init_adapter
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, generate_batches
-from icegrt_jax.stages import common, loop
-from icegrt_jax.training.forward import answer_scores
+from icegrt_jax.stages import common, loop, scoring, tokenizers
 from icegrt_jax.training.state import Part, create_state
 from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import reward_update
-
-compiled_scores = functools.partial(jax.jit, static_argnames="config")(answer_scores)
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -43,24 +39,31 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not config.reward.steps:
         return
     common.check_batches(config, workdir, "reward")
+    tokenizers.check_tokenizers(config, workdir)
     run = common.start(config, workdir)
     if common.finished(run, "reward"):
         return
     section = config.reward
+    tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
+    reader = scoring.make_reader(run, tokenizer)
     if config.domain and section.on_policy_k:
         rank_own_answers(run)
     sources = run.load(section.sources, Ranking)
     batches = ranking_batches(
         sources,
         section.weights,
-        run.tokenizer,
+        tokenizer,
         batch_size=section.batch_size,
         length=section.length,
         seed=config.seed,
         overlong=section.overlong,
     )
-    model, params = initial_reward_model(run)
-    common.write_report(run, "reward", batches.report)
+    model, params = initial_reward_model(run, tokenizer)
+    report = dict(batches.report)
+    if reader is not None:
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
+    common.write_report(run, "reward", report)
+    tokenizers.keep_reward_tokenizer(tokenizer, run.workdir)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     lora = common.lora_config(section.lora)
     trees, parts, records = {"reward": params}, {}, {}
@@ -75,13 +78,13 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")
-    heldout = measure(run, complete, model) if section.heldout else {}
-    stats = fit_normalization(run, complete, model)
+    heldout = measure(run, complete, model, tokenizer) if section.heldout else {}
+    stats = fit_normalization(run, complete, model, reader)
     state = state.replace(score_stats=stats)
     loop.save_last(run, "reward", section.steps, state)
     common.finish(
         run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=heldout,
-        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std),
+        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
 
 
@@ -129,8 +132,8 @@ def sample_instruct(run: common.Run, prompts: list[Prompt], key: jax.Array, *, n
     )  # fmt: skip
 
 
-def initial_reward_model(run: common.Run) -> tuple[ModelConfig, dict]:
-    """The trunk named by `reward.init` with a new scalar head; its size need not be the policy's."""
+def initial_reward_model(run: common.Run, tokenizer: ChatTokenizer) -> tuple[ModelConfig, dict]:
+    """What `reward.init` names, with a new scalar head where it has none; size and family need not be the policy's."""
     section, key = run.config.reward, run.key("reward")
     if section.init == "scratch":
         config = common.scratch_config(section.model, run.tokenizer.vocab_size, section.length)
@@ -138,17 +141,17 @@ def initial_reward_model(run: common.Run) -> tuple[ModelConfig, dict]:
     if section.init == "sft":
         config, params = common.stage_params(run, "sft", "policy")
     else:
-        config, params = load_hf(section.init)
-        if config.vocab_size < run.tokenizer.vocab_size:
+        config, params = common.load_folder(run, section.init, section.model)
+        if config.vocab_size < tokenizer.vocab_size:
             raise UserError(
-                f"reward.init={section.init}: its embedding has {config.vocab_size} rows, the policy's tokenizer "
-                f"{run.tokenizer.vocab_size} ids; use a reward model with the policy's tokenizer."
+                f"reward.init={section.init!r}: its embedding has {config.vocab_size} rows, the tokenizer beside it "
+                f"{tokenizer.vocab_size} ids; they do not belong together."
             )
     params = params if "head" in params else with_scalar_head(key, params, config)
     return config, shard_tree(params, run.mesh)
 
 
-def measure(run: common.Run, params: dict, model: ModelConfig) -> dict[str, float]:
+def measure(run: common.Run, params: dict, model: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, float]:
     """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
     section = run.config.reward
     records = run.load(section.heldout, Ranking)
@@ -156,13 +159,13 @@ def measure(run: common.Run, params: dict, model: ModelConfig) -> dict[str, floa
     for name, rankings in records.items():
         rankings = rankings[: section.heldout_limit or None]
         batches = ranking_batches(
-            {name: rankings}, {name: 1.0}, run.tokenizer, batch_size=1, length=section.length, seed=0,
+            {name: rankings}, {name: 1.0}, tokenizer, batch_size=1, length=section.length, seed=0,
             overlong=section.overlong,
         )  # fmt: skip
         rows = [batches[i] for i in range(batches.report[name]["kept"])]
         batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
         scores = [
-            compiled_scores(params, config=model, tokens=tokens, mask=mask)
+            scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
             for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
         ]
         arrays = [jnp.asarray(x) for x in (np.stack(scores), batch["ranks"], batch["valid"])]
@@ -175,19 +178,16 @@ def measure(run: common.Run, params: dict, model: ModelConfig) -> dict[str, floa
     return heldout
 
 
-def fit_normalization(run: common.Run, params: dict, model: ModelConfig) -> ScoreStats:
-    """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
+def normalization_prompts(run: common.Run) -> list[Prompt]:
+    """The prompts of PPO whose answers the scores are normalised on."""
     loaded = run.load(run.config.ppo.sources, Prompt)
     prompts = [prompt for records in loaded.values() for prompt in fitting_prompts(run, records)]
-    prompts = prompts[: run.config.reward.normalize_on]
+    return prompts[: run.config.reward.normalize_on]
+
+
+def fit_normalization(run: common.Run, params: dict, model: ModelConfig, reader: scoring.Reader | None) -> ScoreStats:
+    """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
+    prompts = normalization_prompts(run)
     answers = sample_instruct(run, prompts, run.key("normalize"), num_samples=1)
-    tokens = np.concatenate([answers.prompts, answers.tokens], axis=1)
-    mask = np.concatenate([answers.prompt_mask, answers.mask], axis=1)
-    size = run.config.evaluate.batch_size
-    scores = np.concatenate(
-        [
-            np.asarray(compiled_scores(params, config=model, tokens=tokens[i : i + size], mask=mask[i : i + size]))
-            for i in range(0, len(tokens), size)
-        ]
-    )
+    scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
     return ScoreStats.create(float(scores.mean()), float(scores.std()))

@@ -5,7 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from icegrt_jax.stages import common, evaluate, ppo, pretrain, report, reward, sft
+from icegrt_jax.stages import common, evaluate, ppo, pretrain, report, reward, sft, tokenizers
 from icegrt_jax.training.progress import print_header
 
 STEPS = (
@@ -23,6 +23,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     began = time.perf_counter()
     lengths = {**{stage: config[stage].steps for stage in ("pretrain", "sft", "reward")}, "ppo": config.ppo.iterations}
     common.check_batches(config, workdir, *(stage for stage, length in lengths.items() if length))
+    tokenizers.check_tokenizers(config, workdir)
     for number, (name, stage, purpose) in enumerate(STEPS, start=1):
         print_header(name, purpose, number=number, total=len(STEPS))
         stage.main(config, workdir)

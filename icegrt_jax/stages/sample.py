@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from icegrt_jax.data.records import Prompt, Ranking, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
-from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import generate_batches
 from icegrt_jax.stages import common
@@ -31,7 +31,8 @@ def main(
     All ranks are 1, a tie that teaches nothing: whoever ranks the answers replaces them (1 is best).
 
     Args:
-      checkpoint: "pretrain", "sft" or "ppo" of this workdir, or a Hugging Face folder.
+      checkpoint: "pretrain", "sft" or "ppo" of this workdir, or a Hugging Face folder, which is asked with
+        its own tokenizer and chat template.
       prompts: source of prompt records, "FORMAT:PATH".
       out: the .jsonl file.
       num_samples: K, two or more; equal answers to a prompt are written once.
@@ -42,15 +43,18 @@ def main(
         raise UserError(f"--out={out}; expected a name ending in .jsonl.")
     run = common.start(config, workdir)
     records = load_source(prompts, kind=Prompt, data_dir=config.data_dir, workdir=str(workdir))
-    model, params = common.stage_params(run, checkpoint, "policy") if checkpoint in STAGES else load_hf(checkpoint)
+    if checkpoint in STAGES:
+        model = Model(*common.stage_params(run, checkpoint, "policy"), run.tokenizer)
+    else:
+        model = load_hf_model(checkpoint)  # with its own tokenizer, which need not be the run's
     sampler = SamplerConfig(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        eos_ids=run.tokenizer.eos_ids,
-        pad_id=run.tokenizer.pad_id,
+        eos_ids=model.tokenizer.eos_ids,
+        pad_id=model.tokenizer.pad_id,
     )
     texts = generate_batches(
-        run.key("sample"), params, model, run.tokenizer, [r.prompt for r in records], sampler,
+        run.key("sample"), model.params, model.config, model.tokenizer, [r.prompt for r in records], sampler,
         num_samples=num_samples, batch_size=config.evaluate.batch_size,
     ).text  # fmt: skip
     rankings = []

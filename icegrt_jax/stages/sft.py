@@ -5,10 +5,11 @@ import pathlib
 from ml_collections import ConfigDict
 
 from icegrt_jax.data.records import Instruction
-from icegrt_jax.stages import common, supervised
+from icegrt_jax.stages import common, supervised, tokenizers
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
     common.check_batches(config, workdir, "sft")
+    tokenizers.check_tokenizers(config, workdir)
     supervised.train_policy(common.start(config, workdir), "sft", Instruction, common.lora_config(config.sft.lora))

@@ -49,8 +49,14 @@ def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
     return jnp.where(rollout.finished, 0.0, after)
 
 
-def score(state: TrainState, rollout: Rollout) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
+def score(
+    state: TrainState, rollout: Rollout, scores: jax.Array | None = None
+) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
     """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
+
+    Args:
+      scores: f32[B], the reward model's verdicts where it has read the responses as text, with a tokenizer
+        of its own. By default it reads the rollout's ids, here.
 
     Returns:
       The state with the score moments and the KL coefficient moved on (the rewards use the
@@ -59,7 +65,7 @@ def score(state: TrainState, rollout: Rollout) -> tuple[TrainState, Experience, 
     """
     config, mask = state.ppo, rollout.mask
     args = (rollout.prompts, rollout.prompt_mask, rollout.responses, mask)
-    scores = raw_scores(state, rollout)
+    scores = raw_scores(state, rollout) if scores is None else scores
     ref_logprobs, _ = response_logprobs(
         state.full("reference"), state.model("policy"), *args, temperature=config.temperature
     )

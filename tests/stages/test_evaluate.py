@@ -33,14 +33,15 @@ def test_stages_that_have_not_finished_have_no_row(finished, tmp_path, capsys):
 def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     texts = [f"{prompt}{answer}" for prompt in "ab" for answer in "012"]
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]
-    out = Generation(None, None, None, mask, None, texts)
+    out = Generation(None, None, None, mask, None, None, texts)
     scores = np.array([0.1, 0.9, 0.3, -5.0, -4.0, -6.0])
     stage = types.SimpleNamespace(config=types.SimpleNamespace(
         evaluate=types.SimpleNamespace(temperature=1.0, batch_size=2, judge="exact")
     ))  # fmt: skip
     monkeypatch.setattr(evaluate.common, "stage_params", lambda *args: (None, None))
     monkeypatch.setattr(evaluate, "_answers", lambda *args, **kwargs: out)
-    monkeypatch.setattr(evaluate, "score_generation", lambda *args: scores)
+    monkeypatch.setattr(evaluate.scoring, "load_reader", lambda *args: None)
+    monkeypatch.setattr(evaluate.scoring, "score_generation", lambda *args: scores)
     records = [Prompt(user("a"), "a1"), Prompt(user("b"), "b0")]
     progress = types.SimpleNamespace(phase=lambda name: contextlib.nullcontext())
     row = evaluate._best_of(stage, None, None, records, 3, progress)

@@ -1,8 +1,14 @@
 """`icegrt sample`: answers to be ranked, as records that the reward stage reads."""
 
+import jax
 import pytest
 
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl
+from icegrt_jax.sampling import SamplerConfig
+from icegrt_jax.sampling.generate import generate_batches
+from icegrt_jax.stages.common import STREAMS
+from tests.data.second_tokenizer import second_tokenizer
+from tests.stages.reward_folders import tiny_folder
 from tests.stages.runs import call, copy_parts
 
 
@@ -29,6 +35,21 @@ def test_a_sampled_file_is_a_source_of_rankings(workdir, tmp_path, capsys):
     assert f"{out}: 8 prompts to rank" in capsys.readouterr().out
     assert sample(workdir, tmp_path / "again.jsonl", "--num_samples=3") == 0
     assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
+
+
+def test_a_folder_is_asked_with_its_own_tokenizer(workdir, tmp_path):
+    tokenizer = second_tokenizer(tmp_path / "tokenizer")
+    config, params = tiny_folder(tmp_path / "model", tokenizer, scalar_head=False, rows=tokenizer.vocab_size)
+    out = tmp_path / "to_rank.jsonl"
+    assert sample(workdir, out, "--num_samples=2", checkpoint=tmp_path / "model") == 0
+    prompts = read_jsonl(workdir / "data" / "ranking_prompts.jsonl", Prompt)
+    sampler = SamplerConfig(max_new_tokens=6, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)
+    key = jax.random.fold_in(jax.random.key(0), STREAMS["sample"])
+    texts = generate_batches(
+        key, params, config, tokenizer, [prompt.prompt for prompt in prompts], sampler, num_samples=2, batch_size=8
+    ).text
+    answers = [tuple(text for text in dict.fromkeys(texts[i : i + 2]) if text.strip()) for i in range(0, len(texts), 2)]
+    assert [ranking.responses for ranking in read_jsonl(out, Ranking)] == [pair for pair in answers if len(pair) > 1]
 
 
 @pytest.mark.parametrize(

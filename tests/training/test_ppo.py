@@ -134,6 +134,15 @@ def test_a_score_equals_its_ingredients_put_together_in_float64(options, rollout
         np.testing.assert_array_equal(getattr(experience, name), getattr(rollout, name))
 
 
+def test_scores_made_elsewhere_take_the_place_of_the_reward_models(rollout, parts):
+    state = make_state(reference_seed=5, score_scale="reference")
+    expected = jax.jit(score)(state, rollout)
+    unread = state.replace(params={**state.params, "reward": {"embed": jnp.full(3, jnp.nan)}})
+    scored = jax.jit(score)(unread, rollout, jnp.asarray(parts["scores"], jnp.float32))
+    chex.assert_trees_all_close(scored[1:], expected[1:], atol=1e-5)
+    chex.assert_trees_all_close(scored[0].score_stats, expected[0].score_stats, atol=1e-5)
+
+
 def test_the_score_lands_on_the_last_token_and_its_fraction_survives(rollout):
     """With gamma and lam 1 and a critic of zeros the returns are the sums of rewards: the score at every token."""
     state = make_state(kl_coef=1e-9, lam=1.0, advantages="none")

@@ -1,0 +1,81 @@
+"""The tokenizers of a run: the policy's in WORKDIR/tokenizer, ICE-Reward's in WORKDIR/reward/tokenizer."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.adreview import corpus
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
+from icegrt_jax.errors import UserError
+
+
+def policy_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
+    """The run's own copy; made at first from the model's, or by training on the embedded domain."""
+    folder = workdir / "tokenizer"
+    if not folder.is_dir():
+        if not config.model.path and not config.domain:
+            raise UserError("model.path is empty and so is domain: there is no tokenizer; name a Hugging Face folder.")
+        temporary = _emptied(workdir / ".tokenizer.tmp")
+        _write_new(config, temporary)
+        os.replace(temporary, folder)
+    return load_tokenizer(folder)
+
+
+def reward_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer | None:
+    """The copy that the reward stage keeps, or that of the Hugging Face folder it starts from.
+
+    None where it starts from ICE-Instruct or from scratch, and so has the policy's.
+    """
+    init, kept = config.reward.init, pathlib.Path(workdir) / "reward" / "tokenizer"
+    if init in ("sft", "scratch"):
+        return None
+    folder = pathlib.Path(init).expanduser()
+    if not kept.is_dir() and not folder.is_dir():
+        raise UserError(f"reward.init={init!r}: no such folder; expected sft, scratch or a Hugging Face folder.")
+    return load_tokenizer(kept if kept.is_dir() else folder)
+
+
+def keep_reward_tokenizer(tokenizer: ChatTokenizer, workdir: pathlib.Path) -> None:
+    """Writes WORKDIR/reward/tokenizer, whole or not at all; one that is there stays."""
+    folder = workdir / "reward" / "tokenizer"
+    if not folder.is_dir():
+        temporary = _emptied(folder.with_name(".tokenizer.tmp"))
+        tokenizer.save(temporary)
+        os.replace(temporary, folder)
+
+
+def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses a reward model that has no tokenizer, and a critic that starts from one with another than the policy's.
+
+    Called before the stage starts: nothing has been written yet.
+    """
+    reward = reward_tokenizer(config, workdir) if config.reward.steps else None
+    if reward is None or config.value.init != "reward" or not config.ppo.iterations:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(workdir) / "tokenizer"
+        if not folder.is_dir():
+            folder = pathlib.Path(temporary) / "tokenizer"
+            _write_new(config, folder)
+        policy = load_tokenizer(folder)
+    if not same_tokenizer(reward, policy):
+        raise UserError(
+            f"reward.init={config.reward.init!r} has another tokenizer or chat template than the policy; the critic "
+            "values the policy's tokens, so it cannot start from that model: set value.init='sft'."
+        )
+
+
+def _write_new(config: ConfigDict, folder: pathlib.Path) -> None:
+    if config.model.path:
+        load_tokenizer(config.model.path).save(folder)
+    else:
+        train_bpe(corpus.training_text(), config.tokenizer.vocab_size, folder)
+
+
+def _emptied(temporary: pathlib.Path) -> pathlib.Path:
+    """The folder's name without what a killed run left there."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    return temporary
