@@ -4,6 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt, Ranking, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
@@ -42,6 +43,7 @@ def main(
         raise UserError(f"--out={out}; expected a name ending in .jsonl.")
     run = common.start(config, workdir)
     records = load_source(prompts, kind=Prompt, data_dir=config.data_dir, workdir=str(workdir))
+    prompt_ids = [encode_prompt(record, run.tokenizer) for record in records]
     model, params = common.stage_params(run, checkpoint, "policy") if checkpoint in STAGES else load_hf(checkpoint)
     sampler = SamplerConfig(
         max_new_tokens=max_new_tokens,
@@ -50,7 +52,7 @@ def main(
         pad_id=run.tokenizer.pad_id,
     )
     texts = generate_batches(
-        run.key("sample"), params, model, run.tokenizer, [r.prompt for r in records], sampler,
+        run.key("sample"), params, model, run.tokenizer, prompt_ids, sampler,
         num_samples=num_samples, batch_size=config.evaluate.batch_size,
     ).text  # fmt: skip
     rankings = []
