@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import shutil
+import textwrap
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.data import audit as data_audit
 from icegrt_jax.data.adreview import build, corpus
+from icegrt_jax.data.pipeline import Batch, Batches
 from icegrt_jax.data.records import Record
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
@@ -29,6 +33,7 @@ from icegrt_jax.training.optimizers import OptimizerConfig
 # Each random choice of a run has its own stream: the run's key folded with one of these.
 STREAMS = {"base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7}
 SCALAR_ROLES = ("value", "reward")
+AUDITED = 4  # batches looked at before a stage begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,3 +184,23 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
+
+
+def audit(
+    run: Run, stage: str, batches: Batches | Sequence[Batch], tokenizer: ChatTokenizer, *, cut=False, name="example"
+) -> None:
+    """Stops the stage if its batches must not be trained on; else prints one example and writes it to NAME.txt.
+
+    Args:
+      batches: what the stage is about to read.
+      tokenizer: the one they were made with.
+      cut: overlong rows may have lost their end.
+    """
+    count = min(AUDITED, len(batches)) if isinstance(batches, Sequence) else AUDITED
+    try:
+        texts = [data_audit.check(batches[step], tokenizer, cut=cut) for step in range(count)]
+    except UserError as error:
+        raise UserError(f"{stage}: {error}") from error
+    files.write_text_atomic(run.folder(stage) / f"{name}.txt", texts[0] + "\n")
+    head, _, example = texts[0].partition("\n")
+    print(f"{stage}  {name}: {head}\n{textwrap.indent(data_audit.shorten(example), '    ')}", flush=True)

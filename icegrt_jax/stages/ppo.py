@@ -129,6 +129,7 @@ def _data(run: common.Run):
         seed=config.seed,
         overlong=config.overlong_prompts,
     )
+    common.audit(run, "ppo", batches, run.tokenizer)
     report, replay = dict(batches.report), None
     if ppo.ptx.coef:
         replay = sft_batches(
@@ -140,6 +141,7 @@ def _data(run: common.Run):
             seed=config.seed + 1,
             overlong="drop",
         )
+        common.audit(run, "ppo", replay, run.tokenizer, name="replay_example")
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
     common.write_report(run, "ppo", report)
     return [prompt for records in sources.values() for prompt in records], batches, replay

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from icegrt_jax import files
 from icegrt_jax.data.adreview import annotators
+from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.errors import UserError
@@ -57,6 +58,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         overlong=section.overlong,
     )
     model, params = initial_reward_model(run)
+    common.audit(run, "reward", batches, run.tokenizer, cut=section.overlong == "cut")
     common.write_report(run, "reward", batches.report)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     state = create_state(run.key("reward"), {"reward": params}, {"reward": model}, {"reward": optimizer})
@@ -94,7 +96,7 @@ def fitting_prompts(run: common.Run, prompts: list[Prompt]) -> list[Prompt]:
     """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
     if run.config.overlong_prompts == "keep":
         return prompts
-    return [p for p in prompts if len(run.tokenizer.encode_prompt(p.prompt)) <= run.config.max_prompt_length]
+    return [p for p in prompts if len(encode_prompt(p, run.tokenizer)) <= run.config.max_prompt_length]
 
 
 def sample_instruct(run: common.Run, prompts: list[Prompt], key: jax.Array, *, num_samples: int) -> Generation:
