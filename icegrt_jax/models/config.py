@@ -5,11 +5,15 @@ import dataclasses
 from icegrt_jax.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
+ACTIVATIONS = ("silu", "gelu_tanh")
+ROPE_SCALINGS = ("", "linear", "llama3")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Llama-shaped decoder. Hashable, so a jitted function can take it as a static argument.
+    """A decoder; with the defaults, Llama's. Hashable, so a jitted function can take it as a static argument.
+
+    It survives JSON: `ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config))))` is the same.
 
     Attributes:
       vocab_size: V, rows of the embedding.
@@ -29,6 +33,23 @@ class ModelConfig:
       dtype: of the computation; parameters keep their own.
       init_std: of a new embedding. Small models learn to copy from their context much sooner with
         about 1 / sqrt(d_model).
+      family: whose names and config.json it has in the Hugging Face format, see `models/families.py`.
+      qkv_bias: query, key and value projections have a bias.
+      qk_norm: RMSNorm of each query and key head before the rotation.
+      activation: of the gated MLP, `silu` or `gelu_tanh`.
+      zero_centred_norm: norms scale by 1 + their weight, which starts at 0.
+      post_norms: RMSNorm of what attention and MLP add to the stream, too.
+      scale_embeddings: the stream starts from sqrt(D) times the embedding.
+      attn_softcap: c of scores -> c tanh(scores / c); 0: off.
+      final_softcap: the same of the logits.
+      query_pre_attn_scalar: s of the attention scores q k / sqrt(s); 0: head_dim.
+      rope_scaling: of the rotary frequencies: none, `linear` (arXiv 2306.15595) or `llama3` (arXiv 2407.21783).
+      rope_factor: by which they are slowed down.
+      rope_low_freq_factor, rope_high_freq_factor: with llama3, wavelengths above rope_original_length / low are
+        slowed down, those below rope_original_length / high are not, and between them it is a blend.
+      rope_original_length: tokens that a llama3-scaled model was first trained on.
+      local_rope_theta: base of layers with a window, which are then not scaled; 0: the same for all layers.
+      layer_windows: for each layer, how many tokens it sees, itself included; 0: all before it. Empty: all 0.
     """
 
     vocab_size: int
@@ -46,8 +67,30 @@ class ModelConfig:
     remat: bool = False
     dtype: str = "float32"
     init_std: float = 0.02
+    family: str = "llama"
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    activation: str = "silu"
+    zero_centred_norm: bool = False
+    post_norms: bool = False
+    scale_embeddings: bool = False
+    attn_softcap: float = 0.0
+    final_softcap: float = 0.0
+    query_pre_attn_scalar: int = 0
+    rope_scaling: str = ""
+    rope_factor: float = 1.0
+    rope_low_freq_factor: float = 1.0
+    rope_high_freq_factor: float = 1.0
+    rope_original_length: int = 0
+    local_rope_theta: float = 0.0
+    layer_windows: tuple[int, ...] = ()
 
     def __post_init__(self):
+        # A list when it comes from JSON. What has no effect is written in one way, so that equal models are equal.
+        windows = tuple(self.layer_windows)
+        object.__setattr__(self, "layer_windows", windows if any(windows) else ())
+        if self.query_pre_attn_scalar == self.head_dim:
+            object.__setattr__(self, "query_pre_attn_scalar", 0)
         sizes = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff", "max_length")
         for name in sizes:
             if getattr(self, name) <= 0:
@@ -61,11 +104,35 @@ class ModelConfig:
             raise UserError(f"model.head_dim={self.head_dim} is odd; the rotary embedding needs an even width.")
         if self.dtype not in DTYPES:
             raise UserError(f"model.dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}.")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"model.activation={self.activation!r}; expected one of {', '.join(ACTIVATIONS)}.")
+        if windows and (len(windows) != self.num_layers or min(windows) < 0):
+            raise UserError(
+                f"model.layer_windows={windows}; expected one per layer ({self.num_layers}), 0 for no window."
+            )
+        self._check_rope()
+
+    def _check_rope(self):
+        if self.rope_scaling not in ROPE_SCALINGS:
+            raise UserError(f"model.rope_scaling={self.rope_scaling!r}; expected one of {ROPE_SCALINGS}.")
+        if self.rope_scaling and self.rope_factor <= 0:
+            raise UserError(f"model.rope_factor={self.rope_factor}; expected a number above 0.")
+        if self.rope_scaling == "llama3" and not (
+            0 < self.rope_low_freq_factor < self.rope_high_freq_factor and self.rope_original_length > 0
+        ):
+            raise UserError(
+                f"model.rope_low_freq_factor={self.rope_low_freq_factor}, rope_high_freq_factor="
+                f"{self.rope_high_freq_factor}, rope_original_length={self.rope_original_length}; llama3 scaling needs "
+                "0 < low < high and a length above 0."
+            )
 
     @property
     def num_params(self) -> int:
         """Parameters of the decoder, embedding included, scalar head not."""
         attention = self.d_model * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
-        layer = attention + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        attention += self.head_dim * (self.num_heads + 2 * self.num_kv_heads) * self.qkv_bias
+        attention += 2 * self.head_dim * self.qk_norm
+        norms = (4 if self.post_norms else 2) * self.d_model
+        layer = attention + 3 * self.d_model * self.d_ff + norms
         tables = self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
         return self.num_layers * layer + tables + self.d_model

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.transformer import Transformer
+from icegrt_jax.models.transformer import Transformer, softcap
 
 CHUNK_ELEMENTS = 2**23  # logits held at a time by `token_logprobs`
 MIN_CHUNK = 16  # positions; keeps the loop short when the batch is large (it is then sharded)
@@ -34,9 +34,11 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of hidden states f[..., D]."""
     if config.tie_embeddings:
         table = params["embed"]["embedding"].astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
-    kernel = params["lm_head"]["kernel"].astype(hidden.dtype)
-    return jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+    else:
+        kernel = params["lm_head"]["kernel"].astype(hidden.dtype)
+        logits = jnp.einsum("...d,dv->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    return softcap(logits, config.final_softcap)
 
 
 def scalars(params: dict, hidden: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
-"""Hugging Face model folders in and out: the Llama family, safetensors, without torch.
+"""Hugging Face model folders in and out: the families of `families.py`, safetensors, without torch.
 
 Reading goes tensor by tensor, and for sharded parameters slice by slice: a host reads from disk what
-its devices hold. The one table of names below serves both directions.
+its devices hold.
 """
 
 import contextlib
@@ -24,25 +24,10 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_json_atomic
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.families import family_of
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.models.hf_config import HEAD_BIAS, SCALAR_MODEL, read_hf_config, to_hf_config, to_model_config
+from icegrt_jax.models.hf_config import HEAD_BIAS, is_scalar, read_hf_config, to_hf_config, to_model_config
 
-# Our path -> their name. Their matrices are [out, in]: a `kernel`, ours [in, out], is transposed.
-NAMES = {
-    "embed/embedding": "model.embed_tokens.weight",
-    "layers/attn_norm/scale": "model.layers.{}.input_layernorm.weight",
-    "layers/attn/q/kernel": "model.layers.{}.self_attn.q_proj.weight",
-    "layers/attn/k/kernel": "model.layers.{}.self_attn.k_proj.weight",
-    "layers/attn/v/kernel": "model.layers.{}.self_attn.v_proj.weight",
-    "layers/attn/o/kernel": "model.layers.{}.self_attn.o_proj.weight",
-    "layers/mlp_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-    "layers/mlp/gate/kernel": "model.layers.{}.mlp.gate_proj.weight",
-    "layers/mlp/up/kernel": "model.layers.{}.mlp.up_proj.weight",
-    "layers/mlp/down/kernel": "model.layers.{}.mlp.down_proj.weight",
-    "final_norm/scale": "model.norm.weight",
-    "lm_head/kernel": "lm_head.weight",
-    "head/kernel": "score.weight",
-}
 HEAD_BIAS_PATH = "head/bias"  # kept in config.json
 RECOMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # a buffer that old folders stored
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -68,12 +53,12 @@ def load_hf(
 
     Returns:
       The config and the parameters; these have a scalar `head` if the folder holds a
-      LlamaForSequenceClassification.
+      sequence classifier with one label.
     """
     folder = pathlib.Path(path).expanduser()
     raw = read_hf_config(folder)
     config = to_model_config(raw, folder, scan_layers=scan_layers, dtype=dtype)
-    abstract = abstract_params(config, scalar_head=raw["architectures"][0] == SCALAR_MODEL)
+    abstract = abstract_params(config, scalar_head=is_scalar(raw))
     where = map_with_path(lambda *_: None, abstract) if shardings is None else shardings
     with contextlib.ExitStack() as stack:
         tensors = open_tensors(folder, stack)
@@ -101,7 +86,7 @@ def save_hf(
 ) -> None:
     """Writes a folder that `transformers` loads; it appears whole or not at all.
 
-    Scalar models become a LlamaForSequenceClassification with one label. Its head has no bias: ours is
+    Scalar models become the family's ...ForSequenceClassification with one label. Its head has no bias: ours is
     kept in config.json as `icegrt_head_bias`, so that their score is ours minus that constant.
     """
     with new_folder(pathlib.Path(path).expanduser()) as folder:
@@ -154,14 +139,15 @@ class Source:
 def source_of(path: str, config: ModelConfig) -> Source:
     """Where the leaf at `path`, such as layers/3/attn/q/kernel, comes from."""
     top, _, rest = path.partition("/")
+    name_of = family_of(config).name_of
     stacked = top == "layers" and config.scan_layers
     if top != "layers":
-        names = (NAMES[path],)
+        names = (name_of(path),)
     elif stacked:
-        names = tuple(NAMES[path].format(i) for i in range(config.num_layers))
+        names = tuple(name_of(path).format(i) for i in range(config.num_layers))
     else:
         layer, _, rest = rest.partition("/")
-        names = (NAMES[f"layers/{rest}"].format(layer),)
+        names = (name_of(f"layers/{rest}").format(layer),)
     return Source(names, stacked, transposed=path.endswith("/kernel"))
 
 

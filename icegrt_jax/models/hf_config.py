@@ -1,32 +1,26 @@
-"""`config.json` of a Hugging Face Llama model: read, checked for what we do not compute, and written.
+"""`config.json` of a Hugging Face model: read, checked for what we do not compute, and written.
 
-transformers 5 keeps the rotary base in `rope_parameters`, transformers 4 and most published folders in
-`rope_theta`; both are read and both are written.
+What differs between families is in `families.py`, the rotary embedding's keys in `hf_rope.py`.
 """
 
+import dataclasses
 import json
 import pathlib
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.families import ARCHITECTURES, Family, family_of
+from icegrt_jax.models.hf_rope import read_rope, write_rope
 
-LANGUAGE_MODEL, SCALAR_MODEL = "LlamaForCausalLM", "LlamaForSequenceClassification"
 # Their score head has no bias and ours has one: it travels in the config, under a key that they ignore.
 HEAD_BIAS = "icegrt_head_bias"
-
-# What changes the computation and must have this value (or be absent) for ours to be the same.
-FIXED = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "hidden_act": "silu",
-    "quantization_config": None,
-    "partial_rotary_factor": 1.0,
-    "rope_scaling": None,
-}
+ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs -> ours
+# Our fields that config.json does not say: how a model is computed and how it was initialised.
+NOT_THEIRS = ("scan_layers", "remat", "dtype", "init_std")
 
 
 def read_hf_config(folder: pathlib.Path) -> dict:
-    """The content of `config.json`, after checking that it describes a model we compute exactly."""
+    """The content of `config.json`, of a family that we know."""
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: no config.json here; expected a Hugging Face model folder.")
@@ -34,43 +28,66 @@ def read_hf_config(folder: pathlib.Path) -> dict:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error}).") from error
-    architectures = raw.get("architectures") or ["(none)"]
-    if architectures[0] not in (LANGUAGE_MODEL, SCALAR_MODEL):
-        raise UserError(
-            f"{file}: architecture {architectures[0]} is not supported; expected {LANGUAGE_MODEL} or {SCALAR_MODEL}."
-        )
-    rope = raw.get("rope_parameters") or {}
-    # transformers 5 writes unscaled embeddings as {"rope_type": "default", "rope_theta": ...}.
-    scaling = rope if rope.get("rope_type", "default") != "default" else raw.get("rope_scaling")
-    found = {**raw, **{k: rope[k] for k in rope if k in FIXED}, "rope_scaling": scaling}
-    for key, value in FIXED.items():
-        if found.get(key) not in (None, value):
-            raise UserError(f"{file}: {key}={found[key]!r} is not supported; only {value!r} is.")
+    architecture = (raw.get("architectures") or ["(none)"])[0]
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise UserError(f"{file}: architecture {architecture} is not supported; expected one of {known}.")
     return raw
 
 
+def is_scalar(raw: dict) -> bool:
+    """Whether `raw` describes a reward or value model."""
+    architecture = raw["architectures"][0]
+    return architecture == ARCHITECTURES[architecture].scalar_model
+
+
 def to_model_config(raw: dict, folder: pathlib.Path, *, scan_layers: bool, dtype: str) -> ModelConfig:
-    """Our description of the model in `raw`, a `config.json` that `read_hf_config` let through."""
-    rope = raw.get("rope_parameters") or {}
+    """Our description of the model in `raw`; whatever we would compute differently is refused with its key."""
+    family = ARCHITECTURES[raw["architectures"][0]]
     try:
-        num_heads = raw["num_attention_heads"]
-        return ModelConfig(
-            vocab_size=raw["vocab_size"],
-            d_model=raw["hidden_size"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=num_heads,
-            num_kv_heads=raw.get("num_key_value_heads") or num_heads,
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
-            d_ff=raw["intermediate_size"],
-            rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-            norm_eps=raw.get("rms_norm_eps", 1e-6),
-            tie_embeddings=raw.get("tie_word_embeddings", False),
-            max_length=raw.get("max_position_embeddings", 2048),
-            scan_layers=scan_layers,
-            dtype=dtype,
-        )
+        return from_keys(family, {**family.defaults, **raw}, scan_layers=scan_layers, dtype=dtype)
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'}: the key {error.args[0]!r} is missing.") from error
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from error
+
+
+def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: str) -> ModelConfig:
+    """`ModelConfig` of the keys in `raw`, the family's defaults among them."""
+    for key, allowed in {"quantization_config": (None,), **family.fixed}.items():
+        if raw.get(key) not in allowed:
+            raise UserError(f"{key}={raw[key]!r} is not supported; only {allowed[-1]!r} is.")
+    num_heads = raw["num_attention_heads"]
+    return ModelConfig(
+        vocab_size=raw["vocab_size"],
+        d_model=raw["hidden_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=num_heads,
+        num_kv_heads=raw.get("num_key_value_heads") or num_heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
+        d_ff=raw["intermediate_size"],
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        tie_embeddings=raw.get("tie_word_embeddings", False),
+        max_length=raw.get("max_position_embeddings", 2048),
+        scan_layers=scan_layers,
+        dtype=dtype,
+        family=family.model_type,
+        layer_windows=family.windows(raw),
+        **{**family.ours, "activation": read_activation(family, raw)},
+        **{ours: raw.get(theirs) or 0 for theirs, ours in family.keys.items()},
+        **read_rope(family, raw),
+    )
+
+
+def read_activation(family: Family, raw: dict) -> str:
+    """The activation of the MLP."""
+    name = raw.get(family.activation_key, "silu")
+    # Gemma's first configs say gelu and mean its tanh form; transformers reads them so.
+    if (family.model_type, name) == ("gemma", "gelu"):
+        name = "gelu_pytorch_tanh"
+    if name not in ACTIVATIONS:
+        raise UserError(f"{family.activation_key}={name!r} is not supported; only {', '.join(ACTIVATIONS)} are.")
+    return ACTIVATIONS[name]
 
 
 def to_hf_config(config: ModelConfig, *, dtype: str, token_ids: dict, head_bias: float | None) -> dict:
@@ -82,14 +99,17 @@ def to_hf_config(config: ModelConfig, *, dtype: str, token_ids: dict, head_bias:
       token_ids: bos_token_id, eos_token_id and pad_token_id, written as they are.
       head_bias: of the scalar head; None for a language model.
     """
-    if config.d_model % config.num_heads:
+    family = family_of(config)
+    if family.even_heads and config.d_model % config.num_heads:
         raise UserError(
             f"model.d_model={config.d_model} does not divide over num_heads={config.num_heads}, which transformers "
-            "requires of a Llama; this model cannot be exported."
+            f"requires of a {family.model_type} model; this one cannot be exported."
         )
+    activation = {ours: theirs for theirs, ours in ACTIVATIONS.items()}[config.activation]
+    off = {"query_pre_attn_scalar": config.head_dim}  # where 0 is not their null
     raw = {
-        "architectures": [LANGUAGE_MODEL],
-        "model_type": "llama",
+        "architectures": [family.language_model],
+        "model_type": family.model_type,
         "dtype": dtype,
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -98,17 +118,29 @@ def to_hf_config(config: ModelConfig, *, dtype: str, token_ids: dict, head_bias:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": "silu",
+        family.activation_key: activation,
         "max_position_embeddings": config.max_length,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
+        **{key: allowed[-1] for key, allowed in family.fixed.items() if allowed[-1] is not None},
+        **{theirs: getattr(config, ours) or off.get(ours) for theirs, ours in family.keys.items()},
+        **family.write_windows(config),
+        **write_rope(family, config),
         **token_ids,
     }
+    check_same(config, family, raw)
     if head_bias is None:
         return raw
     labels = {"id2label": {"0": "score"}, "label2id": {"score": 0}}  # one label: a regression
-    return {**raw, "architectures": [SCALAR_MODEL], **labels, HEAD_BIAS: head_bias}
+    return {**raw, "architectures": [family.scalar_model], **labels, HEAD_BIAS: head_bias}
+
+
+def check_same(config: ModelConfig, family: Family, raw: dict) -> None:
+    """Refuses a model that the family's `config.json` cannot describe: read again, it would be another."""
+    again = dataclasses.asdict(from_keys(family, {**family.defaults, **raw}, scan_layers=False, dtype="float32"))
+    for field, value in dataclasses.asdict(config).items():
+        if field not in NOT_THEIRS and again[field] != value:
+            raise UserError(
+                f"model.{field}={value!r} cannot be written as a {family.model_type} model, which has "
+                f"{again[field]!r}; this one cannot be exported."
+            )

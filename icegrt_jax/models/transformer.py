@@ -1,53 +1,80 @@
 """The decoder, in flax.linen, and the plain functions through which everything else uses it.
 
-RMSNorm, rotary embedding (half rotation, as Llama checkpoints have it), grouped-query attention and
-SwiGLU. Outside this folder a model is a nested dict of arrays and a `ModelConfig`.
+RMSNorm, rotary embedding (half rotation, as Llama checkpoints have it), grouped-query attention and a
+gated MLP; what else a family of models has is switched on by its `ModelConfig`. Outside this folder a
+model is a nested dict of arrays and that config.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.rope import layer_frequencies, rope
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4)."""
+    """x / rms(x) * scale, computed in float32 (Zhang and Sennrich 2019, arXiv 1910.07467, eq. 4).
+
+    Zero-centred, as in Gemma: the factor is 1 + scale.
+    """
 
     eps: float
+    zero_centred: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        init = nn.initializers.zeros if self.zero_centred else nn.initializers.ones
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+        scale = 1.0 + scale if self.zero_centred else scale
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        return (normed * jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))).astype(x.dtype)
+        return (normed * jnp.expand_dims(scale, range(x.ndim - 1))).astype(x.dtype)
+
+
+def norm(config: ModelConfig, name: str) -> RMSNorm:
+    """The RMSNorm of this kind of model."""
+    return RMSNorm(config.norm_eps, config.zero_centred_norm, name=name)
 
 
 class Linear(nn.Module):
-    """x @ kernel with kernel [in, out] and no bias, in the dtype of x."""
+    """x @ kernel (+ bias) with kernel [in, out], in the dtype of x."""
 
     features: int
     init_scale: float = 1.0
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        return x @ kernel.astype(x.dtype)
+        out = x @ kernel.astype(x.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            out += jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+        return out
 
 
-def rope(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary embedding of `x` f[B, L, N, H] at `positions` i32[B, L] (arXiv 2104.09864, half rotation)."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None].astype(jnp.float32) * frequency[None, None, :]  # [B, L, H/2]
-    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """cap * tanh(x / cap), or x where cap is 0 (Gemma 2, arXiv 2408.00118, section 2)."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+def within_window(attend: jax.Array, window: jax.Array | int, index: jax.Array | int) -> jax.Array:
+    """`attend` bool[B, L, S] narrowed to the last `window` tokens up to each query; 0 leaves it as it is.
+
+    Slots are compared, not positions: a sequence's real tokens lie in neighbouring slots, so both
+    distances are the same. Query i is in slot `index` + i.
+    """
+    length, slots = attend.shape[-2:]
+    distance = index + jnp.arange(length)[:, None] - jnp.arange(slots)[None, :]
+    return attend & ((distance < window) | (jnp.asarray(window) == 0))[None]
 
 
 class Attention(nn.Module):
@@ -56,23 +83,32 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, positions, attend, cache, index):
+    def __call__(self, x, constants, positions, attend, cache, index):
         c = self.config
         batch, length, _ = x.shape
         groups = c.num_heads // c.num_kv_heads
-        q = Linear(c.num_heads * c.head_dim, name="q")(x).reshape(batch, length, c.num_heads, c.head_dim)
-        k = Linear(c.num_kv_heads * c.head_dim, name="k")(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
-        v = Linear(c.num_kv_heads * c.head_dim, name="v")(x).reshape(batch, length, c.num_kv_heads, c.head_dim)
+
+        def heads(name, count):
+            return Linear(count * c.head_dim, use_bias=c.qkv_bias, name=name)(x).reshape(
+                batch, length, count, c.head_dim
+            )
+
+        q, k, v = heads("q", c.num_heads), heads("k", c.num_kv_heads), heads("v", c.num_kv_heads)
+        if c.qk_norm:
+            q, k = norm(c, "q_norm")(q), norm(c, "k_norm")(k)
         # [B, K, G·L, H]: the query heads that share keys become rows of one matrix product.
-        q = rope(q, positions, c.rope_theta).reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
+        q = rope(q, positions, constants["frequencies"]).reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
         q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
-        k = rope(k, positions, c.rope_theta).transpose(0, 2, 1, 3)  # [B, K, L, H]
+        k = rope(k, positions, constants["frequencies"]).transpose(0, 2, 1, 3)  # [B, K, L, H]
         v = v.transpose(0, 2, 1, 3)
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k.astype(cache["k"].dtype), index, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v.astype(cache["v"].dtype), index, axis=2)
             cache = {"k": k, "v": v}
-        scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * c.head_dim**-0.5
+        scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
+        scores = softcap(scores * (c.query_pre_attn_scalar or c.head_dim) ** -0.5, c.attn_softcap)
+        if c.layer_windows:
+            attend = within_window(attend, constants["window"], index)
         attend = jnp.tile(attend, (1, groups, 1))[:, None]  # [B, 1, G·L, S]
         weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1).astype(v.dtype)
         out = jnp.einsum("bkqs,bksh->bkqh", weights, v)
@@ -82,31 +118,36 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+    """SwiGLU or GeGLU (Shazeer 2020, arXiv 2002.05202)."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        gated = jax.nn.silu(Linear(c.d_ff, name="gate")(x)) * Linear(c.d_ff, name="up")(x)
+        gated = ACTIVATIONS[c.activation](Linear(c.d_ff, name="gate")(x)) * Linear(c.d_ff, name="up")(x)
         return Linear(c.d_model, init_scale=0.5 / c.num_layers, name="down")(gated)
 
 
 class Block(nn.Module):
-    """One pre-norm layer. Called as a scan body: the carry is the stream, the scanned value the cache."""
+    """One layer. Called as a scan body: the carry is the stream, the scanned values the cache and the constants."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, cache, positions, attend, index):
+    def __call__(self, x, cache, constants, positions, attend, index):
         c = self.config
-        attended, cache = Attention(c, name="attn")(
-            RMSNorm(c.norm_eps, name="attn_norm")(x), positions, attend, cache, index
-        )
-        x = x + attended
-        x = x + MLP(c, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
+        added, cache = Attention(c, name="attn")(norm(c, "attn_norm")(x), constants, positions, attend, cache, index)
+        x = x + (norm(c, "attn_post_norm")(added) if c.post_norms else added)
+        added = MLP(c, name="mlp")(norm(c, "mlp_norm")(x))
+        x = x + (norm(c, "mlp_post_norm")(added) if c.post_norms else added)
         return x, cache
+
+
+def layer_constants(config: ModelConfig) -> dict:
+    """What differs from layer to layer without being learned: frequencies f32[layers, H/2] and window i32[layers]."""
+    windows = config.layer_windows or (0,) * config.num_layers
+    return {"frequencies": layer_frequencies(config), "window": np.asarray(windows, np.int32)}
 
 
 class Layers(nn.Module):
@@ -115,23 +156,24 @@ class Layers(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, cache, positions, attend, index):
+    def __call__(self, x, cache, constants, positions, attend, index):
         block = nn.remat(Block) if self.config.remat else Block
         new_cache = {}
-        for i in map(str, range(self.config.num_layers)):
-            layer_cache = None if cache is None else cache[i]
-            x, new_cache[i] = block(self.config, name=i)(x, layer_cache, positions, attend, index)
+        for i in range(self.config.num_layers):
+            name = str(i)
+            own = (None if cache is None else cache[name], {key: value[i] for key, value in constants.items()})
+            x, new_cache[name] = block(self.config, name=name)(x, *own, positions, attend, index)
         return x, None if cache is None else new_cache
 
 
 def scanned_layers(config: ModelConfig, name: str) -> nn.Module:
-    """The same blocks as one scan over parameters (and cache) stacked on a leading axis."""
+    """The same blocks as one scan over parameters, cache and constants stacked on a leading axis."""
     block = nn.remat(Block, prevent_cse=False) if config.remat else Block
     return nn.scan(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
         out_axes=0,
         length=config.num_layers,
     )(config, name=name)
@@ -148,8 +190,11 @@ class Transformer(nn.Module):
         init = nn.initializers.normal(c.init_std)
         embed = nn.Embed(c.vocab_size, c.d_model, dtype=jnp.dtype(c.dtype), embedding_init=init, name="embed")
         layers = scanned_layers(c, "layers") if c.scan_layers else Layers(c, name="layers")
-        x, cache = layers(embed(tokens), cache, positions, attend, index)
-        return RMSNorm(c.norm_eps, name="final_norm")(x), cache
+        x = embed(tokens)
+        if c.scale_embeddings:
+            x *= jnp.asarray(c.d_model**0.5, jnp.float32).astype(x.dtype)  # rounded first, as transformers does
+        x, cache = layers(x, cache, layer_constants(c), positions, attend, index)
+        return norm(c, "final_norm")(x), cache
 
 
 def token_positions(mask: jax.Array) -> jax.Array:

@@ -145,10 +145,16 @@ def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
         ({"attention_bias": True}, "attention_bias=True"),
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling="),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rope_scaling="),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, r"config\.json: rope_scaling=.*'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 3.0}}, "beta_fast is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "the key 'low_freq_factor' is missing"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": 5.0}, r"attn_logit_softcapping=5\.0"),
+        ({"architectures": ["Gemma2ForCausalLM"], "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"architectures": ["Gemma2ForCausalLM"], "layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
+        ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias=True"),
+        ({"architectures": ["Qwen2ForCausalLM"], "layer_types": ["sliding_attention"] * 2}, "sliding_window is not"),
         ({"intermediate_size": 41}, r"mlp\.\w+_proj\.weight has shape"),
         ({"num_hidden_layers": 1}, r"unexpected tensor\(s\), first model\.layers\.1\."),
         ({"num_hidden_layers": 3}, r"missing tensor\(s\), first model\.layers\.2\."),
@@ -209,6 +215,15 @@ def test_a_shape_that_transformers_refuses_is_not_exported(tmp_path):
     config = dataclasses.replace(CONFIG, num_heads=5, num_kv_heads=1)
     with pytest.raises(UserError, match=r"d_model=24 does not divide over num_heads=5"):
         save_hf(tmp_path / "model", config, make_params(config), None)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_its_family_cannot_describe_is_not_exported(tmp_path):
+    config = dataclasses.replace(CONFIG, qk_norm=True)
+    with pytest.raises(UserError, match=r"model\.qk_norm=True cannot be written as a llama model"):
+        save_hf(tmp_path / "model", config, make_params(config), None)
+    with pytest.raises(UserError, match=r"model\.family='bert'; expected one of llama, "):
+        save_hf(tmp_path / "model", dataclasses.replace(CONFIG, family="bert"), make_params(), None)
     assert not any(tmp_path.iterdir())
 
 
