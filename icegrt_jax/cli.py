@@ -23,11 +23,13 @@ STAGES = {
     "ppo": "ICE-GRT: PPO against the reward model",
     "evaluate": "the table: every stage's model on the in-domain and the general tasks",
     "report": "the curves of a run as PNG files and one page",
+    "export": "the model of a finished stage as a folder that transformers loads",
     "sample": "K answers per prompt from a checkpoint, written as records to be ranked",
     "data": "check records, or build a TFDS dataset from them",
     "check-model": "whether a Hugging Face folder computes here what it computes in transformers",
 }
 WITHOUT_CONFIG = ("data", "check-model")
+TRAINED = ("pretrain", "sft", "reward", "ppo")  # stages that leave a model
 KINDS = ("instruction", "ranking", "prompt", "text")
 # Keys that change what a run prints and keeps but not its numbers: a rerun in the same workdir may change them.
 FREE_KEYS = ("log",)
@@ -72,7 +74,7 @@ def _run(argv: list[str]) -> int:
     if unknown:
         _refuse(unknown[0], args)
     flags = vars(args)
-    stage = flags.pop("stage")
+    stage = flags.pop("program")
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
         return 0
@@ -113,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(prog="icegrt", usage=USAGE, description="RLHF in JAX: SFT, reward model, PPO and evaluation.")
     parser.add_argument("--version", action="version", version=f"icegrt_jax {__version__}")
-    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True, prog="icegrt")
+    stages = parser.add_subparsers(dest="program", metavar="STAGE", required=True, prog="icegrt")
     for name, purpose in STAGES.items():
         stage = stages.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         if name == "data":
@@ -130,6 +132,8 @@ def _parser() -> _Parser:
         stage.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes")
         if name == "sample":
             _add_sample_flags(stage)
+        if name == "export":
+            _add_export_flags(stage)
     return parser
 
 
@@ -153,6 +157,14 @@ def _add_check_flags(parser: _Parser) -> None:
     add("--new_tokens", type=_positive(int), default=32, metavar="N", help="of the greedy answers (default 32)")
     add("--tolerance", type=_positive(float), default=0.0, metavar="X",
         help="difference over the largest logit (default 1e-4, 3e-2 with bfloat16)")  # fmt: skip
+
+
+def _add_export_flags(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--stage", required=True, choices=TRAINED, help="whose model: %(choices)s")
+    add("--role", choices=("policy", "value", "reward"), help="which of its models (default: policy, else reward)")
+    add("--out", required=True, metavar="DIR", help="the folder to write")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the tensors (%(default)s)")
 
 
 def _add_data_commands(parser: _Parser) -> None:
@@ -190,5 +202,5 @@ def _refuse(unknown: str, args: argparse.Namespace) -> None:
     name = unknown.split("=")[0]
     if not name.startswith("-"):
         raise UserError(f"unexpected argument {unknown!r}; flags are written --name=value.")
-    close = configuration.nearest(name.lstrip("-"), [flag for flag in vars(args) if flag not in ("stage", "command")])
+    close = configuration.nearest(name.lstrip("-"), [flag for flag in vars(args) if flag not in ("program", "command")])
     raise UserError(f"unknown flag {name}{f'; did you mean --{close}?' if close else ''}")

@@ -56,7 +56,9 @@ def ppo(file, tmp_path, *more):
     return ("ppo", f"--config={file}", f"--workdir={tmp_path / 'run'}", *more)
 
 
-@pytest.mark.parametrize("stage", [name for name in cli.STAGES if name not in ("sample", *cli.WITHOUT_CONFIG)])
+@pytest.mark.parametrize(
+    "stage", [name for name in cli.STAGES if name not in ("export", "sample", *cli.WITHOUT_CONFIG)]
+)
 def test_a_stage_gets_the_resolved_config_and_the_workdir(stage, calls, file, tmp_path):
     command = [stage, f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.seed=3"]
     assert cli.main(command) == 0
@@ -70,6 +72,12 @@ def test_sample_gets_its_own_flags(calls, file, tmp_path):
     assert cli.main(["sample", *ppo(file, tmp_path)[1:], *flags]) == 0
     expected = dict(checkpoint="sft", prompts="jsonl:p.jsonl", out="o.jsonl", num_samples=2, temperature=0.5)
     assert calls[0][2] == {**expected, "max_new_tokens": 128}
+
+
+def test_export_gets_its_own_flags(calls, file, tmp_path):
+    assert cli.main(["export", *ppo(file, tmp_path)[1:], "--stage=sft", "--out=m", "--dtype=bfloat16"]) == 0
+    [(name, _, flags)] = calls
+    assert (name, flags) == ("export", dict(stage="sft", role=None, out="m", dtype="bfloat16"))
 
 
 def test_data_gets_its_flags_and_no_config(calls):
@@ -107,6 +115,7 @@ def test_check_model_gets_its_flags_and_its_result_is_the_exit_code(calls, monke
          " did you mean --num_samples?"),
         ("sample --config=a --workdir=b --checkpoint=c --prompts=d --out=e --num_samples=0", "argument --num_samples:"
          " invalid positive int value: '0'"),
+        ("export --config=a --workdir=b --stage=evaluate --out=c", "argument --stage: invalid choice: 'evaluate'"),
         ("ppo --config=no.py --workdir=w 5", "unexpected argument '5'; flags are written --name=value."),
         ("data", "the following arguments are required: COMMAND; see icegrt data --help"),
         ("data check --source=jsonl:a", "the following arguments are required: --kind"),

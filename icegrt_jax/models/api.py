@@ -11,6 +11,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.hf import load_hf, save_hf
+from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.transformer import hidden_states
 
 
@@ -42,8 +43,8 @@ def _logits(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Arra
 
 
 def load_hf_model(path: str | pathlib.Path) -> Model:
-    """The language model of a Hugging Face folder."""
-    folder = pathlib.Path(path).expanduser()
+    """The language model of a Hugging Face folder, or of a name on the hub."""
+    folder = local_folder(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model here; expected a Hugging Face folder with config.json.")
     config, params = load_hf(folder)
@@ -58,6 +59,6 @@ def load_hf_model(path: str | pathlib.Path) -> Model:
     return Model(config, params, tokenizer)
 
 
-def save_model(model: Model, path: str | pathlib.Path) -> None:
-    """Writes a folder that `transformers` and `load_hf_model` read."""
-    save_hf(path, model.config, model.params, model.tokenizer)
+def save_model(model: Model, path: str | pathlib.Path, *, dtype: str = "float32") -> None:
+    """Writes a folder that `transformers` and `load_hf_model` read; `dtype` float32, bfloat16 or float16."""
+    save_hf(path, model.config, model.params, model.tokenizer, dtype=dtype)

@@ -9,10 +9,11 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import BATCH_AXES
 
-# The last two axes of a kernel; a leading layer axis of scanned layers is never split.
+# The last axes of a leaf; a leading layer axis of scanned layers is never split.
 TABLE = (
     (r"embed/embedding$", ("tensor", "fsdp")),
     (r"attn/[qkv]/kernel$", ("fsdp", "tensor")),
+    (r"attn/[qkv]/bias$", ("tensor",)),
     (r"attn/o/kernel$", ("tensor", "fsdp")),
     (r"mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
     (r"mlp/down/kernel$", ("tensor", "fsdp")),

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import pathlib
 
 from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt, naming, read_jsonl, user
@@ -11,6 +10,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import parity
 from icegrt_jax.evaluation.parity import Result
 from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hub import local_folder
 
 # From two words to a few hundred tokens: digits, line breaks, other scripts, runs of spaces.
 TEXTS = (
@@ -29,15 +29,15 @@ def main(*, hf: str, dtype: str, prompts: str, new_tokens: int, tolerance: float
     """Prints what was compared and what differs; returns 0 where all is within the tolerance, else 1.
 
     Args:
-      hf: the folder.
+      hf: the folder, or a name on the hub.
       dtype: of the computation on both sides.
       prompts: a file of prompt records; empty: those above.
       new_tokens: of the greedy answers.
       tolerance: relative to the largest logit; 0: that of the dtype.
       reference: another folder for the side of transformers, such as the original of a converted model; empty: `hf`.
     """
-    folder = pathlib.Path(hf).expanduser()
-    other = pathlib.Path(reference).expanduser() if reference else folder
+    folder = local_folder(hf)
+    other = local_folder(reference) if reference else folder
     tolerance = tolerance or TOLERANCE[dtype]
     config, params = load_hf(folder, dtype=dtype)
     tokenizer = load_tokenizer(folder)

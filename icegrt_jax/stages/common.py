@@ -23,8 +23,8 @@ from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.models.hf import abstract_params, load_hf
-from icegrt_jax.models.hf_config import read_hf_config, to_model_config
+from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hub import local_folder
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.training.checkpoints import Checkpoints
@@ -103,7 +103,7 @@ def _tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
     temporary = workdir / ".tokenizer.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     if config.model.path:
-        load_tokenizer(config.model.path).save(temporary)
+        load_tokenizer(local_folder(config.model.path)).save(temporary)
     else:
         train_bpe(corpus.training_text(), config.tokenizer.vocab_size, temporary)
     os.replace(temporary, folder)
@@ -125,10 +125,12 @@ def base_model(run: Run) -> tuple[ModelConfig, dict]:
     """The model before the run's first stage: from a Hugging Face folder or newly initialised."""
     section = run.config.model
     if section.path:
-        options = {"scan_layers": section.scan_layers, "dtype": section.dtype}
-        folder = pathlib.Path(section.path).expanduser()
-        abstract = abstract_params(to_model_config(read_hf_config(folder), folder, **options))
-        config, params = load_hf(section.path, **options, shardings=tree_shardings(abstract, run.mesh))
+        config, params = load_hf(
+            section.path,
+            scan_layers=section.scan_layers,
+            dtype=section.dtype,
+            shardings=lambda tree: tree_shardings(tree, run.mesh),
+        )
         return dataclasses.replace(config, remat=section.remat), params
     length = run.config.max_prompt_length + run.config.max_response_length
     config = scratch_config(section, run.tokenizer.vocab_size, length)

@@ -17,7 +17,8 @@ from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
 from icegrt_jax.models.heads import scalars, unembed
-from icegrt_jax.models.hf import load_hf, map_with_path, save_hf
+from icegrt_jax.models.hf import load_hf, save_hf
+from icegrt_jax.models.tree import map_with_path
 from tests.models.examples import CONFIG, make_params, make_tokens, stacked
 
 UNTIED = dataclasses.replace(CONFIG, tie_embeddings=False)

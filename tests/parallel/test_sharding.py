@@ -26,6 +26,8 @@ from tests.training.examples import make_state
         ("embed/embedding", (24, 16), P("tensor", "fsdp")),
         ("layers/0/attn/q/kernel", (16, 16), P("fsdp", "tensor")),
         ("layers/attn/k/kernel", (2, 16, 8), P(None, "fsdp", "tensor")),  # scanned: the layer axis stays whole
+        ("layers/attn/q/bias", (2, 16), P(None, "tensor")),
+        ("layers/0/attn/q_norm/scale", (8,), P()),
         ("layers/0/attn/o/kernel", (16, 16), P("tensor", "fsdp")),
         ("layers/mlp/gate/kernel", (2, 16, 32), P(None, "fsdp", "tensor")),
         ("layers/0/mlp/down/kernel", (32, 16), P("tensor", "fsdp")),

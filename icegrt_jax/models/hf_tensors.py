@@ -1,0 +1,121 @@
+"""Which stored tensors make up which leaf of ours, and whether a folder has them."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.families import family_of
+from icegrt_jax.models.tree import flatten
+
+HEAD_BIAS_PATH = "head/bias"  # kept in config.json
+RECOMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # a buffer that old folders stored
+FLOATS = ("F64", "F32", "F16", "BF16")
+INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The tensors of theirs that make up one leaf of ours.
+
+    Attributes:
+      names: one, or one per layer.
+      stacked: they are joined on a new leading axis (scanned layers).
+      transposed: theirs is [out, in], ours [in, out].
+    """
+
+    names: tuple[str, ...]
+    stacked: bool
+    transposed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor on disk: its file, and a handle that reads from it when it is indexed."""
+
+    file: pathlib.Path
+    handle: Any
+
+
+def source_of(path: str, config: ModelConfig) -> Source:
+    """Where the leaf at `path`, such as layers/3/attn/q/kernel, comes from."""
+    top, _, rest = path.partition("/")
+    name_of = family_of(config).name_of
+    stacked = top == "layers" and config.scan_layers
+    if top != "layers":
+        names = (name_of(path),)
+    elif stacked:
+        names = tuple(name_of(path).format(i) for i in range(config.num_layers))
+    else:
+        layer, _, rest = rest.partition("/")
+        names = (name_of(f"layers/{rest}").format(layer),)
+    return Source(names, stacked, transposed=path.endswith("/kernel"))
+
+
+def open_tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
+    """Every tensor of the folder by name; nothing is read yet."""
+    tensors = {}
+    for file, names in weight_files(folder).items():
+        if not (folder / file).is_file():
+            raise UserError(f"{folder / file}: missing; {INDEX} names it for {min(names)}; fetch it again.")
+        try:
+            opened = stack.enter_context(safe_open(folder / file, framework="numpy"))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / file}: cannot be read ({error}); fetch it again.") from error
+        if lost := names - set(opened.keys()):
+            raise UserError(f"{folder / file}: has no {min(lost)}, which {INDEX} says is there; fetch both again.")
+        tensors |= {name: Stored(folder / file, opened.get_slice(name)) for name in opened.keys()}
+    return tensors
+
+
+def weight_files(folder: pathlib.Path) -> dict[str, set[str]]:
+    """The files that hold the weights, each with the tensors that the index says it has."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{index}: no index of weights (weight_map); fetch it again.") from error
+        files = {}
+        for name, file in weight_map.items():
+            files.setdefault(file, set()).add(name)
+        return dict(sorted(files.items()))
+    if (folder / "model.safetensors").is_file():
+        return {"model.safetensors": set()}
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if pickles:
+        raise UserError(
+            f"{folder / pickles[0]}: a pickle, which can run code when it is read, so it is not; convert it to "
+            "model.safetensors, for example by loading and saving it with transformers."
+        )
+    raise UserError(f"{folder}: no model.safetensors here, nor an index of several; convert the weights first.")
+
+
+def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, tensors: dict[str, Stored]) -> None:
+    """Refuses a folder whose tensors are not those of its config: names, shapes, dtypes."""
+    expected = {}
+    for path, leaf in flatten(abstract).items():
+        if path != HEAD_BIAS_PATH:
+            source = source_of(path, config)
+            shape = leaf.shape[1:] if source.stacked else leaf.shape
+            expected |= dict.fromkeys(source.names, list(shape[::-1] if source.transposed else shape))
+    ignored = {name for name in tensors if RECOMPUTED.search(name)}
+    if config.tie_embeddings:
+        ignored.add("lm_head.weight")  # some folders store the tied matrix twice
+    for kind, names in (("missing", expected.keys() - tensors), ("unexpected", tensors.keys() - expected - ignored)):
+        if names:
+            raise UserError(
+                f"{folder}: {len(names)} {kind} tensor(s), first {min(names)}; config.json describes another model."
+            )
+    for name, shape in expected.items():
+        file, got, dtype = tensors[name].file, tensors[name].handle.get_shape(), tensors[name].handle.get_dtype()
+        if got != shape:
+            raise UserError(f"{file}: {name} has shape {got}; by config.json it should be {shape}.")
+        if dtype not in FLOATS:
+            raise UserError(f"{file}: {name} is stored as {dtype}; expected one of {', '.join(FLOATS)}.")

@@ -1,0 +1,26 @@
+"""Parameter trees by path, such as layers/3/attn/q/kernel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import init_params
+
+
+def abstract_params(config: ModelConfig, *, scalar_head: bool = False) -> dict:
+    """The parameter tree as shapes and dtypes, nothing allocated."""
+    return jax.eval_shape(lambda key: init_params(key, config, scalar_head=scalar_head), jax.random.key(0))
+
+
+def map_with_path(fn: Callable, tree: dict, *rest: dict) -> dict:
+    """`fn(path, leaf, ...)` over a tree."""
+    named = lambda path, *leaves: fn(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves)
+    return jax.tree_util.tree_map_with_path(named, tree, *rest)
+
+
+def flatten(tree: dict) -> dict[str, Any]:
+    """The leaves of a tree by path."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
