@@ -20,7 +20,7 @@ from icegrt_jax.models import smollm2, transformer
 from icegrt_jax.models.api import load_hf_model, save_model
 from icegrt_jax.models.heads import unembed
 from tests.models.examples import make_params
-from tests.models.test_gguf import CONFIG_HERE, write_gguf
+from tests.models.examples_gguf import CONFIG_HERE, write_gguf
 
 FOLDER = os.environ.get("ICEGRT_SMOLLM2")
 real = pytest.mark.skipif(not FOLDER, reason="ICEGRT_SMOLLM2 does not name the converted folder")
