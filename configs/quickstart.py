@@ -42,7 +42,7 @@ def get_config(switch=""):
     c.sft.optimizer.lr, c.sft.optimizer.warmup_steps = 2e-3, 20
     c.sft.optimizer.schedule, c.sft.optimizer.final_lr_fraction = "cosine", 0.05
 
-    c.reward.steps, c.reward.batch_size, c.reward.length = 300, 8, 112
+    c.reward.steps, c.reward.batch_size, c.reward.length = 400, 8, 112
     c.reward.sources.made = "jsonl:{workdir}/data/rankings.jsonl"
     c.reward.sources.own = "jsonl:{workdir}/data/own_rankings.jsonl"
     c.reward.weights.made, c.reward.weights.own = 0.5, 0.5
@@ -50,16 +50,19 @@ def get_config(switch=""):
     c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 1e-3, 10
     c.reward.optimizer.schedule, c.reward.optimizer.final_lr_fraction = "cosine", 0.1
 
-    c.ppo.iterations, c.ppo.batch_size = 60, 64
+    c.ppo.iterations, c.ppo.batch_size = 75, 64
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 2
     c.ppo.sources.ads = "jsonl:{workdir}/data/prompts.jsonl"
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"
-    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 2.0, 0.05, 500.0
+    # While the critic knows nothing the actor would only drift: it costs KL and verdicts that never come back.
+    c.ppo.value_warmup = 5
+    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 1.5, 0.15, 250.0
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 1.0, 16, 128
     c.ppo.ptx.sources.general = "jsonl:{workdir}/data/general.jsonl"
     c.ppo.ptx.weights.general = 1.0
-    c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 5e-4, 5e-4
+    c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 3e-4, 5e-4
+    c.ppo.policy_optimizer.warmup_steps = 10
     # Without the decay the general tasks lose points to the noise of the last updates.
     c.ppo.policy_optimizer.schedule, c.ppo.policy_optimizer.final_lr_fraction = "cosine", 0.05
 
@@ -77,6 +80,7 @@ def get_config(switch=""):
         c.model.num_heads, c.model.num_kv_heads, c.model.head_dim = 2, 1, 16
         c.pretrain.steps = c.sft.steps = c.reward.steps = 12
         c.ppo.iterations, c.ppo.batch_size, c.reward.normalize_on = 4, 16, 32
+        c.ppo.value_warmup, c.ppo.policy_optimizer.warmup_steps = 0, 0
         c.max_response_length, c.evaluate.batch_size = 24, 24
         c.log.every, c.log.checkpoint_every, c.log.ppo_checkpoint_every = 4, 5, 2
     return c

@@ -1,10 +1,11 @@
-"""The public way to a model: `load_model` takes a Hugging Face folder or a finished stage of a run."""
+"""The public way to a model: `load_model` takes a Hugging Face folder, a GGUF file or a finished stage of a run."""
 
 import pathlib
 
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
+from icegrt_jax.models.gguf import load_gguf
 from icegrt_jax.training.stored import finished, load_role
 
 
@@ -12,12 +13,14 @@ def load_model(path: str | pathlib.Path) -> Model:
     """The language model in `path`, with its tokenizer.
 
     Args:
-      path: a Hugging Face folder (config.json and safetensors), or the folder of a finished stage,
-        such as runs/quickstart/ppo.
+      path: a Hugging Face folder (config.json and safetensors), a .gguf file, or the folder of a finished
+        stage, such as runs/quickstart/ppo.
     """
     folder = pathlib.Path(path).expanduser()
     if (folder / "checkpoints").is_dir():
         return _load_stage(folder)
+    if folder.suffix == ".gguf":
+        return Model(*load_gguf(folder))
     return load_hf_model(folder)
 
 

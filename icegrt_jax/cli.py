@@ -14,7 +14,7 @@ from icegrt_jax import configuration
 from icegrt_jax.errors import UserError
 from icegrt_jax.version import __version__
 
-# In the order of a run; each is `icegrt_jax.stages.NAME`.
+# In the order of a run; each is `icegrt_jax.stages.NAME`, a dash in it an underscore.
 STAGES = {
     "run": "every stage in order; those that have finished are not run again",
     "pretrain": "the base model, where none is given: next-token training on plain text",
@@ -26,7 +26,9 @@ STAGES = {
     "export": "the model of a finished stage as a folder that transformers loads",
     "sample": "K answers per prompt from a checkpoint, written as records to be ranked",
     "data": "check records, or build a TFDS dataset from them",
+    "check-model": "whether a Hugging Face folder computes here what it computes in transformers",
 }
+WITHOUT_CONFIG = ("data", "check-model")
 TRAINED = ("pretrain", "sft", "reward", "ppo")  # stages that leave a model
 KINDS = ("instruction", "ranking", "prompt", "text")
 # Keys that change what a run prints and keeps but not its numbers: a rerun in the same workdir may change them.
@@ -45,7 +47,7 @@ icegrt STAGE --config=FILE[:SWITCH] --workdir=DIR [--config.key=value ...]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command, `sys.argv[1:]` by default, and returns its exit code."""
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -57,10 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
     # Split off first: argparse knows none of the config's keys.
     overrides = [arg for arg in argv if arg.startswith(("--config.", "--noconfig."))]
     rest = [arg for arg in argv if arg not in overrides]
@@ -74,12 +75,17 @@ def _run(argv: list[str]) -> None:
         _refuse(unknown[0], args)
     flags = vars(args)
     stage = flags.pop("program")
-    if stage == "data":
-        if overrides:
-            raise UserError(f"icegrt data reads no config, so it takes no {overrides[0]}.")
-        importlib.import_module("icegrt_jax.stages.data").main(**flags)
-    else:
+    if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
+        return 0
+    if overrides:
+        raise UserError(f"icegrt {stage} reads no config, so it takes no {overrides[0]}.")
+    # Only a check has a result that is not a mistake.
+    return _module(stage).main(**flags) or 0
+
+
+def _module(stage: str):
+    return importlib.import_module(f"icegrt_jax.stages.{stage.replace('-', '_')}")
 
 
 def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags: dict) -> None:
@@ -89,7 +95,7 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
     configuration.check_same(config, workdir, free=FREE_KEYS)
     is_new = configuration.save_resolved(config, workdir)
     try:
-        importlib.import_module(f"icegrt_jax.stages.{stage}").main(config, workdir, **flags)
+        _module(stage).main(config, workdir, **flags)
     except UserError:
         if is_new:
             configuration.forget_if_unused(workdir)
@@ -115,6 +121,9 @@ def _parser() -> _Parser:
         if name == "data":
             _add_data_commands(stage)
             continue
+        if name == "check-model":
+            _add_check_flags(stage)
+            continue
         stage.epilog = (
             "Any key of the config can be set: --config.key=value, --config.group.key=value.\n"
             'Tuples are quoted: --config.key="(1, 2)". Booleans: --config.key=true or false.'
@@ -136,6 +145,18 @@ def _add_sample_flags(parser: _Parser) -> None:
     add("--num_samples", type=_positive(int), default=4, metavar="K", help="answers per prompt (default 4)")
     add("--temperature", type=_positive(float), default=1.0, help="of the sampler (default 1.0)")
     add("--max_new_tokens", type=_positive(int), default=128, help="longest answer in tokens (default 128)")
+
+
+def _add_check_flags(parser: _Parser) -> None:
+    parser.epilog = "Exit code 0: the same within the tolerance; 1: something differs; 2: it cannot be checked."
+    add = parser.add_argument
+    add("--hf", required=True, metavar="DIR", help="Hugging Face folder of a language model or a reward model")
+    add("--reference", default="", metavar="DIR", help="folder that transformers loads (default: the same)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default float32)")
+    add("--prompts", default="", metavar="FILE.jsonl", help="prompt records (default: six built in)")
+    add("--new_tokens", type=_positive(int), default=32, metavar="N", help="of the greedy answers (default 32)")
+    add("--tolerance", type=_positive(float), default=0.0, metavar="X",
+        help="difference over the largest logit (default 1e-4, 3e-2 with bfloat16)")  # fmt: skip
 
 
 def _add_export_flags(parser: _Parser) -> None:

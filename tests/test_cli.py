@@ -1,6 +1,7 @@
 """The command line: what reaches a stage, and what a mistake is answered with."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -39,7 +40,7 @@ def calls(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "icegrt_jax.config", types.SimpleNamespace(check=check))
     for name in cli.STAGES:
-        monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name}", stage(name))
+        monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage(name))
     return calls
 
 
@@ -55,7 +56,9 @@ def ppo(file, tmp_path, *more):
     return ("ppo", f"--config={file}", f"--workdir={tmp_path / 'run'}", *more)
 
 
-@pytest.mark.parametrize("stage", [name for name in cli.STAGES if name not in ("export", "sample", "data")])
+@pytest.mark.parametrize(
+    "stage", [name for name in cli.STAGES if name not in ("export", "sample", *cli.WITHOUT_CONFIG)]
+)
 def test_a_stage_gets_the_resolved_config_and_the_workdir(stage, calls, file, tmp_path):
     command = [stage, f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.seed=3"]
     assert cli.main(command) == 0
@@ -90,6 +93,14 @@ def test_data_looks_where_the_environment_says(calls, monkeypatch):
     assert calls[0][2]["data_dir"] == "/somewhere"
 
 
+def test_check_model_gets_its_flags_and_its_result_is_the_exit_code(calls, monkeypatch):
+    assert cli.main(["check-model", "--hf=models/a", "--new_tokens=8"]) == 0
+    flags = dict(hf="models/a", reference="", dtype="float32", prompts="", new_tokens=8, tolerance=0.0)
+    assert calls == [("check-model", (), flags)]
+    monkeypatch.setattr(sys.modules["icegrt_jax.stages.check_model"], "main", lambda **flags: 1)
+    assert cli.main(["check-model", "--hf=models/a"]) == 1
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -111,6 +122,11 @@ def test_data_looks_where_the_environment_says(calls, monkeypatch):
         ("data check --source=jsonl:a --kind=rankings", "argument --kind: invalid choice: 'rankings'"),
         ("data check --source=jsonl:a --kind=text --config.seed=1", "icegrt data reads no config, so it takes no"
          " --config.seed=1"),
+        ("check-model", "the following arguments are required: --hf; see icegrt check-model --help"),
+        ("check-model --hf=a --dtype=float16", "argument --dtype: invalid choice: 'float16'"),
+        ("check-model --hf=a --tolerence=1", "unknown flag --tolerence; did you mean --tolerance?"),
+        ("check-model --hf=a --config.seed=1", "icegrt check-model reads no config, so it takes no --config.seed=1"),
+        ("check_model --hf=a", "unknown stage 'check_model'; did you mean check-model?"),
     ],
 )  # fmt: skip
 def test_a_bad_command_is_one_sentence_and_exit_code_2(calls, capsys, argv, message):
@@ -187,7 +203,7 @@ def test_help_lists_every_stage(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"\n    {name} " in out for name in cli.STAGES)
+    assert all(re.search(rf"\n    {name}\s", out) for name in cli.STAGES)
 
 
 @pytest.mark.parametrize("stage", cli.STAGES)
@@ -195,7 +211,7 @@ def test_every_stage_has_help(stage, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([stage, "--help"])
     assert stop.value.code == 0
-    assert ("--config.key=value" in capsys.readouterr().out) == (stage != "data")
+    assert ("--config.key=value" in capsys.readouterr().out) == (stage not in cli.WITHOUT_CONFIG)
 
 
 def test_the_module_runs_and_a_mistake_needs_no_jax():

@@ -127,7 +127,7 @@ def stand_ins(monkeypatch):
     calls = []
     for name in cli.STAGES:
         stage = types.SimpleNamespace(main=lambda *args, stage=name, **flags: calls.append(stage))
-        monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name}", stage)
+        monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage)
     monkeypatch.chdir(ROOT)
     return calls
 
@@ -169,7 +169,7 @@ def test_every_stage_and_make_target_named_exists(page):
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = [*code_spans(page), *"".join(blocks(page, "bash")).splitlines()]
     assert {m[1] for line in code if (m := re.match(r"make ([a-z][\w-]*)", line))} <= targets
-    assert {m[1] for line in code if (m := re.match(r"icegrt ([a-z]\w*)", line))} <= set(cli.STAGES)
+    assert {m[1] for line in code if (m := re.match(r"icegrt ([a-z][\w-]*)", line))} <= set(cli.STAGES)
 
 
 def test_the_readme_names_every_stage_and_nothing_of_this_machine():

@@ -5,6 +5,11 @@ turn, with the generation prompt, is what the model is given at sampling time, s
 everything after it up to and including the end-of-turn token is what it has to
 produce. Template markers are never tokenised with extra special tokens, so a
 template's own BOS isn't doubled.
+
+Some templates write an earlier turn differently from the last one (Qwen 3 leaves
+out its <think> part). What stands in the conversation is then not what would have
+been sampled, so such a turn is no target there; it becomes an example of its own,
+cut off after it.
 """
 
 import re
@@ -15,6 +20,8 @@ from transformers import PreTrainedTokenizerBase
 
 from icegrt_jax.errors import UserError
 
+Tokens = tuple[list[int], list[bool]]  # ids, and for each whether the assistant has to produce it
+
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], *, generate: bool) -> str:
     """The conversation as text; `generate` adds what comes before the assistant's next words."""
@@ -23,8 +30,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], *, gene
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
-            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} refuses a conversation of the roles"
-            f" {roles} ({error}); change the data or the template."
+            f"the chat template refuses a conversation of the roles {roles} ({error}); change the record to what the"
+            " template knows (many know no system role and want user and assistant in turn), or leave it out."
         ) from error
 
 
@@ -35,8 +42,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def encode_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int]
-) -> tuple[list[int], list[bool]]:
-    """Ids of a conversation and, for each, whether the assistant has to produce it.
+) -> Tokens:
+    """The whole conversation; its mask has every assistant's turn that stands there as it would be sampled.
 
     Args:
       messages: any number of turns, the last of which is the assistant's.
@@ -45,16 +52,44 @@ def encode_conversation(
     Returns:
       ids, cut after the last end token (some templates add a line break), and the mask.
     """
+    return encode_examples(tokenizer, messages, end_ids)[0]
+
+
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int]
+) -> list[Tokens]:
+    """What to train on so that every assistant's turn is learned once, as it would be sampled.
+
+    Args as for `encode_conversation`, whose result comes first. Where the template writes an earlier turn
+    differently, the conversation up to that turn follows, its mask on that turn only.
+    """
+    turns = [
+        _last_turn(tokenizer, messages[: i + 1], end_ids)
+        for i, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    whole, _ = turns[-1]
+    mask, rewritten = [False] * len(whole), []
+    for ids, start in turns:
+        if whole[: len(ids)] == ids:
+            mask[start : len(ids)] = [True] * (len(ids) - start)
+        else:
+            rewritten.append((ids, [i >= start for i in range(len(ids))]))
+    return [(whole, mask), *rewritten]
+
+
+def _last_turn(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int]
+) -> tuple[list[int], int]:
+    """Ids up to the end of the last message, which is the assistant's, and the index of its first token."""
+    if len(messages) == 1:
+        raise UserError(
+            "the chat template has nothing in front of the assistant's first words; begin with a user message."
+        )
     text = render(tokenizer, messages, generate=False)
     ids, offsets = _encode(tokenizer, text)
-    mask = [False] * len(ids)
-    stop = 0
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        start, stop = _turn(tokenizer, text, ids, offsets, messages[:i], end_ids)
-        mask[start:stop] = [True] * (stop - start)
-    return ids[:stop], mask[:stop]
+    start, stop = _turn(tokenizer, text, ids, offsets, messages[:-1], end_ids)
+    return ids[:stop], start
 
 
 def encode_answer(
@@ -154,7 +189,7 @@ def _first_token(
     prefix = render(tokenizer, before, generate=True)
     if not text.startswith(prefix):
         raise UserError(
-            "the chat template rewrites earlier turns when a later one is added (the conversation does not start with"
+            "the chat template rewrites earlier turns when the answer is added (the conversation does not start with"
             f" {prefix[-60:]!r}), so the assistant's tokens cannot be found; use a template that only appends."
         )
     prefix_ids, _ = _encode(tokenizer, prefix, separator)

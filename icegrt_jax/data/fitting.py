@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from icegrt_jax.data.packing import Example
-from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Text
+from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Text, naming
 from icegrt_jax.data.tokenizers import ChatTokenizer
 
 
@@ -18,7 +18,8 @@ def fit_examples(
     """Training examples of at most `length` tokens.
 
     Counts records: kept whole; cut at the end; dropped, for being too long or for having
-    nothing to learn within the length; split, for plain texts.
+    nothing to learn within the length; split into several examples, which happens to long plain
+    texts and to conversations whose template rewrites earlier turns.
     """
     examples, counts = [], Counter(kept=0, cut=0, dropped=0, split=0)
     for record in records:
@@ -27,16 +28,22 @@ def fit_examples(
             examples += [Example(piece, [True] * len(piece)) for piece in pieces]
             counts["kept" if len(pieces) == 1 else "split"] += 1
             continue
-        ids, mask = tokenizer.encode_conversation(record.messages)
-        if len(ids) <= length:
-            examples.append(Example(ids, mask))
-            counts["kept"] += 1
-        elif overlong == "cut" and any(mask[:length]):
-            examples.append(Example(ids[:length], mask[:length]))
-            counts["cut"] += 1
-        else:
+        with naming(record):
+            encoded = tokenizer.encode_examples(record.messages)
+        fitting = [Example(ids[:length], mask[:length]) for ids, mask in encoded if any(mask[:length])]
+        too_long = any(len(ids) > length for ids, _ in encoded)
+        if not fitting or (too_long and overlong == "drop"):
             counts["dropped"] += 1
+            continue
+        examples += fitting
+        counts["cut" if too_long else "kept" if len(encoded) == 1 else "split"] += 1
     return examples, dict(counts)
+
+
+def encode_prompt(record: Prompt, tokenizer: ChatTokenizer) -> list[int]:
+    """Prompt ids; an error names the record."""
+    with naming(record):
+        return tokenizer.encode_prompt(record.prompt)
 
 
 def fit_prompts(
@@ -48,7 +55,7 @@ def fit_prompts(
     """
     rows, counts = [], Counter(kept=0, over=0, cut=0, dropped=0)
     for index, record in enumerate(records, start=offset):
-        ids = tokenizer.encode_prompt(record.prompt)
+        ids = encode_prompt(record, tokenizer)
         outcome = "kept"
         if len(ids) > length and overlong == "keep":
             counts["over"] += 1
@@ -91,7 +98,8 @@ def fit_rankings(
         counts["answers_beyond_k"] += max(0, len(record.responses) - k)
         row = []
         for response, rank in list(zip(record.responses, record.ranks, strict=True))[:k]:
-            ids, start = tokenizer.encode_answer(record.prompt, response)
+            with naming(record):
+                ids, start = tokenizer.encode_answer(record.prompt, response)
             if len(ids) > length and (overlong == "drop" or start >= length):
                 counts["answers_dropped"] += 1
                 continue

@@ -12,12 +12,13 @@ messages. Every kind takes an optional `"meta"` object; any other field is an
 error, so that a misspelt one is noticed.
 """
 
+import contextlib
 import gzip
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ class Instruction:
 
     messages: Messages
     meta: dict = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
     def from_json(cls, obj: Any, where: str = "record") -> "Instruction":
@@ -51,7 +53,7 @@ class Instruction:
                 f"{where}: field 'messages': the last message has role {messages[-1]['role']!r};"
                 " an instruction ends with the assistant's answer."
             )
-        return cls(messages, _meta(obj, where))
+        return cls(messages, _meta(obj, where), where)
 
     def to_json(self) -> dict:
         return _with_meta({"messages": list(self.messages)}, self.meta)
@@ -67,6 +69,7 @@ class Ranking:
     responses: tuple[str, ...]
     ranks: tuple[float, ...]
     meta: dict = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
     def from_json(cls, obj: Any, where: str = "record") -> "Ranking":
@@ -75,7 +78,7 @@ class Ranking:
         if "chosen" in obj or "rejected" in obj:
             _refuse_beside(obj, where, "chosen", ("responses", "ranks"))
             responses = (_text(obj, where, "chosen"), _text(obj, where, "rejected"))
-            return cls(prompt, responses, (1.0, 2.0), _meta(obj, where))
+            return cls(prompt, responses, (1.0, 2.0), _meta(obj, where), where)
         responses = _texts(obj, where, "responses")
         ranks = _numbers(obj, where, "ranks")
         if len(ranks) != len(responses):
@@ -85,7 +88,7 @@ class Ranking:
             )
         if len(responses) < 2:
             raise UserError(f"{where}: field 'responses' has {len(responses)} answer; a ranking needs two or more.")
-        return cls(prompt, responses, ranks, _meta(obj, where))
+        return cls(prompt, responses, ranks, _meta(obj, where), where)
 
     def to_json(self) -> dict:
         obj = {"prompt": list(self.prompt), "responses": list(self.responses), "ranks": list(self.ranks)}
@@ -101,6 +104,7 @@ class Prompt:
     prompt: Messages
     reference: str = ""
     meta: dict = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
     def from_json(cls, obj: Any, where: str = "record") -> "Prompt":
@@ -108,7 +112,7 @@ class Prompt:
         reference = obj.get("reference", "")
         if not isinstance(reference, str):
             raise UserError(f"{where}: field 'reference' is {_kind(reference)}; expected a string.")
-        return cls(_prompt(obj, where), reference, _meta(obj, where))
+        return cls(_prompt(obj, where), reference, _meta(obj, where), where)
 
     def to_json(self) -> dict:
         obj = {"prompt": list(self.prompt)}
@@ -125,17 +129,29 @@ class Text:
 
     text: str
     meta: dict = field(default_factory=dict)
+    where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
     def from_json(cls, obj: Any, where: str = "record") -> "Text":
         _check_fields(obj, where, cls.FIELDS)
-        return cls(_text(obj, where, "text"), _meta(obj, where))
+        return cls(_text(obj, where, "text"), _meta(obj, where), where)
 
     def to_json(self) -> dict:
         return _with_meta({"text": self.text}, self.meta)
 
 
 Record = Instruction | Ranking | Prompt | Text
+
+
+@contextlib.contextmanager
+def naming(record: Record) -> Iterator[None]:
+    """Puts where the record was read in front of a mistake that is found later, such as by a chat template."""
+    try:
+        yield
+    except UserError as error:
+        if not record.where:
+            raise
+        raise UserError(f"{record.where}: {error}") from error
 
 
 def user(content: str) -> Messages:

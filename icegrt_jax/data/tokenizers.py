@@ -72,6 +72,11 @@ class ChatTokenizer:
         """
         return chat.encode_answer(self.tokenizer, prompt, answer, self.eos_ids, self._special_tokens, finished=finished)
 
+    def encode_examples(self, messages: Sequence[dict]) -> list[tuple[list[int], list[bool]]]:
+        """The conversation as above, then each turn that the template writes differently once others follow."""
+        self._refuse_control_tokens(messages)
+        return chat.encode_examples(self.tokenizer, messages, self.eos_ids)
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, nothing added."""
         return chat.tokenize(self.tokenizer, text)
@@ -86,7 +91,9 @@ class ChatTokenizer:
 
     @functools.cached_property
     def _control_tokens(self) -> tuple[str, ...]:
-        return tuple(self.tokenizer.all_special_tokens)
+        # Of Llama 3 and others, only the tokens with a role of their own are in `all_special_tokens`.
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return tuple(dict.fromkeys((*self.tokenizer.all_special_tokens, *added)))
 
     @functools.cached_property
     def _special_tokens(self) -> tuple[str, ...]:
@@ -158,7 +165,10 @@ def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTok
         raise UserError(
             f"{name}: no chat template; add chat_template.jinja, or chat_template to tokenizer_config.json."
         )
-    end = _end_of_turn(tokenizer)
+    try:
+        end = _end_of_turn(tokenizer)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     candidates = [i for i in (end, tokenizer.eos_token_id) if i is not None]
     if not candidates:
         raise UserError(f"{name}: no EOS token and no end-of-turn token in the chat template; set eos_token.")

@@ -45,6 +45,15 @@ def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
     return [int(token) for token in prompt]
 
 
+def prompt_arrays(prompts: Sequence, tokenizer: ChatTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts as the sampler gets them: tokens i32[N, P], left-padded, and mask bool[N, P]."""
+    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
+    if not ids:
+        raise UserError("no prompts to answer.")
+    width = -(-max(map(len, ids)) // BUCKET) * BUCKET
+    return left_pad(ids, width, tokenizer.pad_id)
+
+
 def decode_responses(tokens: np.ndarray, mask: np.ndarray, tokenizer: ChatTokenizer) -> list[str]:
     """Text of each response without its padding and special tokens."""
     return [tokenizer.decode(row[keep]) for row, keep in zip(tokens, mask, strict=True)]
@@ -65,20 +74,17 @@ def generate_batches(
 
     A response depends on the key, its prompt and its place in the list, not on the batch size.
     """
-    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
-    if not ids:
-        raise UserError("no prompts to answer.")
-    width = -(-max(map(len, ids)) // BUCKET) * BUCKET
-    batch_size = min(batch_size, len(ids))
+    tokens, mask = prompt_arrays(prompts, tokenizer)
+    batch_size = min(batch_size, len(tokens))
     rollouts = []
-    for start in range(0, len(ids), batch_size):
-        part = ids[start : start + batch_size]
-        filled = part + [part[-1]] * (batch_size - len(part))  # one shape, one program
-        tokens, mask = left_pad(filled, width, tokenizer.pad_id)
+    for start in range(0, len(tokens), batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), len(tokens) - 1)  # one shape, one program
         keys = sequence_keys(key, start * num_samples, batch_size * num_samples)
-        rollout = compiled_sampler(keys, params, tokens, mask, model=model, config=config, num_samples=num_samples)
+        rollout = compiled_sampler(
+            keys, params, tokens[rows], mask[rows], model=model, config=config, num_samples=num_samples
+        )
         rollouts.append(jax.device_get(rollout))
-    real = len(ids) * num_samples  # the rest answers the prompts that filled up the last batch
+    real = len(tokens) * num_samples  # the rest answers the prompts that filled up the last batch
     joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:real], *rollouts)
     return Generation(
         joined.prompts,

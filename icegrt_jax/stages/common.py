@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import pathlib
+import textwrap
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.data import audit as data_audit
 from icegrt_jax.data.adreview import build
+from icegrt_jax.data.pipeline import Batch, Batches
 from icegrt_jax.data.records import Record
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer
@@ -29,6 +33,7 @@ STREAMS = {
     "base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7,
     "adapters": 8,
 }  # fmt: skip
+AUDITED = 4  # batches looked at before a stage begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +119,12 @@ def base_model(run: Run) -> tuple[ModelConfig, dict]:
 
 def load_folder(run: Run, path: str, section: ConfigDict) -> tuple[ModelConfig, dict]:
     """The model of a Hugging Face folder, read to where it will live; it has a scalar `head` if theirs has one."""
-    options = {"scan_layers": section.scan_layers, "dtype": section.dtype}
-    folder = pathlib.Path(path).expanduser()
-    raw = read_hf_config(folder)
-    scalar_head = raw["architectures"][0].endswith("ForSequenceClassification")
-    abstract = abstract_params(to_model_config(raw, folder, **options), scalar_head=scalar_head)
-    config, params = load_hf(folder, **options, shardings=tree_shardings(abstract, run.mesh))
+    config, params = load_hf(
+        path,
+        scan_layers=section.scan_layers,
+        dtype=section.dtype,
+        shardings=lambda tree: tree_shardings(tree, run.mesh),
+    )
     return dataclasses.replace(config, remat=section.remat), params
 
 
@@ -180,7 +185,13 @@ def before_sft(run: Run) -> dict[str, str]:
     """Where the model that ICE-Instruct starts from is kept, as a `PartRecord` says it."""
     if run.config.pretrain.steps:
         return {"stage": "pretrain", "role": "policy"}
-    return {"path": str(pathlib.Path(run.config.model.path).expanduser().absolute())}
+    return kept_path(run.config.model.path)
+
+
+def kept_path(path: str) -> dict[str, str]:
+    """A Hugging Face folder as a `PartRecord` says it: found again from any working directory, or a hub name."""
+    folder = pathlib.Path(path).expanduser()
+    return {"path": str(folder.absolute()) if folder.is_dir() else path}
 
 
 def write_report(run: Run, stage: str, report: dict) -> None:
@@ -188,3 +199,23 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
+
+
+def audit(
+    run: Run, stage: str, batches: Batches | Sequence[Batch], tokenizer: ChatTokenizer, *, cut=False, name="example"
+) -> None:
+    """Stops the stage if its batches must not be trained on; else prints one example and writes it to NAME.txt.
+
+    Args:
+      batches: what the stage is about to read.
+      tokenizer: the one they were made with.
+      cut: overlong rows may have lost their end.
+    """
+    count = min(AUDITED, len(batches)) if isinstance(batches, Sequence) else AUDITED
+    try:
+        texts = [data_audit.check(batches[step], tokenizer, cut=cut) for step in range(count)]
+    except UserError as error:
+        raise UserError(f"{stage}: {error}") from error
+    files.write_text_atomic(run.folder(stage) / f"{name}.txt", texts[0] + "\n")
+    head, _, example = texts[0].partition("\n")
+    print(f"{stage}  {name}: {head}\n{textwrap.indent(data_audit.shorten(example), '    ')}", flush=True)

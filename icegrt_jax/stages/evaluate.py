@@ -10,11 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
 from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import Generation, generate_batches
+from icegrt_jax.sampling.generate import Generation, generate_batches, prompt_arrays
 from icegrt_jax.stages import common, scoring
 from icegrt_jax.training.progress import Progress
 
@@ -25,11 +26,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     folder = run.folder("evaluate")
     if not common.finished(run, "evaluate"):
         domain, general = (_prompts(run, specs) for specs in (config.evaluate.domain, config.evaluate.general))
-        rows = {}
         stages = [("base", *common.policy_before(run, "sft"))]
         stages.append(("ICE-Instruct", *common.stage_params(run, "sft", "policy")))
         if common.finished(run, "ppo"):
             stages.append(("ICE-GRT", *common.stage_params(run, "ppo", "policy")))
+        _audit(run, [*domain, *general])
+        rows = {}
         best_of = config.evaluate.best_of if common.finished(run, "reward") else 0
         with Progress(len(stages) + bool(best_of), "evaluate") as progress:
             for name, model, params in stages:
@@ -70,10 +72,17 @@ def _prompts(run: common.Run, specs: ConfigDict) -> list[Prompt]:
     loaded = run.load(specs, Prompt)
     chosen = [prompt for records in loaded.values() for prompt in (records[:limit] if limit else records)]
     longest = run.config.max_prompt_length
-    fitting = [p for p in chosen if len(run.tokenizer.encode_prompt(p.prompt)) <= longest]
+    fitting = [p for p in chosen if len(encode_prompt(p, run.tokenizer)) <= longest]
     if len(fitting) < len(chosen):
         print(f"evaluate  {len(chosen) - len(fitting)} of {len(chosen)} prompts are over {longest} tokens: left out")
     return fitting
+
+
+def _audit(run: common.Run, prompts: list[Prompt]) -> None:
+    """Looks at the prompts as the sampler gets them."""
+    if prompts:
+        tokens, mask = prompt_arrays([prompt.prompt for prompt in prompts], run.tokenizer)
+        common.audit(run, "evaluate", [{"tokens": tokens, "mask": mask}], run.tokenizer)
 
 
 def _sampler(run: common.Run, temperature: float) -> SamplerConfig:

@@ -124,6 +124,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
         seed=config.seed,
         overlong=config.overlong_prompts,
     )
+    common.audit(run, "ppo", batches, run.tokenizer)
     report, replay = dict(batches.report), None
     if ppo.ptx.coef:
         replay = sft_batches(
@@ -135,6 +136,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
             seed=config.seed + 1,
             overlong="drop",
         )
+        common.audit(run, "ppo", replay, run.tokenizer, name="replay_example")
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
     prompts = [prompt for records in sources.values() for prompt in records]
     if reader is not None:

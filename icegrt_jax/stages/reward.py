@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from icegrt_jax import files
 from icegrt_jax.data.adreview import annotators
+from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
@@ -59,6 +60,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         overlong=section.overlong,
     )
     model, params = initial_reward_model(run, tokenizer)
+    common.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     report = dict(batches.report)
     if reader is not None:
         report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
@@ -70,7 +72,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if lora:
         frozen, base = config.model.param_dtype, {"stage": "sft", "role": "policy"}
         if section.init != "sft":
-            base = {"path": str(pathlib.Path(section.init).expanduser().absolute())}
+            base = common.kept_path(section.init)
         adapter = init_adapter(run.key("reward"), params, lora, head=params["head"])
         trees = {"base": stored_as(trunk(params), frozen), "reward": adapter}
         parts, records = {"reward": Part("base", lora)}, {"reward": PartRecord(lora, base, frozen)}
@@ -110,7 +112,7 @@ def fitting_prompts(run: common.Run, prompts: list[Prompt]) -> list[Prompt]:
     """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
     if run.config.overlong_prompts == "keep":
         return prompts
-    return [p for p in prompts if len(run.tokenizer.encode_prompt(p.prompt)) <= run.config.max_prompt_length]
+    return [p for p in prompts if len(encode_prompt(p, run.tokenizer)) <= run.config.max_prompt_length]
 
 
 def sample_instruct(run: common.Run, prompts: list[Prompt], key: jax.Array, *, num_samples: int) -> Generation:

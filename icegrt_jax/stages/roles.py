@@ -110,14 +110,26 @@ def _frozen_and_actor(run: common.Run) -> Roles:
 
 
 def _add_critic(run: common.Run, roles: Roles, done: dict) -> None:
-    """The critic: ICE-Reward with its head in the units of the normalised score, or a head on the actor."""
+    """The critic: ICE-Reward with its head in the units of the normalised score, ICE-Instruct or a head on the actor.
+
+    A new head is of zeros, the mean of the normalised scores of ICE-Instruct's answers: the first values are near
+    the first returns either way.
+    """
     frozen, lora = run.config.model.param_dtype, common.lora_config(run.config.ppo.lora)
+    width = roles.models["policy"].d_model
+    zeros = {"kernel": jnp.zeros((width, 1), jnp.float32), "bias": jnp.zeros((1,), jnp.float32)}
     if run.config.value.trunk == "policy":
-        # 0 is the mean of the normalised scores of the answers that PPO starts from.
-        width = roles.models["policy"].d_model
-        head = {"kernel": jnp.zeros((width, 1), jnp.float32), "bias": jnp.zeros((1,), jnp.float32)}
-        _add_part(roles, "value", {"head": head}, "policy", None, {"stage": "ppo", "role": "policy"}, "float32")
         roles.models["value"] = roles.models["policy"]
+        _add_part(roles, "value", {"head": zeros}, "policy", None, {"stage": "ppo", "role": "policy"}, "float32")
+        return
+    if run.config.value.init == "sft":
+        roles.models["value"], instruct = common.stage_params(run, "sft", "policy")
+        if lora:
+            adapter = init_adapter(_key(run, 1), trunk(instruct), lora, head=zeros)
+            base = "base" if run.config.roles.shared_base else "reference"
+            _add_part(roles, "value", adapter, base, lora, INSTRUCT, frozen)
+        else:
+            roles.params["value"] = {**trunk(instruct), "head": zeros}
         return
     roles.models["value"] = roles.models["reward"]
     if run.config.roles.shared_base:

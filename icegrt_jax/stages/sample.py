@@ -4,6 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt, Ranking, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
@@ -47,6 +48,7 @@ def main(
         model = Model(*common.stage_params(run, checkpoint, "policy"), run.tokenizer)
     else:
         model = load_hf_model(checkpoint)  # with its own tokenizer, which need not be the run's
+    prompt_ids = [encode_prompt(record, model.tokenizer) for record in records]
     sampler = SamplerConfig(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -54,7 +56,7 @@ def main(
         pad_id=model.tokenizer.pad_id,
     )
     texts = generate_batches(
-        run.key("sample"), model.params, model.config, model.tokenizer, [r.prompt for r in records], sampler,
+        run.key("sample"), model.params, model.config, model.tokenizer, prompt_ids, sampler,
         num_samples=num_samples, batch_size=config.evaluate.batch_size,
     ).text  # fmt: skip
     rankings = []

@@ -121,7 +121,7 @@ def score_as_text(
     tokens, mask, cut = reader.read(messages, texts, jax.device_get(rollout.finished))
     batch = shard_batch({"tokens": tokens, "mask": mask}, run.mesh)
     with jax.set_mesh(run.mesh):
-        scores = compiled_scores(state.params["reward"], config=state.model("reward"), **batch)
+        scores = compiled_scores(state.full("reward"), config=state.model("reward"), **batch)
     return texts, (shard_batch(scores, run.mesh),), {"score_cut": cut}
 
 

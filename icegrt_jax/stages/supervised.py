@@ -26,6 +26,8 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
         packing=section.packing,
         overlong=section.overlong,
     )
+    # Plain texts are split over rows, and only the last piece has EOS.
+    common.audit(run, stage, batches, run.tokenizer, cut=stage == "pretrain" or section.overlong == "cut")
     common.write_report(run, stage, batches.report)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     key = run.key("base" if stage == "pretrain" else stage)

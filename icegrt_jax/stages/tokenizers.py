@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from icegrt_jax.data.adreview import corpus
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.hub import local_folder
 
 
 def policy_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
@@ -70,7 +71,7 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def _write_new(config: ConfigDict, folder: pathlib.Path) -> None:
     if config.model.path:
-        load_tokenizer(config.model.path).save(folder)
+        load_tokenizer(local_folder(config.model.path)).save(folder)
     else:
         train_bpe(corpus.training_text(), config.tokenizer.vocab_size, folder)
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from icegrt_jax.models import smollm2, transformer
-from icegrt_jax.models.api import load_hf_model
+from icegrt_jax.models.api import load_hf_model, save_model
 from icegrt_jax.models.heads import unembed
 from tests.models.examples import make_params
-from tests.models.test_gguf import CONFIG_HERE, write_gguf
+from tests.models.examples_gguf import CONFIG_HERE, write_gguf
 
 FOLDER = os.environ.get("ICEGRT_SMOLLM2")
 real = pytest.mark.skipif(not FOLDER, reason="ICEGRT_SMOLLM2 does not name the converted folder")
@@ -105,10 +105,10 @@ def prompts(model):
     return tokens, np.array([[False] * (longest - len(row)) + [True] * len(row) for row in ids])
 
 
-def greedy(model, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The likeliest continuation of every row, i32[B, NEW_TOKENS], with a cache; EOS does not stop it."""
+def greedy(model, tokens: np.ndarray, mask: np.ndarray, count: int = NEW_TOKENS) -> np.ndarray:
+    """The likeliest continuation of every row, i32[B, count], with a cache; EOS does not stop it."""
     batch, length = tokens.shape
-    slots = length + NEW_TOKENS
+    slots = length + count
     config = model.config
 
     @jax.jit
@@ -116,7 +116,7 @@ def greedy(model, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
         cache = transformer.empty_cache(config, batch, slots)
         hidden, cache = transformer.prefill(params, config, tokens, mask, cache)
         token = jnp.argmax(unembed(params, config, hidden[:, -1]), axis=-1).astype(jnp.int32)
-        prompt_slots = jnp.pad(mask, ((0, 0), (0, NEW_TOKENS)))
+        prompt_slots = jnp.pad(mask, ((0, 0), (0, count)))
 
         def step(carry, i):
             token, cache = carry
@@ -126,7 +126,7 @@ def greedy(model, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
             following = jnp.argmax(unembed(params, config, hidden), axis=-1).astype(jnp.int32)
             return (following, cache), token
 
-        return jax.lax.scan(step, (token, cache), jnp.arange(NEW_TOKENS))[1].T
+        return jax.lax.scan(step, (token, cache), jnp.arange(count))[1].T
 
     return np.asarray(run(model.params, tokens, mask))
 
@@ -158,6 +158,21 @@ def test_greedy_continuations_are_those_of_transformers(model, theirs, prompts):
         )
         expected = out[0, prompt.shape[1] :].tolist()
         assert continuation.tolist() == expected, question
+
+
+@real
+@pytest.mark.slow
+def test_an_export_generates_the_same_64_tokens_in_transformers(model, prompts, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    save_model(model, tmp_path / "export")
+    exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    exported.generation_config.eos_token_id = None
+    tokens, mask = prompts
+    for row, real, continuation in zip(tokens, mask, greedy(model, tokens, mask, 64)):
+        prompt = torch.tensor(row[real]).long()[None]
+        out = exported.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False)
+        assert out.shape[1] == prompt.shape[1] + 64
+        assert continuation.tolist() == out[0, prompt.shape[1] :].tolist()
 
 
 @real

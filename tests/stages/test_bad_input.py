@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from icegrt_jax import files
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from tests.stages.runs import call, copy_parts
 
 GOOD = {"prompt": "What is 1 + 1?", "response": "2"}
@@ -124,3 +125,48 @@ def test_prompts_over_the_budget_are_dropped_cut_or_kept_and_counted(finished, t
     assert f"ppo  data ads: records: 2, {expected}" in capsys.readouterr().out
     counts = files.read_json(workdir / "ppo" / "data.json")["ads"]
     assert counts["records"] == 2 == counts["kept"] + counts["cut"] + counts["dropped"]
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (lambda ids, mask: (ids[:-1], mask[:-1]), "sft: what is marked ends with"),
+    (lambda ids, mask: (ids, [False] * len(ids)), "source 'domain' has weight"),
+    (lambda ids, mask: (ids, mask[1:] + mask[:1]), "sft: what is marked ends with"),
+], ids=["no EOS", "nothing to learn", "shifted"])  # fmt: skip
+def test_a_pipeline_that_goes_wrong_is_stopped_before_training(started, capsys, monkeypatch, wrong, message):
+    encode = ChatTokenizer.encode_examples
+    monkeypatch.setattr(ChatTokenizer, "encode_examples", lambda *args: [wrong(*pair) for pair in encode(*args)])
+    assert refused(capsys, "sft", started).startswith(message)
+    assert nothing_half_written(started, "sft")
+
+
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_a_double_bos_is_stopped_before_training(finished, tmp_path, capsys, stage):
+    before = ("sft", "reward") if stage == "ppo" else ("sft",)
+    workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", *before)
+    tokenizer = load_tokenizer(workdir / "tokenizer").tokenizer
+    tokenizer.bos_token = "<|user|>"
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(workdir / "tokenizer")
+    error = refused(capsys, stage, workdir)
+    assert error.startswith(f"{stage}: double BOS: '<|user|>' stands twice in a row")
+    assert nothing_half_written(workdir, stage)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, finished, capsys):
+    folder = tmp_path / "model"
+    tokenizer = load_tokenizer(finished[0] / "tokenizer").tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    error = refused(capsys, "sft", tmp_path / "run", **{"model.path": str(folder), "pretrain.steps": 0})
+    assert error == f"{folder}: no chat template; add chat_template.jinja, or chat_template to tokenizer_config.json."
+
+
+def test_a_record_that_the_chat_template_refuses_is_named(started, tmp_path, capsys):
+    tokenizer = load_tokenizer(started / "tokenizer").tokenizer
+    tokenizer.chat_template += "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.save_pretrained(started / "tokenizer")
+    system = {"prompt": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "response": "c"}
+    path = write_rows(tmp_path / "rows.jsonl", GOOD, system)
+    error = refused(capsys, "sft", started, **{"sft.sources.general": f"jsonl:{path}"})
+    assert error.startswith(f"{path}, line 2: the chat template refuses a conversation of the roles system, user")
+    assert "(no system role)" in error and nothing_half_written(started, "sft")

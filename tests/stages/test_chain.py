@@ -27,11 +27,23 @@ def test_every_stage_finishes_and_leaves_its_files(finished):
         assert list((workdir / stage).glob("events.out.tfevents.*")), stage
         assert list((workdir / stage / "checkpoints").iterdir()), stage
         assert files.read_json(workdir / stage / "data.json"), stage
+    for stage in STAGES:
+        assert "⟦" in (workdir / stage / "example.txt").read_text(encoding="utf-8"), stage
+    assert (workdir / "ppo" / "replay_example.txt").is_file()
     assert (workdir / "config.json").is_file() and (workdir / "tokenizer" / "tokenizer.json").is_file()
     assert (workdir / "report" / "index.html").is_file()
     pictures = list((workdir / "report").glob("*.png"))
     assert pictures and all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert not [path for path in workdir.rglob("*") if path.name.endswith(".tmp") or "checkpoint-tmp" in path.name]
+
+
+def test_every_stage_prints_one_example_of_what_its_model_reads(finished):
+    _, printed = finished
+    trained, answered = "is trained on", "is where the model answers"
+    marked = dict(pretrain=trained, sft=trained, reward="is where the score is read", ppo=answered, evaluate=answered)
+    for stage, what in marked.items():
+        heads = [line for line in printed.splitlines() if line.startswith(f"{stage}  example: ")]
+        assert len(heads) == 1 and heads[0].endswith(f"⟦ ⟧ {what}")
 
 
 def test_the_metrics_hold_every_curve_of_every_iteration(finished):

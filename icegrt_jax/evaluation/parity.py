@@ -1,0 +1,176 @@
+"""Our model of a Hugging Face folder beside the one of `transformers`: tokens, templates, logits, scores, answers.
+
+Ours reads the prompts in batches padded on either side, theirs one by one and unpadded, so that padding is under
+test as well. torch is imported where it is needed and nowhere else.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from transformers import AutoTokenizer
+
+from icegrt_jax.data import chat
+from icegrt_jax.data.packing import left_pad, right_pad
+from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.models import transformer
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import scalars, unembed
+from icegrt_jax.models.hf_config import HEAD_BIAS, read_hf_config
+from icegrt_jax.sampling import SamplerConfig
+from icegrt_jax.sampling.generate import generate_batches
+
+PAD = {"right": right_pad, "left": left_pad}
+hidden_states = jax.jit(transformer.hidden_states, static_argnames="config")
+unembedded = functools.partial(jax.jit, static_argnames="config")(unembed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One line of the report.
+
+    what: is compared. amount: on how much. found: the difference. equal: whether it is within the tolerance; None where
+    it could not be compared.
+    """
+
+    what: str
+    amount: str
+    found: str
+    equal: bool | None
+
+
+def load_theirs(folder: pathlib.Path, dtype: str) -> Any:
+    """The model of `transformers`, in evaluation mode. Raises ImportError without torch."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    raw = read_hf_config(folder)
+    model_class = getattr(transformers, raw["architectures"][0])
+    # Its own attention, written out: the fused ones leave out what some families need.
+    model = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="eager").eval()
+    model.config.pad_token_id = None  # a classifier would look for the last other token
+    return model
+
+
+def compare_ids(tokenizer: ChatTokenizer, folder: pathlib.Path, texts: Sequence[str]) -> Result:
+    """Ids of plain texts."""
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    pairs = [(tokenizer.encode_text(text), theirs(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    amount = f"{len(texts)} texts, {sum(len(ids) for ids, _ in pairs)} tokens"
+    return Result("tokenizer ids", amount, *_first_difference(texts, pairs))
+
+
+def compare_templates(tokenizer: ChatTokenizer, folder: pathlib.Path, chats: Sequence[Sequence[dict]]) -> Result:
+    """Text and ids of prompts, as their `apply_chat_template` makes them in one step."""
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    pairs = []
+    for messages in chats:
+        options = {"add_generation_prompt": True}
+        text = theirs.apply_chat_template(list(messages), tokenize=False, **options)
+        ids = theirs.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)["input_ids"]
+        ours = chat.render(tokenizer.tokenizer, messages, generate=True), tokenizer.encode_prompt(messages)
+        pairs.append((ours, (text, ids)))
+    names = [messages[-1]["content"] for messages in chats]
+    return Result("chat template", f"{len(chats)} conversations", *_first_difference(names, pairs))
+
+
+def compare_logits(
+    params: dict, config: ModelConfig, theirs: Any, prompts: Sequence[list[int]], side: str, tolerance: float
+) -> Result:
+    """Logits of every token of prompts that are padded on one side."""
+    tokens, mask = PAD[side](prompts, max(map(len, prompts)), 0)
+    hidden = hidden_states(params, config, tokens, mask)
+    pairs = [
+        (np.asarray(unembedded(params, config, row[real])), _their_logits(theirs, ids))
+        for row, real, ids in zip(hidden, mask, prompts, strict=True)
+    ]
+    return _compare_numbers(f"logits, {side}-padded", prompts, pairs, tolerance)
+
+
+def compare_scores(
+    params: dict, config: ModelConfig, theirs: Any, bias: float, answers: Sequence[list[int]], side: str,
+    tolerance: float,
+) -> Result:  # fmt: skip
+    """Scores of conversations: theirs has no bias, which is stored in config.json and added here."""
+    tokens, mask = PAD[side](answers, max(map(len, answers)), 0)
+    hidden = hidden_states(params, config, tokens, mask)
+    last = mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)
+    ours = np.asarray(scalars(params, hidden[np.arange(len(answers)), last]))
+    pairs = [(score, _their_logits(theirs, ids)[0] + bias) for score, ids in zip(ours, answers, strict=True)]
+    return _compare_numbers(f"scores, {side}-padded", answers, pairs, tolerance)
+
+
+def head_bias(folder: pathlib.Path) -> float:
+    """The bias of a scalar head of ours, which `transformers` does not know."""
+    return float(read_hf_config(folder).get(HEAD_BIAS, 0.0))
+
+
+def compare_greedy(
+    params: dict, config: ModelConfig, theirs: Any, tokenizer: ChatTokenizer, prompts: Sequence[list[int]],
+    new_tokens: int, tolerance: float,
+) -> Result:  # fmt: skip
+    """Greedy answers, EOS included. A difference is none where their two best tokens are within the tolerance."""
+    sampler = SamplerConfig(
+        max_new_tokens=new_tokens, temperature=0.0, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id
+    )
+    out = generate_batches(jax.random.key(0), params, config, tokenizer, prompts, sampler, batch_size=len(prompts))
+    different, ties = [], 0
+    for i, ids in enumerate(prompts):
+        ours, expected = out.tokens[i][out.mask[i]].tolist(), _their_greedy(theirs, ids, new_tokens, tokenizer)
+        if ours == expected:
+            continue
+        at = next((t for t, pair in enumerate(zip(ours, expected)) if pair[0] != pair[1]), None)
+        if at is not None and _is_tie(_their_logits(theirs, ids + expected[:at])[-1], ours[at], tolerance):
+            ties += 1
+        else:
+            different.append(f"prompt {i + 1} from token {at if at is not None else min(len(ours), len(expected))} on")
+    found = f"different: {different[0]} ({len(different)} of {len(prompts)})" if different else "equal"
+    found += f", {ties} up to a tie" if ties else ""
+    return Result("greedy tokens", f"{len(prompts)} answers, up to {new_tokens} tokens", found, not different)
+
+
+def _is_tie(logits: np.ndarray, chosen: int, tolerance: float) -> bool:
+    return bool(logits.max() - logits[chosen] <= 2 * tolerance * np.abs(logits).max())
+
+
+def _their_logits(theirs: Any, ids: list[int]) -> np.ndarray:
+    """f32[L, V] of a language model, f32[1] of a classifier."""
+    import torch
+
+    with torch.no_grad():
+        return theirs(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def _their_greedy(theirs: Any, ids: list[int], new_tokens: int, tokenizer: ChatTokenizer) -> list[int]:
+    import torch
+    import transformers
+
+    # The folder's own settings may hold a repetition penalty, which is not of the model.
+    theirs.generation_config = transformers.GenerationConfig(
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(tokenizer.eos_ids), pad_token_id=tokenizer.pad_id
+    )
+    prompt = torch.tensor([ids])
+    return theirs.generate(prompt, attention_mask=torch.ones_like(prompt))[0, len(ids) :].tolist()
+
+
+def _first_difference(names: Sequence[str], pairs: list[tuple]) -> tuple[str, bool]:
+    wrong = [name for name, (ours, theirs) in zip(names, pairs, strict=True) if ours != theirs]
+    return (f"different: {wrong[0][:40]!r} ({len(wrong)} of {len(pairs)})", False) if wrong else ("equal", True)
+
+
+def _compare_numbers(what: str, prompts: Sequence[list[int]], pairs: list[tuple], tolerance: float) -> Result:
+    lengths = sorted(map(len, prompts))
+    amount = f"{len(prompts)} prompts of {lengths[0]} to {lengths[-1]} tokens"
+    ours, theirs = pairs[0]
+    if np.shape(ours) != np.shape(theirs):
+        return Result(what, amount, f"shapes {np.shape(ours)} and {np.shape(theirs)}", False)
+    # Not element by element: a logit near 0 has no relative error to speak of.
+    absolute = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs)
+    relative = absolute / max(float(np.abs(theirs).max()) for _, theirs in pairs)
+    return Result(what, amount, f"max abs {absolute:.2g}, relative {relative:.2g}", relative <= tolerance)

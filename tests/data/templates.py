@@ -1,0 +1,98 @@
+"""Chat templates of the shapes that published models have, in our own words, each with a tiny tokenizer."""
+
+import functools
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+TEXTS = ["What is 7? It is odd.", "\nYes. No.\n\nWhy? Because 7 is odd.", "[INST] <<SYS>> Be brief. [/INST]"]
+
+# SmolLM2: a system message where none is given.
+CHATML = (
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nHelp.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ALTERNATE = (
+    "{% for m in turns %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('user and assistant must alternate') }}{% endif %}{% endfor %}"
+)
+# Llama 2: the system message is part of the first question, and there is no generation prompt.
+LLAMA2 = (
+    "{% if messages[0].role == 'system' %}{% set turns = messages[1:] %}"
+    "{% set head = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+    "{% else %}{% set turns = messages %}{% set head = '' %}{% endif %}"
+    + ALTERNATE
+    + "{% for m in turns %}{% if m.role == 'user' %}"
+    "{{ bos_token + '[INST] ' + (head if loop.first else '') + m.content.strip() + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+# Gemma: the assistant is called model, and nobody is called system.
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% set turns = messages %}"
+    + ALTERNATE
+    + "{% for m in turns %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
+    "{{ '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# Qwen 3: thoughts of turns before the last question are dropped, the last answer always has some.
+QWEN3 = (
+    "{% set ns = namespace(asked=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% set said = m.content %}{% set thought = '' %}"
+    "{% if m.role == 'assistant' and '</think>' in said %}"
+    "{% set thought = said.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{% set said = said.split('</think>')[-1].strip('\n') %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' and loop.index0 > ns.asked %}"
+    "{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}"
+    "{{ said + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Mistral: the system message stands before the last question, and only while that is unanswered.
+MISTRAL = (
+    "{% if messages[0].role == 'system' %}{% set turns = messages[1:] %}{% set head = messages[0].content + '\n\n' %}"
+    "{% else %}{% set turns = messages %}{% set head = '' %}{% endif %}"
+    + ALTERNATE
+    + "{{ bos_token }}{% for m in turns %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + (head if loop.last else '') + m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}"
+)
+
+# Template, BOS, EOS, further control tokens, tokens that only look like it.
+SHAPES = {
+    "chatml": (CHATML, None, "<|im_end|>", ("<|endoftext|>", "<|im_start|>"), ()),
+    "llama2": (LLAMA2, "<s>", "</s>", (), ()),
+    "llama3": (LLAMA3, "<|begin_of_text|>", "<|eot_id|>", ("<|start_header_id|>", "<|end_header_id|>"), ()),
+    "gemma": (GEMMA, "<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>"), ()),
+    "qwen3": (QWEN3, None, "<|im_end|>", ("<|endoftext|>", "<|im_start|>"), ("<think>", "</think>")),
+    "mistral": (MISTRAL, "<s>", "</s>", (), ("[INST]", "[/INST]")),
+}
+
+
+@functools.cache
+def make(shape: str, *, template: str = "") -> PreTrainedTokenizerFast:
+    """A byte-level BPE with the control tokens of a shape; by itself it adds BOS, as most published ones do."""
+    own, bos, eos, control, plain = SHAPES[shape]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = [*([bos] if bos else []), eos, *control]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(TEXTS * 3, trainer)
+    bpe.add_tokens([AddedToken(token, normalized=False) for token in plain])
+    if bos:
+        bpe.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, bpe.token_to_id(bos))])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=bos, eos_token=eos, chat_template=template or own,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
