@@ -1,21 +1,33 @@
 """The public way to a model: `load_model` takes a Hugging Face folder, a GGUF file or a finished stage of a run."""
 
+import dataclasses
 import pathlib
 
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.models.gguf import load_gguf
+from icegrt_jax.models.lora import merged
+from icegrt_jax.models.peft import load_adapter
 from icegrt_jax.training.stored import finished, load_role
 
 
-def load_model(path: str | pathlib.Path) -> Model:
+def load_model(path: str | pathlib.Path, *, adapter: str | pathlib.Path | None = None) -> Model:
     """The language model in `path`, with its tokenizer.
 
     Args:
       path: a Hugging Face folder (config.json and safetensors), a .gguf file, or the folder of a finished
         stage, such as runs/quickstart/ppo.
+      adapter: a folder that PEFT saved, a LoRA adapter of that model; it is merged in.
     """
+    model = _load(path)
+    if adapter is None:
+        return model
+    lora, tree = load_adapter(adapter, model.config)
+    return dataclasses.replace(model, params=merged(model.params, tree, lora))
+
+
+def _load(path: str | pathlib.Path) -> Model:
     folder = pathlib.Path(path).expanduser()
     if (folder / "checkpoints").is_dir():
         return _load_stage(folder)

@@ -75,6 +75,7 @@ def _shape() -> ConfigDict:
 def _model() -> ConfigDict:
     c = _shape()
     c.path = ""  # Hugging Face folder, whose shape replaces this one; empty: trained from scratch
+    c.adapter = ""  # a folder that PEFT saved, a LoRA adapter of model.path: merged into it when it is loaded
     c.param_dtype = "float32"  # of frozen trees: float32, bfloat16, int8 (under adapters); what is trained is float32
     return c
 
@@ -305,6 +306,8 @@ def _check_roles(config: ConfigDict) -> None:
             "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the int8 reference; "
             "use an adapter, or bfloat16."
         )
+    if config.model.adapter and not config.model.path:
+        raise UserError(f"model.adapter={config.model.adapter!r} belongs to a model; set model.path as well.")
     if config.sft.lora.rank and not config.model.path and not config.pretrain.steps:
         raise UserError("sft.lora.rank is for a base model that exists; set model.path, or pretrain one.")
     if config.reward.lora.rank and config.reward.init == "scratch":

@@ -26,7 +26,7 @@ from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.stages.tokenizers import policy_tokenizer
 from icegrt_jax.training.optimizers import OptimizerConfig
-from icegrt_jax.training.stored import PartRecord, load_role
+from icegrt_jax.training.stored import PartRecord, load_role, with_peft
 
 # Each random choice of a run has its own stream: the run's key folded with one of these.
 STREAMS = {
@@ -100,7 +100,7 @@ def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
 
 def scratch_config(section: ConfigDict, vocab_size: int, max_length: int) -> ModelConfig:
     """The shape described by a model section of the config."""
-    shape = {k: v for k, v in section.items() if k not in ("path", "param_dtype")}
+    shape = {k: v for k, v in section.items() if k not in ("path", "adapter", "param_dtype")}
     return ModelConfig(vocab_size=vocab_size, max_length=max_length, **shape)
 
 
@@ -111,7 +111,7 @@ def base_model(run: Run) -> tuple[ModelConfig, dict]:
         config, params = load_folder(run, section.path, section)
         if "head" in params:
             raise UserError(f"model.path={section.path!r} holds a reward model; expected a language model.")
-        return config, params
+        return config, with_peft(config, params, section.adapter)
     length = run.config.max_prompt_length + run.config.max_response_length
     config = scratch_config(section, run.tokenizer.vocab_size, length)
     return config, placed_init(run, config, run.key("base"))
@@ -185,13 +185,14 @@ def before_sft(run: Run) -> dict[str, str]:
     """Where the model that ICE-Instruct starts from is kept, as a `PartRecord` says it."""
     if run.config.pretrain.steps:
         return {"stage": "pretrain", "role": "policy"}
-    return kept_path(run.config.model.path)
+    return kept_path(run.config.model.path, run.config.model.adapter)
 
 
-def kept_path(path: str) -> dict[str, str]:
+def kept_path(path: str, adapter: str = "") -> dict[str, str]:
     """A Hugging Face folder as a `PartRecord` says it: found again from any working directory, or a hub name."""
     folder = pathlib.Path(path).expanduser()
-    return {"path": str(folder.absolute()) if folder.is_dir() else path}
+    kept = {"path": str(folder.absolute()) if folder.is_dir() else path}
+    return {**kept, "adapter": str(pathlib.Path(adapter).expanduser().absolute())} if adapter else kept
 
 
 def write_report(run: Run, stage: str, report: dict) -> None:

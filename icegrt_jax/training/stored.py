@@ -16,6 +16,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head, trunk
 from icegrt_jax.models.hf import load_hf
 from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged
+from icegrt_jax.models.peft import load_adapter
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.training.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ class PartRecord:
 
     Attributes:
       lora: of its adapter; None where the part is a head only.
-      base: {"stage", "role"} or {"path": a Hugging Face folder}.
+      base: {"stage", "role"} or {"path": a Hugging Face folder}, with "adapter": a PEFT folder merged into it.
       base_dtype: as which the base was stored while the part was trained: float32, bfloat16 or int8.
     """
 
@@ -46,7 +47,7 @@ class PartRecord:
 def finished(folder: pathlib.Path) -> dict:
     """What the finished stage in `folder` says of itself."""
     if not (folder / "done.json").is_file():
-        raise UserError(f"{folder}: this stage has not finished; run `icegrt {folder.name}` (it continues).")
+        raise UserError(f"{folder}: the {folder.name} stage has not finished; run `icegrt {folder.name}` first.")
     return files.read_json(folder / "done.json")
 
 
@@ -102,4 +103,13 @@ def load_base(folder: pathlib.Path, config: ModelConfig, record: PartRecord, mes
     if "stage" in record.base:
         return load_role(folder.parent / record.base["stage"], record.base["role"], mesh)[1]
     shardings = None if mesh is None else lambda tree: tree_shardings(tree, mesh)
-    return load_hf(record.base["path"], scan_layers=config.scan_layers, dtype=config.dtype, shardings=shardings)[1]
+    params = load_hf(record.base["path"], scan_layers=config.scan_layers, dtype=config.dtype, shardings=shardings)[1]
+    return with_peft(config, params, record.base.get("adapter", ""))
+
+
+def with_peft(config: ModelConfig, params: dict, folder: str) -> dict:
+    """The parameters with the adapter in PEFT's `folder` merged in; as they are where none is named."""
+    if not folder:
+        return params
+    lora, adapter = load_adapter(folder, config)
+    return merged(params, adapter, lora)
