@@ -18,7 +18,7 @@ from icegrt_jax.data.packing import right_pad
 from icegrt_jax.data.records import Messages, Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.sharding import shard_batch
+from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.sampling.generate import BUCKET, Generation, decode_responses
 from icegrt_jax.stages.common import Run
@@ -120,8 +120,10 @@ def score_as_text(
         messages = [cut_prompt(prompt, run.tokenizer, longest) or prompt for prompt in messages]
     tokens, mask, cut = reader.read(messages, texts, jax.device_get(rollout.finished))
     batch = shard_batch({"tokens": tokens, "mask": mask}, run.mesh)
+    # Placed alike before the first update and after it, which else would be two programs.
+    params = shard_tree(state.params["reward"], run.mesh)
     with jax.set_mesh(run.mesh):
-        scores = compiled_scores(state.full("reward"), config=state.model("reward"), **batch)
+        scores = compiled_scores(params, config=state.model("reward"), **batch)
     return texts, (shard_batch(scores, run.mesh),), {"score_cut": cut}
 
 

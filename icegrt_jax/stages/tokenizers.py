@@ -33,7 +33,7 @@ def reward_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer
     init, kept = config.reward.init, pathlib.Path(workdir) / "reward" / "tokenizer"
     if init in ("sft", "scratch"):
         return None
-    folder = pathlib.Path(init).expanduser()
+    folder = local_folder(init)
     if not kept.is_dir() and not folder.is_dir():
         raise UserError(f"reward.init={init!r}: no such folder; expected sft, scratch or a Hugging Face folder.")
     return load_tokenizer(kept if kept.is_dir() else folder)
@@ -54,7 +54,8 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
     Called before the stage starts: nothing has been written yet.
     """
     reward = reward_tokenizer(config, workdir) if config.reward.steps else None
-    if reward is None or config.value.init != "reward" or not config.ppo.iterations:
+    from_reward = config.value.init == "reward" and config.value.trunk == "own"
+    if reward is None or not from_reward or not config.ppo.iterations:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(workdir) / "tokenizer"
