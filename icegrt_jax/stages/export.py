@@ -1,4 +1,4 @@
-"""`icegrt export`: the model of a finished stage as a folder that transformers loads, or its adapter as one for PEFT."""
+"""`icegrt export`: the model of a finished stage as a folder for transformers, or its adapter as one for PEFT."""
 
 import pathlib
 

@@ -121,7 +121,7 @@ def score_as_text(
     tokens, mask, cut = reader.read(messages, texts, jax.device_get(rollout.finished))
     batch = shard_batch({"tokens": tokens, "mask": mask}, run.mesh)
     # Placed alike before the first update and after it, which else would be two programs.
-    params = shard_tree(state.params["reward"], run.mesh)
+    params = shard_tree(state.full("reward"), run.mesh)
     with jax.set_mesh(run.mesh):
         scores = compiled_scores(params, config=state.model("reward"), **batch)
     return texts, (shard_batch(scores, run.mesh),), {"score_cut": cut}
