@@ -32,8 +32,10 @@ INSTALL_REQUIRES = [
     "transformers>=5",
 ]
 EXTRAS_REQUIRE = {
-    # torch is the other side of the parity tests.
-    "test": ["ipykernel", "nbclient", "nbformat", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "torch>=2.6"],
+    # torch and PEFT are the other side of the parity tests.
+    "test": [
+        "ipykernel", "nbclient", "nbformat", "peft>=0.18", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "torch>=2.6",
+    ],
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["psutil", "torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
     "eval": ["lm-eval>=0.4.11"],

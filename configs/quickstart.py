@@ -3,11 +3,12 @@
     icegrt run --config=configs/quickstart.py --workdir=runs/quickstart
 
 A minute, for a look at every stage: --config=configs/quickstart.py:smoke
+Actor, critic and reward model as adapters on one frozen base: --config=configs/quickstart.py:shared_base
 """
 
 from icegrt_jax.config import default_config
 
-SWITCHES = ("", "smoke")
+SWITCHES = ("", "smoke", "shared_base")
 
 
 def get_config(switch=""):
@@ -71,6 +72,14 @@ def get_config(switch=""):
     c.evaluate.judge = "adreview"
 
     c.log.every, c.log.checkpoint_every = 50, 150
+
+    if switch == "shared_base":
+        c.roles.shared_base, c.model.param_dtype = True, "bfloat16"
+        c.reward.lora.rank = c.ppo.lora.rank = 16
+        c.reward.lora.alpha = c.ppo.lora.alpha = 32.0
+        # Adapters take larger steps than whole models.
+        c.reward.optimizer.lr = 3e-3
+        c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 1e-3, 2e-3
 
     if switch == "smoke":
         small = {"corpus": 300, "demonstrations": 300, "general": 300, "rankings": 60, "ranking_prompts": 24,

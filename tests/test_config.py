@@ -11,7 +11,7 @@ import pytest
 from icegrt_jax.config import SCHEDULES, check, default_config
 from icegrt_jax.configuration import load_config
 from icegrt_jax.errors import UserError
-from icegrt_jax.stages.ppo import ppo_config
+from icegrt_jax.stages.roles import ppo_config
 from icegrt_jax.training import optimizers
 from icegrt_jax.training.state import PPOConfig
 

@@ -47,14 +47,13 @@ def build_state(path: str, shared: bool, dtype: str, remat: bool):
     parts = {}
     if shared:
         lora = LoRAConfig(RANK)
-        scalar = lambda i: init_adapter(jax.random.fold_in(key, i), params, lora, head=new_head(key, config))
-        trees = {"policy": init_adapter(key, params, lora), "value": scalar(1), "reward": scalar(2), "reference": {}}
-        trees["base"] = stored_as(params, dtype)
+        adapter = lambda i, **head: init_adapter(jax.random.fold_in(key, i), params, lora, **head)
+        trees = {"policy": adapter(0), "reference": {}, "base": stored_as(params, dtype)}
+        trees |= {role: adapter(i, head=new_head(key, config)) for i, role in ((1, "value"), (2, "reward"))}
         parts = {role: Part("base", lora) for role in ("policy", "value", "reward")} | {"reference": Part("base")}
     else:
         trees = {"policy": params, "reference": load()[1]}
         trees |= {role: with_scalar_head(key, load()[1], config) for role in ("value", "reward")}
-    del params
     optimizer = OptimizerConfig(1e-6, 100)
     return create_state(
         key,
@@ -91,7 +90,8 @@ def measure(path: str, way: str) -> dict:
         began, seconds = time.perf_counter(), {}
         with jax.set_mesh(mesh):
             keys = sequence_keys(state.key, iteration * PROMPTS, PROMPTS)
-            rollout = compiled_sampler(keys, state.full("policy"), *prompts, model=state.model("policy"), config=sampler)
+            policy = state.full("policy")
+            rollout = compiled_sampler(keys, policy, *prompts, model=state.model("policy"), config=sampler)
         jax.block_until_ready(rollout)
         seconds["rollout"] = time.perf_counter() - began
         state, experience, scored = steps["score"](state, shard_batch(rollout, mesh))
