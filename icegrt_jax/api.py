@@ -1,4 +1,4 @@
-"""The public way to a model: `load_model` takes a Hugging Face folder or a finished stage of a run."""
+"""The public way to a model: `load_model` takes a Hugging Face model or a finished stage of a run."""
 
 import pathlib
 
@@ -17,13 +17,13 @@ def load_model(path: str | pathlib.Path) -> Model:
     """The language model in `path`, with its tokenizer.
 
     Args:
-      path: a Hugging Face folder (config.json and safetensors), or the folder of a finished stage,
-        such as runs/quickstart/ppo.
+      path: a Hugging Face folder (config.json and safetensors), a name on the hub such as Qwen/Qwen3-0.6B, or the
+        folder of a finished stage, such as runs/quickstart/ppo.
     """
     folder = pathlib.Path(path).expanduser()
     if (folder / "checkpoints").is_dir():
         return _load_stage(folder)
-    return load_hf_model(folder)
+    return load_hf_model(path)
 
 
 def _load_stage(folder: pathlib.Path) -> Model:
