@@ -62,7 +62,7 @@ def _shape() -> ConfigDict:
 
 def _model() -> ConfigDict:
     c = _shape()
-    c.path = ""  # Hugging Face folder, whose shape replaces this one; empty: trained from scratch
+    c.path = ""  # Hugging Face folder or name on the hub, whose shape replaces this one; empty: trained from scratch
     c.param_dtype = "float32"  # of the frozen roles; trained parameters are float32
     return c
 

@@ -5,6 +5,7 @@ devices hold (`streaming.py`), and writes without holding the model (`safetensor
 """
 
 import contextlib
+import functools
 import pathlib
 import re
 import shutil
@@ -14,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
@@ -59,20 +61,18 @@ def load_hf(
         tensors = open_tensors(folder, stack)
         check_tensors(folder, config, abstract, tensors)
 
-        def load(path: str, leaf: jax.ShapeDtypeStruct, sharding) -> jax.Array:
+        def load(path: str, leaf: jax.ShapeDtypeStruct, sharding: Sharding | None) -> jax.Array:
             if path == HEAD_BIAS_PATH:
-                return streaming.place(
-                    leaf.shape, sharding, lambda _: np.full(leaf.shape, raw.get(HEAD_BIAS, 0.0), jnp.dtype(param_dtype))
-                )
+                bias = lambda _, out: out.fill(raw.get(HEAD_BIAS, 0.0))
+                return streaming.place(leaf.shape, param_dtype, sharding, bias)
             source = source_of(path, config)
 
-            def read(i: int, index: streaming.Index) -> np.ndarray:
-                handle = tensors[source.names[i]].handle
-                return streaming.read_part(handle, index, param_dtype, transposed=source.transposed)
+            def fill(i: int, index: streaming.Index, out: np.ndarray) -> None:
+                streaming.read_part(tensors[source.names[i]].handle, index, out, transposed=source.transposed)
 
             if source.stacked:
-                return streaming.place_stack(leaf.shape, param_dtype, sharding, read)
-            return streaming.place(leaf.shape, sharding, lambda index: read(0, index))
+                return streaming.place_stack(leaf.shape, param_dtype, sharding, fill)
+            return streaming.place(leaf.shape, param_dtype, sharding, functools.partial(fill, 0))
 
         return config, map_with_path(load, abstract, where)
 

@@ -45,6 +45,7 @@ def write(path: pathlib.Path, specs: dict[str, Spec], read: Callable[[str], np.n
             assert (tensor.shape, tensor.dtype) == (spec.shape, jnp.dtype(spec.dtype)), name
             # As bytes: bfloat16 is no type that a buffer can have.
             file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+            del tensor  # before the next one is read
 
 
 def shards(specs: dict[str, Spec], limit: int) -> Iterable[dict[str, Spec]]:

@@ -5,6 +5,8 @@ one layer of a stack.
 """
 
 import functools
+import gc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,68 +19,77 @@ from jax.sharding import PartitionSpec as P
 BLOCK_BYTES = 2**24  # read from disk at a time
 
 Index = tuple[slice, ...]
+Fill = Callable[[Index, np.ndarray], None]  # writes the part that the index picks into the array
 
 
-def read_part(stored: Any, index: Index, dtype: str, *, transposed: bool) -> np.ndarray:
-    """The part of a stored tensor that `index` picks, in C order.
+def new_part(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Host memory for one part. A new one each time: on a CPU it can become the device's array as it is."""
+    return np.empty(shape, jnp.dtype(dtype))
+
+
+def layer_sharding(sharding: Sharding | None) -> Sharding | None:
+    """That of one layer, from that of layers stacked on a leading axis, which no device splits."""
+    if sharding is None:
+        return None
+    axes = tuple(sharding.spec)
+    assert not axes or axes[0] is None, "the layer axis of a stack is never split"
+    return NamedSharding(sharding.mesh, P(*axes[1:]))
+
+
+def read_part(stored: Any, index: Index, out: np.ndarray, *, transposed: bool) -> None:
+    """Reads the part of a stored tensor that `index` picks, in the dtype of `out`.
 
     Args:
       stored: a slice handle of `safetensors`, which reads from disk when it is indexed.
       index: one slice per axis of the result, of step 1.
-      dtype: of the result.
+      out: the result.
       transposed: the result is the stored matrix transposed.
     """
     shape = stored.get_shape()
     spans = [range(*s.indices(n)) for s, n in zip(index[::-1] if transposed else index, shape, strict=True)]
-    sizes = [len(span) for span in spans]
-    out = np.empty(sizes[::-1] if transposed else sizes, jnp.dtype(dtype))
     target = out.T if transposed else out
     rest = tuple(slice(span.start, span.stop) for span in spans[1:])
-    row = max(int(np.prod(sizes[1:], dtype=np.int64)) * 8, 1)  # bytes at most: F64 is the widest
+    row = 8 * math.prod(target.shape[1:])  # bytes at most: F64 is the widest
     rows = max(BLOCK_BYTES // row, 1)
-    for start in range(0, sizes[0], rows):
-        stop = min(start + rows, sizes[0])
+    for start in range(0, len(target), rows):
+        stop = min(start + rows, len(target))
         target[start:stop] = stored[(slice(spans[0].start + start, spans[0].start + stop), *rest)]
-    return out
 
 
-def place(shape: tuple[int, ...], sharding: Sharding | None, read: Callable[[Index], np.ndarray]) -> jax.Array:
-    """The array of `shape` whose parts `read` gives, each read when those before it are on their devices.
+def place(shape: tuple[int, ...], dtype: str, sharding: Sharding | None, fill: Fill) -> jax.Array:
+    """The array of `shape` whose parts `fill` gives, each when those before it are on their devices.
 
     Parts that several devices hold are read once. Without a sharding it is on the first device, and not bound to it.
     """
-    if sharding is None:
-        return jnp.asarray(read((slice(None),) * len(shape)))
     holders = {}  # slices cannot be hashed before Python 3.12
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
+    devices = sharding.addressable_devices_indices_map(shape) if sharding else {None: (slice(None),) * len(shape)}
+    for device, index in devices.items():
         spans = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         holders.setdefault(spans, []).append(device)
     arrays = []
     for spans, devices in holders.items():
-        part = read(tuple(slice(*span) for span in spans))
-        # Copied and waited for: the part can go before the next one is read.
-        arrays += [jax.block_until_ready(jax.device_put(part, device, may_alias=False)) for device in devices]
+        part = new_part(tuple(stop - start for start, stop in spans), dtype)
+        fill(tuple(slice(*span) for span in spans), part)
+        arrays += [jax.block_until_ready(jax.device_put(part, device)) for device in devices]
         del part
-    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+        gc.collect(0)  # JAX lets go of what it has copied when Python collects garbage
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays) if sharding else arrays[0]
 
 
 def place_stack(
-    shape: tuple[int, ...], dtype: str, sharding: Sharding | None, read: Callable[[int, Index], np.ndarray]
+    shape: tuple[int, ...],
+    dtype: str,
+    sharding: Sharding | None,
+    fill: Callable[[int, Index, np.ndarray], None],
 ) -> jax.Array:
-    """The same of layers stacked on a leading axis, which no device splits: `read(i, index)` gives parts of layer i.
+    """The same of layers stacked on a leading axis; `fill(i, index, out)` gives the parts of layer i.
 
     Each layer is placed by itself and written into the stack, which is donated: there are never two, nor one on the
     host.
     """
-    if sharding is None:
-        stack, layer_sharding = jnp.zeros(shape, dtype), None
-    else:
-        axes = tuple(sharding.spec)
-        assert not axes or axes[0] is None, "the layer axis of a stack is never split"
-        layer_sharding = NamedSharding(sharding.mesh, P(*axes[1:]))
-        stack = jnp.zeros(shape, dtype, device=sharding)
+    stack = jnp.zeros(shape, dtype, device=sharding)
     for i in range(shape[0]):
-        layer = place(shape[1:], layer_sharding, functools.partial(read, i))
+        layer = place(shape[1:], dtype, layer_sharding(sharding), functools.partial(fill, i))
         stack = jax.block_until_ready(_write_layer(stack, layer, i, sharding=sharding))
     return stack
 

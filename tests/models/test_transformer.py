@@ -8,16 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
 from icegrt_jax.models.heads import init_params
+from icegrt_jax.models.rope import layer_frequencies
 from icegrt_jax.models.transformer import empty_cache
-from tests.models.examples import CONFIG, make_params, make_tokens, reference_hidden, stacked
+from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, reference_hidden, stacked
 
 hidden_states = jax.jit(transformer.hidden_states, static_argnames="config")
 prefill = jax.jit(transformer.prefill, static_argnames="config")
 decode_step = jax.jit(transformer.decode_step, static_argnames="config")
 
-FLAVOURS = {"unrolled": (CONFIG, make_params()), "scanned": stacked(CONFIG, make_params())}
+FLAVOURS = {
+    "unrolled": (CONFIG, make_params()),
+    "scanned": stacked(CONFIG, make_params()),
+    "everything": stacked(EVERYTHING, make_params(EVERYTHING)),
+}
 either = pytest.mark.parametrize("config, params", FLAVOURS.values(), ids=FLAVOURS.keys())
 
 
@@ -31,6 +37,48 @@ def test_hidden_states_equal_a_float64_reference(config, params, num_kv_heads):
         grouped, params = stacked(grouped, params)
     hidden = hidden_states(params, grouped, tokens, jnp.ones((1, 9), jnp.bool_))[0]
     np.testing.assert_allclose(hidden, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_every_switch_of_the_families_equals_the_reference(scan_layers):
+    config, params, tokens = EVERYTHING, make_params(EVERYTHING), make_tokens(1, 9)
+    expected = reference_hidden(params, config, tokens[0])
+    if scan_layers:
+        config, params = stacked(config, params)
+    hidden = hidden_states(params, config, tokens, jnp.ones((1, 9), jnp.bool_))[0]
+    np.testing.assert_allclose(hidden, expected, atol=5e-5)
+
+
+def test_scaled_frequencies_are_those_worked_out_by_hand():
+    factor, theta = 4.0, 100.0
+    # H = 8: wavelengths 2π, 20, 63, 199 tokens, which is 10.2, 3.2, 1.02 and 0.32 turns in 64 tokens.
+    base = theta ** (-np.arange(4) / 4)
+    config = dataclasses.replace(CONFIG, rope_theta=theta, rope_factor=factor, rope_scaling="linear")
+    np.testing.assert_allclose(layer_frequencies(config), np.tile(base / factor, (2, 1)), rtol=1e-6)
+    llama3 = {"rope_low_freq_factor": 0.5, "rope_high_freq_factor": 2.5, "rope_original_length": 64}
+    config = dataclasses.replace(config, rope_scaling="llama3", **llama3)
+    kept = (64 * base[2] / (2 * np.pi) - 0.5) / 2.0
+    blended = base[2] * (kept + (1 - kept) / factor)
+    expected = [base[0], base[1], blended, base[3] / factor]
+    np.testing.assert_allclose(layer_frequencies(config)[0], expected, rtol=1e-6)
+    # Layers with a window and a base of their own are not scaled.
+    config = dataclasses.replace(config, local_rope_theta=16.0, layer_windows=(3, 0))
+    np.testing.assert_allclose(layer_frequencies(config), [[1.0, 0.5, 0.25, 0.125], expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"activation": "relu"}, "model.activation='relu'; expected one of silu, gelu_tanh"),
+        ({"layer_windows": (3,)}, r"model.layer_windows=\(3,\); expected one per layer \(2\)"),
+        ({"rope_scaling": "yarn"}, "model.rope_scaling='yarn'"),
+        ({"rope_scaling": "llama3"}, "llama3 scaling needs 0 < low < high"),
+        ({"rope_scaling": "linear", "rope_factor": 0.0}, "model.rope_factor=0.0"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_with_its_field(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CONFIG, **changes)
 
 
 def test_scanned_layers_have_the_gradients_of_unrolled_ones():
@@ -135,7 +183,8 @@ def test_bfloat16_compute_keeps_float32_parameters_and_stays_close(config, param
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("tie_embeddings", [False, True])
-def test_num_params_counts_the_tree(scan_layers, tie_embeddings):
-    config = dataclasses.replace(CONFIG, scan_layers=scan_layers, tie_embeddings=tie_embeddings)
+@pytest.mark.parametrize("base", [CONFIG, EVERYTHING], ids=["plain", "everything"])
+def test_num_params_counts_the_tree(base, scan_layers, tie_embeddings):
+    config = dataclasses.replace(base, scan_layers=scan_layers, tie_embeddings=tie_embeddings)
     params = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
     assert config.num_params == sum(leaf.size for leaf in jax.tree.leaves(params))
