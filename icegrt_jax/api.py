@@ -1,4 +1,4 @@
-"""The public way to a model: `load_model` takes a Hugging Face folder, a GGUF file or a finished stage of a run."""
+"""The public way to a model: `load_model` takes a Hugging Face model, a GGUF file or a finished stage of a run."""
 
 import dataclasses
 import pathlib
@@ -33,7 +33,7 @@ def _load(path: str | pathlib.Path) -> Model:
         return _load_stage(folder)
     if folder.suffix == ".gguf":
         return Model(*load_gguf(folder))
-    return load_hf_model(folder)
+    return load_hf_model(path)
 
 
 def _load_stage(folder: pathlib.Path) -> Model:

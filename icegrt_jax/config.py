@@ -74,7 +74,7 @@ def _shape() -> ConfigDict:
 
 def _model() -> ConfigDict:
     c = _shape()
-    c.path = ""  # Hugging Face folder, whose shape replaces this one; empty: trained from scratch
+    c.path = ""  # Hugging Face folder or name on the hub, whose shape replaces this one; empty: trained from scratch
     c.adapter = ""  # a folder that PEFT saved, a LoRA adapter of model.path: merged into it when it is loaded
     c.param_dtype = "float32"  # of frozen trees: float32, bfloat16, int8 (under adapters); what is trained is float32
     return c

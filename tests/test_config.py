@@ -54,7 +54,7 @@ def test_every_ppo_option_reaches_the_update_steps():
         for group in groups:
             section = section[group]
         section[name] = value
-    got = dataclasses.asdict(ppo_config(config.ppo))
+    got = dataclasses.asdict(ppo_config(config))
     names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip

@@ -126,7 +126,7 @@ def stand_ins(monkeypatch):
     """The stages that were called; each is replaced by one that does nothing."""
     calls = []
     for name in cli.STAGES:
-        stage = types.SimpleNamespace(main=lambda *args, stage=name, **flags: calls.append(stage))
+        stage = types.SimpleNamespace(main=lambda *args, called=name, **flags: calls.append(called))
         monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage)
     monkeypatch.chdir(ROOT)
     return calls

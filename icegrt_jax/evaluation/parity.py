@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from icegrt_jax.data import chat
@@ -71,10 +72,13 @@ def compare_templates(tokenizer: ChatTokenizer, folder: pathlib.Path, chats: Seq
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     pairs = []
     for messages in chats:
-        options = {"add_generation_prompt": True}
-        text = theirs.apply_chat_template(list(messages), tokenize=False, **options)
-        ids = theirs.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)["input_ids"]
         ours = chat.render(tokenizer.tokenizer, messages, generate=True), tokenizer.encode_prompt(messages)
+        options = {"add_generation_prompt": True}
+        try:
+            text = theirs.apply_chat_template(list(messages), tokenize=False, **options)
+            ids = theirs.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)["input_ids"]
+        except TemplateError:  # ours took the conversation
+            text, ids = None, None
         pairs.append((ours, (text, ids)))
     names = [messages[-1]["content"] for messages in chats]
     return Result("chat template", f"{len(chats)} conversations", *_first_difference(names, pairs))

@@ -54,12 +54,12 @@ def load_gguf(
     where = shardings(abstract) if callable(shardings) else shardings or map_with_path(lambda *_: None, abstract)
 
     def load(ours: str, leaf: jax.ShapeDtypeStruct, sharding) -> jax.Array:
-        def read(i: int, index: streaming.Index) -> np.ndarray:
-            return streaming.read_part(stored[ours][i], index, param_dtype, transposed=ours.endswith("kernel"))
+        def fill(i: int, index: streaming.Index, out: np.ndarray) -> None:
+            streaming.read_part(stored[ours][i], index, out, transposed=ours.endswith("kernel"))
 
         if ours.startswith("layers/") and scan_layers:
-            return streaming.place_stack(leaf.shape, param_dtype, sharding, read)
-        return streaming.place(leaf.shape, sharding, functools.partial(read, 0))
+            return streaming.place_stack(leaf.shape, param_dtype, sharding, fill)
+        return streaming.place(leaf.shape, param_dtype, sharding, functools.partial(fill, 0))
 
     return config, map_with_path(load, abstract, where), tokenizer
 

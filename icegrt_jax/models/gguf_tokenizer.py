@@ -109,7 +109,11 @@ def byte_level_bpe(tokens: list[str], merges: list[str], cut: Cut) -> Tokenizer:
 def sentencepiece_bpe(
     tokens: list[str], types: list[int], scores: list[float], unknown: str | None, space_prefix: bool
 ) -> Tokenizer:
-    """SentencePiece's kind: characters merged into the piece with the best score; unknown ones become bytes."""
+    """SentencePiece's kind: characters merged into the piece with the best score; unknown ones become bytes.
+
+    The same ids but for one case: of two overlapping ways to make the same piece, SentencePiece takes the left one,
+    ours the one whose first part is shorter.
+    """
     vocab = {token: i for i, token in enumerate(tokens)}
     pieces = {token for token, kind in zip(tokens, types) if kind == NORMAL}
     # Every way to make a piece of two others; the best piece comes first, of equals the one with the lower id.

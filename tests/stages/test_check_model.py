@@ -19,6 +19,7 @@ from tests.models.examples import CONFIG, make_params
 from tests.models.examples_hf import SHAPE, THETA
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+REFUSE = "{% if messages | length == 1 %}{{ raise_exception('too short') }}{% endif %}"
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -99,6 +100,7 @@ def test_two_tokens_within_the_tolerance_are_a_tie():
 def test_another_template_and_another_vocabulary_are_named(model, tmp_path, capsys):
     for name, tokenizer, expected in [
         ("template", make("chatml", template=CHATML.replace("Help.", "Do.")), "differs: chat template"),
+        ("refusing", make("chatml", template=CHATML + REFUSE), "differs: chat template"),
         ("vocabulary", make("mistral"), "differs: tokenizer ids; chat template"),
     ]:
         folder = tmp_path / name

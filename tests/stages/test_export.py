@@ -6,6 +6,7 @@ import pytest
 
 from icegrt_jax import api, files
 from icegrt_jax.models.hf import load_hf
+from icegrt_jax.training.metrics import read_metrics
 from tests.stages.runs import call, copy_parts
 
 ROLES = [("sft", "policy"), ("reward", "reward"), ("ppo", "policy"), ("ppo", "value")]
@@ -45,6 +46,17 @@ def test_the_role_is_the_stages_own_by_default_and_the_dtype_can_be_chosen(workd
         assert export(workdir, tmp_path / stage, f"--stage={stage}", "--dtype=bfloat16") == 0
         raw = files.read_json(tmp_path / stage / "config.json")
         assert (raw["architectures"], raw["dtype"]) == ([f"LlamaFor{kind}"], "bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scan_layers", ["false", "true"])
+def test_an_export_is_the_base_model_of_another_run(workdir, tmp_path, capsys, scan_layers):
+    assert export(workdir, tmp_path / "base", "--stage=sft") == 0
+    keys = {"model.path": tmp_path / "base", "pretrain.steps": 0, "sft.steps": 2, "model.scan_layers": scan_layers}
+    keys |= {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    assert call("sft", tmp_path / "other", **keys) == 0, capsys.readouterr().err
+    loss = [read_metrics(folder / "sft" / "metrics.jsonl")[0]["loss"] for folder in (workdir, tmp_path / "other")]
+    assert loss[1] < loss[0], "it goes on from where the first run ended"
 
 
 @pytest.mark.parametrize(
