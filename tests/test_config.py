@@ -54,11 +54,13 @@ def test_every_ppo_option_reaches_the_update_steps():
         for group in groups:
             section = section[group]
         section[name] = value
+    config.value.trunk, config.value.vf_coef = "policy", 0.7
     got = dataclasses.asdict(ppo_config(config))
     names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip
-    assert got == expected
+    assert got == {**expected, "vf_coef": 0.7}
+    assert ppo_config(default_config()).vf_coef == 0.0, "a critic of its own has a loss of its own"
     unread = set(dataclasses.asdict(PPOConfig())) - set(got)
     assert not unread
 
@@ -85,6 +87,18 @@ def test_the_schedules_are_those_of_the_optimizers():
         ("evaluate.domain.ads=rows", "evaluate.domain.ads='rows'; expected FORMAT:PATH"),
         ("model.path=some/model", "pretrain.steps is for models trained from scratch; set it to 0 or"),
         ("value.init=scratch", "value.init='scratch'; expected one of 'reward', 'sft'."),
+        ("value.trunk=both", "value.trunk='both'; expected one of 'own', 'policy'."),
+        ("value.trunk=policy value.vf_coef=0.0", "value.vf_coef=0.0; with value.trunk='policy' expected"),
+        ("model.param_dtype=int4", "model.param_dtype='int4'; expected one of 'float32', 'bfloat16', 'int8'."),
+        ("model.param_dtype=int8", "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the"),
+        ("roles.shared_base=true ppo.lora.rank=4", "roles.shared_base needs adapters: reward.lora.rank=0 and ppo"),
+        ("roles.shared_base=true ppo.lora.rank=4 reward.lora.rank=4 reward.init=scratch",
+         "reward.init='scratch': with roles.shared_base the reward model is an adapter on ICE-Instruct"),
+        ("ppo.lora.rank=-1", "ppo.lora.rank=-1; expected 0 or more."),
+        ("sft.lora.alpha=0.0", "sft.lora.alpha=0.0; expected a number above 0."),
+        ("reward.lora.targets=('q','qkv')", "reward.lora.targets=('q', 'qkv'); expected some of q, k, v"),
+        ("reward.lora.rank=2 reward.init=scratch", "reward.lora.rank is for a trunk that exists"),
+        ("model.adapter=some", "model.adapter='some' belongs to a model; set model.path as well."),
         ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
         ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
         ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),

@@ -16,7 +16,7 @@ from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import ranked_pairs
 from icegrt_jax.training import ppo
 from icegrt_jax.training.ppo import ppo_update, score
-from icegrt_jax.training.updates import policy_update, reward_update, sft_update, value_update
+from icegrt_jax.training.updates import policy_update, policy_value_update, reward_update, sft_update, value_update
 from tests.training.examples import (
     OPTIMIZER,
     B,
@@ -27,6 +27,7 @@ from tests.training.examples import (
     make_sft_batch,
     make_state,
 )
+from tests.training.parts import shared_state
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
 on_meshes = pytest.mark.parametrize("shape", MESHES, ids=str)
@@ -204,3 +205,16 @@ def test_sampled_responses_are_the_same_on_any_mesh(rollout):
         sharded = make_rollout(state, place=lambda x: shard_batch(x, mesh))
     np.testing.assert_array_equal(sharded.responses, rollout.responses)
     np.testing.assert_allclose(sharded.logprobs, rollout.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("head_only", [False, True], ids=["adapters", "head"])
+def test_roles_that_are_parts_give_the_same_update_on_a_mesh_and_by_pmap(head_only):
+    step = policy_value_update if head_only else policy_update
+    initial, batch = to_host(shared_state("int8", head_only)), jax.device_get(make_experience())
+    one, metrics = run(step, None, initial, batch)
+    wanted = to_host(one), jax.device_get(metrics)
+    assert moved(initial, wanted[0], "policy") > 1e-3 and moved(initial, wanted[0], "base") == 0
+    for shape in [(2, 2, 2), (1, 8, 1)]:
+        assert_same(run(step, shape, initial, batch), wanted)
+    replicated, _ = pmap_step(step)(replicate(initial), split_batch(batch))
+    chex.assert_trees_all_close(to_host(unreplicate(replicated)).params, wanted[0].params, atol=1e-5, rtol=0)
