@@ -106,7 +106,7 @@ def test_an_export_in_several_files_has_an_index_and_holds_one_tensor_at_a_time(
 
     def counting(path, specs, read):
         def once(name):
-            gc.collect()
+            gc.collect(0)
             assert not [ref for ref in alive if ref() is not None], "the tensor before is still there"
             part = read(name)
             alive.append(weakref.ref(part))
