@@ -22,16 +22,14 @@ from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import trunk, with_scalar_head
-from icegrt_jax.models.lora import init_adapter
-from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, generate_batches
 from icegrt_jax.stages import common, loop, scoring, tokenizers
-from icegrt_jax.training.state import Part, create_state
-from icegrt_jax.training.stored import PartRecord
+from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
+from icegrt_jax.training.state import create_state
 from icegrt_jax.training.updates import reward_update
 
 
@@ -68,14 +66,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     tokenizers.keep_reward_tokenizer(tokenizer, run.workdir)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     lora = common.lora_config(section.lora)
-    trees, parts, records = {"reward": params}, {}, {}
-    if lora:
-        frozen, base = config.model.param_dtype, {"stage": "sft", "role": "policy"}
-        if section.init != "sft":
-            base = common.kept_path(section.init)
-        adapter = init_adapter(run.key("reward"), params, lora, head=params["head"])
-        trees = {"base": stored_as(trunk(params), frozen), "reward": adapter}
-        parts, records = {"reward": Part("base", lora)}, {"reward": PartRecord(lora, base, frozen)}
+    source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
+    trees, parts, records = whole_or_adapter(run, "reward", params, lora, run.key("reward"), source)
     state = create_state(run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts)
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 

@@ -1,4 +1,4 @@
-"""PPO's roles at the first iteration: which trees there are, and which are put onto which.
+"""The roles of a stage: which trees there are, and which are put onto which. PPO's at the first iteration:
 
     full parameters   four trees: the actor and a frozen copy (the reference), the critic and a frozen copy (reward)
     ppo.lora          two frozen trees, reference and reward; actor and critic are adapters on them
@@ -45,6 +45,28 @@ class Roles:
     models: dict[str, ModelConfig]
     parts: dict[str, Part] = dataclasses.field(default_factory=dict)
     records: dict[str, PartRecord] = dataclasses.field(default_factory=dict)
+
+
+def whole_or_adapter(
+    run: common.Run, role: str, params: dict, lora: LoRAConfig | None, key: jax.Array, source: dict[str, str]
+) -> tuple[dict[str, dict], dict[str, Part], dict[str, PartRecord]]:
+    """What a stage that trains one role holds: all its parameters, or a new adapter on a frozen base.
+
+    Args:
+      params: complete; a scalar `head` is trained in full beside the adapter.
+      key: of the adapter.
+      source: where `params` are kept, see `PartRecord`.
+
+    Returns:
+      The trees, and for `create_state` and `common.finish` what is put onto what.
+    """
+    if lora is None:
+        return {role: params}, {}, {}
+    frozen = run.config.model.param_dtype
+    base = {name: tree for name, tree in params.items() if name != "head"}
+    adapter = init_adapter(key, base, lora, head=params.get("head"))
+    trees = {"base": stored_as(base, frozen), role: adapter}
+    return trees, {role: Part("base", lora)}, {role: PartRecord(lora, source, frozen)}
 
 
 def initial_state(run: common.Run) -> tuple[TrainState, dict[str, PartRecord]]:

@@ -2,11 +2,10 @@
 
 from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Record
-from icegrt_jax.models.lora import LoRAConfig, init_adapter
-from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.stages import common, loop
-from icegrt_jax.training.state import Part, create_state
-from icegrt_jax.training.stored import PartRecord
+from icegrt_jax.stages.roles import whole_or_adapter
+from icegrt_jax.training.state import create_state
 from icegrt_jax.training.updates import sft_update
 
 
@@ -31,12 +30,7 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
     common.write_report(run, stage, batches.report)
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     key = run.key("base" if stage == "pretrain" else stage)
-    trees, parts, records = {"policy": params}, {}, {}
-    if lora:
-        frozen = run.config.model.param_dtype
-        trees = {"base": stored_as(params, frozen), "policy": init_adapter(key, params, lora)}
-        parts = {"policy": Part("base", lora)}
-        records = {"policy": PartRecord(lora, common.before_sft(run), frozen)}
+    trees, parts, records = whole_or_adapter(run, "policy", params, lora, key, common.before_sft(run))
     state = create_state(key, trees, {"policy": model}, {"policy": optimizer}, parts=parts)
     state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
     loop.save_last(run, stage, section.steps, state)
