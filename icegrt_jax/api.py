@@ -7,9 +7,7 @@ from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.models.gguf import load_gguf
-from icegrt_jax.models.lora import merged
-from icegrt_jax.models.peft import load_adapter
-from icegrt_jax.training.stored import finished, load_role
+from icegrt_jax.training.stored import finished, load_role, with_peft
 
 
 def load_model(path: str | pathlib.Path, *, adapter: str | pathlib.Path | None = None) -> Model:
@@ -21,10 +19,7 @@ def load_model(path: str | pathlib.Path, *, adapter: str | pathlib.Path | None =
       adapter: a folder that PEFT saved, a LoRA adapter of that model; it is merged in.
     """
     model = _load(path)
-    if adapter is None:
-        return model
-    lora, tree = load_adapter(adapter, model.config)
-    return dataclasses.replace(model, params=merged(model.params, tree, lora))
+    return dataclasses.replace(model, params=with_peft(model.config, model.params, str(adapter or "")))
 
 
 def _load(path: str | pathlib.Path) -> Model:

@@ -10,6 +10,7 @@ from icegrt_jax.errors import UserError
 
 JUDGES = ("", "adreview", "choice", "exact", "overlap")
 DOMAINS = ("", "adreview")
+# Of `models.lora`, which needs jax.
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PARAM_DTYPES = ("float32", "bfloat16", "int8")
 SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
@@ -138,7 +139,7 @@ def _ppo() -> ConfigDict:
     c.ptx.batch_size = 16  # rows per iteration, shared out over the minibatches
     c.ptx.length = 256
     c.ptx.sources, c.ptx.weights = named(), named()
-    c.lora = _lora()  # of actor and critic
+    c.lora = _lora()  # of actor and critic; a critic that starts from a reward model's adapter has reward.lora's shape
     c.policy_optimizer = optimizer(1e-4)
     c.value_optimizer = optimizer(1e-4)
     c.logprob_alarm = 0.05  # mean |sampler - trainer| log-prob of the first minibatch above which a warning is logged
@@ -308,6 +309,17 @@ def _check_roles(config: ConfigDict) -> None:
         )
     if config.model.adapter and not config.model.path:
         raise UserError(f"model.adapter={config.model.adapter!r} belongs to a model; set model.path as well.")
+    if config.model.param_dtype == "bfloat16" and config.ppo.iterations and not config.ppo.lora.rank:
+        if config.model.dtype != "bfloat16":
+            raise UserError(
+                f"model.param_dtype='bfloat16' with model.dtype={config.model.dtype!r} and ppo.lora.rank=0: the actor "
+                "would not start as the bfloat16 reference; use model.dtype='bfloat16' as well, or an adapter."
+            )
+    if config.value.trunk == "policy" and config.value.init != "reward":
+        raise UserError(
+            f"value.init={config.value.init!r} is for a critic with a trunk of its own; with value.trunk='policy' "
+            "leave it out."
+        )
     if config.sft.lora.rank and not config.model.path and not config.pretrain.steps:
         raise UserError("sft.lora.rank is for a base model that exists; set model.path, or pretrain one.")
     if config.reward.lora.rank and config.reward.init == "scratch":

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from icegrt_jax.config import SCHEDULES, check, default_config
+from icegrt_jax.config import LORA_TARGETS, SCHEDULES, check, default_config
 from icegrt_jax.configuration import load_config
 from icegrt_jax.errors import UserError
+from icegrt_jax.models import lora
 from icegrt_jax.stages.roles import ppo_config
 from icegrt_jax.training import optimizers
 from icegrt_jax.training.state import PPOConfig
@@ -69,6 +70,10 @@ def test_the_schedules_are_those_of_the_optimizers():
     assert SCHEDULES == optimizers.SCHEDULES
 
 
+def test_the_targets_are_those_of_the_adapters():
+    assert LORA_TARGETS == lora.TARGETS
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
@@ -89,6 +94,8 @@ def test_the_schedules_are_those_of_the_optimizers():
         ("value.init=scratch", "value.init='scratch'; expected one of 'reward', 'sft'."),
         ("value.trunk=both", "value.trunk='both'; expected one of 'own', 'policy'."),
         ("value.trunk=policy value.vf_coef=0.0", "value.vf_coef=0.0; with value.trunk='policy' expected"),
+        ("value.trunk=policy value.init=sft", "value.init='sft' is for a critic with a trunk of its own"),
+        ("model.param_dtype=bfloat16", "model.param_dtype='bfloat16' with model.dtype='float32' and ppo.lora.rank=0"),
         ("model.param_dtype=int4", "model.param_dtype='int4'; expected one of 'float32', 'bfloat16', 'int8'."),
         ("model.param_dtype=int8", "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the"),
         ("roles.shared_base=true ppo.lora.rank=4", "roles.shared_base needs adapters: reward.lora.rank=0 and ppo"),

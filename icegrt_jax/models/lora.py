@@ -80,8 +80,11 @@ def with_adapter(base: dict, adapter: dict, config: LoRAConfig | None) -> dict:
     return _joined(base, map_with_path(scaled, adapter))
 
 
-def merged(base: dict, adapter: dict, config: LoRAConfig) -> dict:
-    """A tree without adapter that computes the same, in float32: W + s A B. An int8 base is widened first."""
+def merged(base: dict, adapter: dict, config: LoRAConfig | None) -> dict:
+    """A tree without adapter that computes the same, in float32: W + s A B. An int8 base is widened first.
+
+    `config` is None where the part holds a head only.
+    """
     leaves = flatten(dequantized(_joined(base, adapter)))
     out = {}
     for path, leaf in leaves.items():

@@ -27,7 +27,11 @@ SIDES = {"lora_a": "lora_A", "lora_b": "lora_B"}  # theirs are [r, in] and [out,
 FIXED = {
     "bias": "none", "fan_in_fan_out": False, "use_dora": False, "rank_pattern": {}, "alpha_pattern": {},
     "lora_bias": False, "layer_replication": None, "trainable_token_indices": None, "target_parameters": None,
+    "alora_invocation_tokens": None, "use_qalora": False, "use_bdlora": None, "velora_config": None,
+    "monteclora_config": None, "kasa_config": None, "arrow_config": None,
 }  # fmt: skip
+# Other ways to initialise, such as PiSSA's, change the base's weights as well.
+KEEP_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def save_adapter(path: str | pathlib.Path, adapter: dict, config: ModelConfig, lora: LoRAConfig, base: str) -> None:
@@ -131,6 +135,11 @@ def _read_config(folder: pathlib.Path) -> dict:
     for key, value in FIXED.items():
         if described.get(key) not in (None, value):
             raise UserError(f"{file}: {key}={described[key]!r} is not supported; only {value!r} is.")
+    if described.get("init_lora_weights") not in KEEP_THE_BASE:
+        raise UserError(
+            f"{file}: init_lora_weights={described['init_lora_weights']!r} is not supported, as it changes the base "
+            "too; convert the adapter to plain LoRA with PEFT first."
+        )
     if set(described.get("modules_to_save") or ()) - {"score"}:
         raise UserError(f"{file}: modules_to_save={described['modules_to_save']}; only 'score' is supported.")
     for key in ("r", "lora_alpha"):

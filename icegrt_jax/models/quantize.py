@@ -8,7 +8,7 @@ embedding, scaled per row. Norms, biases and heads keep their float32.
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.models.tree import flatten, unflatten
+from icegrt_jax.models.tree import flatten, map_with_path, unflatten
 
 # Name of a quantised leaf -> name of its scale, and the axis over which the scale is shared.
 QUANTIZED = {"kernel": ("kernel_scale", -2), "embedding": ("embedding_scale", -1)}
@@ -21,7 +21,7 @@ def quantized(params: dict) -> dict:
     out = {}
     for path, leaf in flatten(params).items():
         module, _, name = path.rpartition("/")
-        if name not in QUANTIZED or module in KEPT:
+        if not _is_large(path):
             out[path] = leaf
             continue
         scale_name, axis = QUANTIZED[name]
@@ -49,7 +49,16 @@ def dequantized(params: dict) -> dict:
 
 
 def stored_as(params: dict, dtype: str) -> dict:
-    """A frozen tree in its storage format: float32, bfloat16 or int8."""
+    """A frozen tree in its storage format: float32, or its kernels and embedding in bfloat16 or int8."""
     if dtype == "int8":
         return quantized(params)
-    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+
+    def stored(path: str, leaf: jax.Array) -> jax.Array:
+        return leaf.astype(jnp.dtype(dtype)) if _is_large(path) else leaf
+
+    return map_with_path(stored, params)
+
+
+def _is_large(path: str) -> bool:
+    module, _, name = path.rpartition("/")
+    return name in QUANTIZED and module not in KEPT

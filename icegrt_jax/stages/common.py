@@ -21,6 +21,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
@@ -189,9 +190,11 @@ def before_sft(run: Run) -> dict[str, str]:
 
 
 def kept_path(path: str, adapter: str = "") -> dict[str, str]:
-    """A Hugging Face folder as a `PartRecord` says it: found again from any working directory, or a hub name."""
-    folder = pathlib.Path(path).expanduser()
-    kept = {"path": str(folder.absolute()) if folder.is_dir() else path}
+    """A Hugging Face folder as a `PartRecord` says it: found again from any working directory.
+
+    Of a hub name it is the downloaded snapshot: the hub may have other weights tomorrow.
+    """
+    kept = {"path": str(local_folder(path).absolute())}
     return {**kept, "adapter": str(pathlib.Path(adapter).expanduser().absolute())} if adapter else kept
 
 

@@ -44,6 +44,11 @@ def write_adapter(workdir: pathlib.Path, stage: str, role: str, out: str) -> Non
     model, own, record = load_own(workdir / stage, role)
     if record is None or record.lora is None:
         raise UserError(f"--adapter: the {stage} stage trained the {role} model without one; leave the flag out.")
+    if "adapter" in record.base:
+        raise UserError(
+            f"--adapter: its base is {record.base['path']} with the adapter {record.base['adapter']} merged in, which "
+            "PEFT would not know; leave the flag out."
+        )
     base = record.base.get("path") or f"the {record.base['role']} of {workdir / record.base['stage']}, exported"
     save_adapter(out, own, model, record.lora, base)
     stored = "" if record.base_dtype == "float32" else f", trained with it stored as {record.base_dtype}"

@@ -23,6 +23,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
+from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
@@ -68,12 +69,14 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     lora = common.lora_config(section.lora)
     source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
     trees, parts, records = whole_or_adapter(run, "reward", params, lora, run.key("reward"), source)
+    del params  # under an adapter only the stored base is held
     state = create_state(run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts)
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")
     heldout = measure(run, complete, model, tokenizer) if section.heldout else {}
-    stats = fit_normalization(run, complete, model, reader)
+    scoring_params = complete if lora else stored_as(complete, config.model.param_dtype)  # as PPO will hold it
+    stats = fit_normalization(run, scoring_params, model, reader)
     state = state.replace(score_stats=stats)
     loop.save_last(run, "reward", section.steps, state)
     common.finish(

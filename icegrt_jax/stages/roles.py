@@ -5,7 +5,7 @@
     shared_base       one frozen tree; actor, critic and reward are adapters on it, the reference is it as it is
     value.trunk       "policy": the critic is a head on the actor's hidden states, in any of the three
 
-In all of them the actor starts as the reference exactly.
+In all of them the actor starts as the reference.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import trunk
 from icegrt_jax.models.lora import LoRAConfig, init_adapter
 from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.stages import common
 from icegrt_jax.training.state import Part, PPOConfig, TrainState, create_state
@@ -89,7 +90,8 @@ def initial_state(run: common.Run) -> tuple[TrainState, dict[str, PartRecord]]:
         score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
         parts=roles.parts,
     )
-    return state, roles.records
+    # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
+    return shard_tree(state, run.mesh), roles.records
 
 
 def ppo_config(config: ConfigDict) -> PPOConfig:

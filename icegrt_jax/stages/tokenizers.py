@@ -66,7 +66,8 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not same_tokenizer(reward, policy):
         raise UserError(
             f"reward.init={config.reward.init!r} has another tokenizer or chat template than the policy; the critic "
-            "values the policy's tokens, so it cannot start from that model: set value.init='sft'."
+            "values the policy's tokens, so it cannot start from that model: set value.init='sft' or "
+            "value.trunk='policy'."
         )
 
 

@@ -85,10 +85,10 @@ class TrainState:
     def optimizer(self, role: str):
         return make_optimizer(dict(self.optimizers)[role])
 
-    def full(self, role: str, own: dict | None = None) -> dict:
-        """The complete parameters of a role; `own` takes the place of its tree in `params`, for gradients."""
-        own = self.params[role] if own is None else own
+    def full(self, role: str) -> dict:
+        """The complete parameters of a role."""
         part = dict(self.parts).get(role)
+        own = self.params[role]
         return own if part is None else with_adapter(self.full(part.base), own, part.lora)
 
 

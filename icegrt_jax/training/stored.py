@@ -108,8 +108,10 @@ def load_base(folder: pathlib.Path, config: ModelConfig, record: PartRecord, mes
 
 
 def with_peft(config: ModelConfig, params: dict, folder: str) -> dict:
-    """The parameters with the adapter in PEFT's `folder` merged in; as they are where none is named."""
+    """The parameters with the adapter in PEFT's `folder` merged in; as they are where none is named ("")."""
     if not folder:
         return params
     lora, adapter = load_adapter(folder, config)
+    if "head" in adapter and "head" not in params:
+        raise UserError(f"{folder}: the adapter of a sequence classifier, the base is a language model; use another.")
     return merged(params, adapter, lora)

@@ -35,6 +35,15 @@ from tests.training.examples import make_state
         ("lm_head/kernel", (16, 25), P("fsdp", None)),  # 25 does not divide over two
         ("layers/0/attn_norm/scale", (16,), P()),
         ("head/kernel", (16, 1), P()),
+        ("layers/attn/v/lora_a", (2, 16, 4), P(None, "fsdp", None)),
+        ("layers/0/attn/q/lora_b", (4, 16), P(None, "tensor")),
+        ("layers/attn/o/lora_a", (2, 16, 4), P(None, "tensor", None)),
+        ("layers/0/attn/o/lora_b", (4, 16), P(None, "fsdp")),
+        ("layers/0/mlp/gate/lora_a", (16, 4), P("fsdp", None)),
+        ("layers/mlp/up/lora_b", (2, 4, 32), P(None, None, "tensor")),
+        ("layers/0/mlp/down/lora_a", (32, 4), P("tensor", None)),
+        ("layers/0/mlp/down/lora_b", (4, 16), P(None, "fsdp")),
+        ("layers/0/mlp/down/kernel_scale", (16,), P()),  # small: whole on every device
         ("opt_state/policy/1/0/mu/layers/0/mlp/up/kernel", (16, 32), P("fsdp", "tensor")),
         ("opt_state/policy/1/0/count", (), P()),
     ],

@@ -115,7 +115,7 @@ def test_a_rollout_is_read_as_the_policy_has_read_it_in_few_programs(policy, sec
     limit = len(policy.encode_prompt(PROMPTS[0].prompt)) - 4
     run.config.overlong_prompts, run.config.max_prompt_length = "cut", limit
     config, params = tiny_folder(tmp_path / "reward", second)
-    state = types.SimpleNamespace(params={"reward": params}, model=lambda role: config)
+    state = types.SimpleNamespace(full=lambda role: params, model=lambda role: config)
     prompts, finished = [PROMPTS[0]] * 8, np.arange(8) % 2 == 0
     read = [cut_prompt(prompt.prompt, policy, limit) for prompt in prompts]
     assert 0 < len(read[0][0]["content"]) < len(PROMPTS[0].prompt[0]["content"])
@@ -184,7 +184,7 @@ def test_a_critic_cannot_start_from_a_reward_model_with_another_tokenizer(stage,
     error = refused(capsys, stage, tmp_path / "new", **{"reward.init": folder})
     assert error == (
         f"error: reward.init='{folder}' has another tokenizer or chat template than the policy; the critic values the "
-        "policy's tokens, so it cannot start from that model: set value.init='sft'.\n"
+        "policy's tokens, so it cannot start from that model: set value.init='sft' or value.trunk='policy'.\n"
     )
 
 

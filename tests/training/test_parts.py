@@ -73,7 +73,7 @@ def test_a_head_on_the_actor_adds_the_value_gradient_to_the_trunk():
 
     def value_loss(own):
         hidden = response_hidden(
-            state.full("policy", own), POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask
+            state.replace(params={**state.params, "policy": own}).full("policy"), POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask
         )
         values = jnp.where(batch.mask, scalars(state.full("value"), hidden), 0.0)
         clip = state.ppo.cliprange_value
