@@ -72,9 +72,8 @@ def test_a_head_on_the_actor_adds_the_value_gradient_to_the_trunk():
     only_head, value_metrics = jax.jit(value_update)(state, batch)
 
     def value_loss(own):
-        hidden = response_hidden(
-            state.replace(params={**state.params, "policy": own}).full("policy"), POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask
-        )
+        policy = state.replace(params={**state.params, "policy": own}).full("policy")
+        hidden = response_hidden(policy, POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask)
         values = jnp.where(batch.mask, scalars(state.full("value"), hidden), 0.0)
         clip = state.ppo.cliprange_value
         return ppo_value_loss(values, batch.values, batch.returns, batch.mask, cliprange_value=clip)[0]
