@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from icegrt_jax.errors import UserError
+
 PathLike = str | os.PathLike
 
 
@@ -34,6 +36,17 @@ def write_json_atomic(path: PathLike, obj: Any) -> None:
 def read_json(path: PathLike) -> Any:
     """Returns the content of a JSON file."""
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def read_described(folder: pathlib.Path, name: str, expected: str) -> dict:
+    """The JSON file of that name which says what is in a folder that somebody else wrote; `expected` names its kind."""
+    file = folder / name
+    if not file.is_file():
+        raise UserError(f"{folder}: no {name} here; expected {expected}.")
+    try:
+        return read_json(file)
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error}).") from error
 
 
 def append_jsonl(path: PathLike, rows: Iterable[dict]) -> None:

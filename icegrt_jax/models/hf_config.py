@@ -4,10 +4,10 @@ What differs between families is in `families.py`, the rotary embedding's keys i
 """
 
 import dataclasses
-import json
 import pathlib
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.files import read_described
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.families import ARCHITECTURES, Family, family_of
 from icegrt_jax.models.hf_rope import read_rope, write_rope
@@ -21,13 +21,7 @@ NOT_THEIRS = ("scan_layers", "remat", "dtype", "init_std")
 
 def read_hf_config(folder: pathlib.Path) -> dict:
     """The content of `config.json`, of a family that we know."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(f"{folder}: no config.json here; expected a Hugging Face model folder.")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}).") from error
+    file, raw = folder / "config.json", read_described(folder, "config.json", "a Hugging Face model folder")
     architecture = (raw.get("architectures") or ["(none)"])[0]
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))

@@ -4,7 +4,6 @@ Only what we compute exactly is read: plain LoRA or rsLoRA on the projections of
 of a sequence classifier. The bias of our scalar head, which theirs lacks, is kept in a file of its own.
 """
 
-import json
 import pathlib
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.files import write_json_atomic
+from icegrt_jax.files import read_described, read_json, write_json_atomic
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf import new_folder
 from icegrt_jax.models.hf_tensors import source_of
@@ -107,7 +106,7 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[LoRACon
     if SCORE in tensors:
         used.add(SCORE)
         leaves["head/kernel"] = _checked(folder, SCORE, tensors[SCORE].T, (config.d_model, 1))
-        bias = json.loads((folder / BIAS).read_text())["bias"] if (folder / BIAS).is_file() else 0.0
+        bias = read_json(folder / BIAS)["bias"] if (folder / BIAS).is_file() else 0.0
         leaves["head/bias"] = np.full((1,), bias, np.float32)
     if unexpected := tensors.keys() - used:
         raise UserError(
@@ -123,13 +122,7 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[LoRACon
 
 
 def _read_config(folder: pathlib.Path) -> dict:
-    file = folder / CONFIG
-    if not file.is_file():
-        raise UserError(f"{folder}: no {CONFIG} here; expected a folder that PEFT saved.")
-    try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}).") from error
+    file, described = folder / CONFIG, read_described(folder, CONFIG, "a folder that PEFT saved")
     if described.get("peft_type") != "LORA":
         raise UserError(f"{file}: peft_type={described.get('peft_type')!r}; expected 'LORA'.")
     for key, value in FIXED.items():
