@@ -1,5 +1,6 @@
 """Parameter trees by path, such as layers/3/attn/q/kernel."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,14 @@ def flatten(tree: dict) -> dict[str, Any]:
     """The leaves of a tree by path."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unstacked(params: dict, config: ModelConfig) -> tuple[dict, ModelConfig]:
+    """The same model with one subtree per layer where layers are stacked for a scan, and its config."""
+    if not config.scan_layers:
+        return params, config
+    layers = {str(i): jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(config.num_layers)}
+    return {**params, "layers": layers}, dataclasses.replace(config, scan_layers=False)
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict:

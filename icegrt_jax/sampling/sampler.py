@@ -16,6 +16,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import pick_logprobs, unembed
 from icegrt_jax.models.transformer import decode_step, empty_cache, prefill
+from icegrt_jax.models.tree import unstacked
 
 EXCLUDED = -1e30  # logit of a token that top-k, top-p or min-p leaves out
 
@@ -137,6 +138,9 @@ def sample_responses(
       A `Rollout` of B * K rows.
     """
     chex.assert_equal_shape([prompts, prompt_mask])
+    if jax.default_backend() == "cpu":
+        # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it.
+        params, model = unstacked(params, model)
     width, total = prompts.shape[1], config.max_new_tokens
     hidden, cache = prefill(params, model, prompts, prompt_mask, empty_cache(model, prompts.shape[0], width + total))
     batch_axis = 1 if model.scan_layers else 0

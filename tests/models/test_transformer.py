@@ -13,6 +13,7 @@ from icegrt_jax.models import transformer
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.rope import layer_frequencies
 from icegrt_jax.models.transformer import empty_cache
+from icegrt_jax.models.tree import unstacked
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, reference_hidden, stacked
 
 hidden_states = jax.jit(transformer.hidden_states, static_argnames="config")
@@ -188,3 +189,11 @@ def test_num_params_counts_the_tree(base, scan_layers, tie_embeddings):
     config = dataclasses.replace(base, scan_layers=scan_layers, tie_embeddings=tie_embeddings)
     params = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
     assert config.num_params == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_a_stack_taken_apart_is_the_layers_it_was_made_of():
+    params = make_params()
+    config, joined = stacked(CONFIG, params)
+    apart, unrolled = unstacked(joined, config)
+    chex.assert_trees_all_equal(apart, params)
+    assert unrolled == CONFIG and unstacked(params, CONFIG) == (params, CONFIG)
