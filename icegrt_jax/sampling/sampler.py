@@ -138,8 +138,10 @@ def sample_responses(
       A `Rollout` of B * K rows.
     """
     chex.assert_equal_shape([prompts, prompt_mask])
-    if jax.default_backend() == "cpu":
-        # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it.
+    as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
+    if as_computed and jax.default_backend() == "cpu":
+        # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it. Weights
+        # stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)
     width, total = prompts.shape[1], config.max_new_tokens
     hidden, cache = prefill(params, model, prompts, prompt_mask, empty_cache(model, prompts.shape[0], width + total))
