@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -30,8 +31,10 @@ def test_the_defaults_are_a_locked_config_that_passes():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.name)
 def test_every_config_that_ships_passes(path):
-    check(load_config(str(path)))
-    check(load_config(f"{path}:smoke"))
+    switches = runpy.run_path(str(path))["SWITCHES"]
+    assert "" in switches and "smoke" in switches
+    for switch in switches:
+        check(load_config(f"{path}:{switch}" if switch else str(path)))
 
 
 def test_the_checks_need_no_device():
