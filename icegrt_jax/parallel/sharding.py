@@ -69,14 +69,24 @@ def shard_batch(batch, mesh: Mesh):
     return jax.device_put(batch, batch_sharding(mesh))
 
 
+def constrain_params(tree):
+    """Keeps a tree of parameters or gradients split as the table says, inside a compiled program."""
+    mesh = _mesh_inside()
+    if mesh is None:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.with_sharding_constraint(x, leaf_spec(path_name(path), x.shape, mesh)), tree
+    )
+
+
 def constrain_batch(tree):
     """Keeps the leading axis split inside a compiled program.
 
     A gather by a permutation comes back replicated without it. Outside a mesh of ours (pmap, a plain
     call) it does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(axis not in mesh.axis_names for axis in BATCH_AXES):
+    mesh = _mesh_inside()
+    if mesh is None:
         return tree
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
@@ -84,3 +94,9 @@ def constrain_batch(tree):
         return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if x.ndim and x.shape[0] % parts == 0 else x
 
     return jax.tree.map(constrain, tree)
+
+
+def _mesh_inside():
+    """The mesh that a compiled program is traced under; None outside one of ours."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or any(axis not in mesh.axis_names for axis in BATCH_AXES) else mesh

@@ -71,6 +71,9 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         if (pathlib.Path(workdir) / stage / "done.json").is_file():
             continue
         check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
+        check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
+        if stage == "ppo":
+            check_batch("ppo.score_batch", config.ppo.score_batch, mesh)
         if stage == "ppo" and config.ppo.ptx.coef:
             check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
 

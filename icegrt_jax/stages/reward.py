@@ -70,7 +70,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
     trees, parts, records = whole_or_adapter(run, "reward", params, lora, run.key("reward"), source)
     del params  # under an adapter only the stored base is held
-    state = create_state(run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts)
+    state = create_state(
+        run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
+    )
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")

@@ -29,7 +29,7 @@ from icegrt_jax.training.stored import PartRecord, load_own
 SAME_NAME = (
     "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
     "cliprange_value", "dual_clip", "bootstrap_truncated", "value_warmup", "whiten_rewards", "advantages",
-    "advantage_clip",
+    "advantage_clip", "score_batch",
 )  # fmt: skip
 INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
 
@@ -89,6 +89,7 @@ def initial_state(run: common.Run) -> tuple[TrainState, dict[str, PartRecord]]:
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
         score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
         parts=roles.parts,
+        microbatch=ppo.microbatch,
     )
     # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
     return shard_tree(state, run.mesh), roles.records

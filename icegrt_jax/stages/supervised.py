@@ -32,7 +32,9 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
     key = run.key("base" if stage == "pretrain" else stage)
     trees, parts, records = whole_or_adapter(run, "policy", params, lora, key, common.before_sft(run))
     del params  # under an adapter only the stored base is held
-    state = create_state(key, trees, {"policy": model}, {"policy": optimizer}, parts=parts)
+    state = create_state(
+        key, trees, {"policy": model}, {"policy": optimizer}, parts=parts, microbatch=section.microbatch
+    )
     state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
     loop.save_last(run, stage, section.steps, state)
     common.finish(run, stage, step=section.steps, models={"policy": model}, parts=records)

@@ -17,6 +17,7 @@ from icegrt_jax.rl import (
     whiten,
 )
 from icegrt_jax.sampling import Rollout
+from icegrt_jax.training.blocks import block_count, joined
 from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
 from icegrt_jax.training.state import Experience, TrainState
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
@@ -39,14 +40,30 @@ def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> j
     )  # fmt: skip
 
 
-def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
-    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones; None when off."""
-    if not state.ppo.bootstrap_truncated:
-        return None
+def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array:
+    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones."""
     tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
     mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
     after = answer_scores(state.full("value"), state.model("value"), tokens, mask)
     return jnp.where(rollout.finished, 0.0, after)
+
+
+def _read(state: TrainState, rollout: Rollout, *, with_scores: bool) -> dict[str, jax.Array]:
+    """What the models say of responses, each row by itself: everything in `score` that costs a forward pass."""
+    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask)
+    ref_logprobs, _ = response_logprobs(
+        state.full("reference"), state.model("policy"), *args, temperature=state.ppo.temperature
+    )
+    read = {
+        "ref_logprobs": ref_logprobs,
+        "values": response_values(state.full("value"), state.model("value"), *args),
+        "token_kl": _token_kl(state, rollout, ref_logprobs),
+    }
+    if with_scores:
+        read["scores"] = raw_scores(state, rollout)
+    if state.ppo.bootstrap_truncated:
+        read["bootstrap"] = _bootstrap(state, rollout)
+    return read
 
 
 def score(
@@ -65,23 +82,21 @@ def score(
     """
     config, mask = state.ppo, rollout.mask
     args = (rollout.prompts, rollout.prompt_mask, rollout.responses, mask)
-    scores = raw_scores(state, rollout) if scores is None else scores
-    ref_logprobs, _ = response_logprobs(
-        state.full("reference"), state.model("policy"), *args, temperature=config.temperature
-    )
-    values = response_values(state.full("value"), state.model("value"), *args)
+    blocks = block_count(mask.shape[0], config.score_batch)
+    read = joined(lambda block: _read(state, block, with_scores=scores is None), rollout, blocks)
+    scores = read["scores"] if scores is None else scores
+    ref_logprobs, values, token_kl = read["ref_logprobs"], read["values"], read["token_kl"]
 
     scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
     penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
-    token_kl = _token_kl(state, rollout, ref_logprobs)
     in_reward = config.kl_in == "reward"
     rewards = token_rewards(penalized, token_kl, mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
     advantages, returns = gae(
-        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=_bootstrap(state, rollout)
+        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=read.get("bootstrap")
     )
     normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
 
