@@ -77,6 +77,7 @@ def _shape() -> ConfigDict:
 def _model() -> ConfigDict:
     c = _shape()
     c.path = ""  # Hugging Face folder or name on the hub, whose shape replaces this one; empty: trained from scratch
+    c.hf_config = ""  # folder with the config.json of model.path, for `icegrt plan` where the model itself is not here
     c.adapter = ""  # a folder that PEFT saved, a LoRA adapter of model.path: merged into it when it is loaded
     c.param_dtype = "float32"  # of frozen trees: float32, bfloat16, int8 (under adapters); what is trained is float32
     return c
@@ -319,8 +320,9 @@ def _check_roles(config: ConfigDict) -> None:
             "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the int8 reference; "
             "use an adapter, or bfloat16."
         )
-    if config.model.adapter and not config.model.path:
-        raise UserError(f"model.adapter={config.model.adapter!r} belongs to a model; set model.path as well.")
+    for key in ("adapter", "hf_config"):
+        if config.model[key] and not config.model.path:
+            raise UserError(f"model.{key}={config.model[key]!r} belongs to a model; set model.path as well.")
     if config.model.param_dtype == "bfloat16" and config.ppo.iterations and not config.ppo.lora.rank:
         if config.model.dtype != "bfloat16":
             raise UserError(
