@@ -146,7 +146,7 @@ def test_the_targets_are_those_of_the_adapters():
         ("ppo.microbatch=5", "a minibatch of ppo.batch_size * samples_per_prompt=8 does not divide over ppo.micro"),
         ("ppo.score_batch=6", "ppo.batch_size * samples_per_prompt=16 does not divide over ppo.score_batch=6"),
         ("ppo.microbatch=2 ppo.ptx.batch_size=4",
-         "ppo.ptx.batch_size / num_minibatches=4 does not divide over the blocks of ppo.microbatch in a minibatch=8"),
+         "ppo.ptx.batch_size / num_minibatches=2 does not divide over the blocks of ppo.microbatch in a minibatch=4"),
         ("ppo.dual_clip=0.5", "ppo.dual_clip=0.5; expected a value above 1, or 0 for off."),
         ("ppo.kl.coef=0.0 ppo.kl.target=8.0", "ppo.kl.coef=0.0, ppo.kl.target=8.0, ppo.kl.horizon="),
         ("ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),
