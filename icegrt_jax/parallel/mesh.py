@@ -1,8 +1,10 @@
 """The one mesh of a run, with axes `data`, `fsdp` and `tensor`."""
 
 import math
+from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from icegrt_jax.errors import UserError
@@ -27,10 +29,23 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
     return tuple(sizes)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices of the run; -1 takes what the other axes leave."""
-    shape = mesh_shape(data, fsdp, tensor, jax.device_count())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence | None = None) -> Mesh:
+    """A mesh over all devices of the run, or over those given; -1 takes what the other axes leave.
+
+    Over several TPU slices `data` is the axis that goes from slice to slice: the network between them is slow, and
+    only gradients are summed over it.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(data, fsdp, tensor, len(devices))
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if shape[0] % slices:
+        raise UserError(f"mesh data={shape[0]} does not divide over {slices} slices; use a multiple of {slices}.")
+    within = (shape[0] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices=devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:

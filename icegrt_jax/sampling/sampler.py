@@ -17,6 +17,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import pick_logprobs, unembed
 from icegrt_jax.models.transformer import decode_step, empty_cache, prefill
 from icegrt_jax.models.tree import unstacked
+from icegrt_jax.parallel.platform import target_platform
 
 EXCLUDED = -1e30  # logit of a token that top-k, top-p or min-p leaves out
 
@@ -139,7 +140,7 @@ def sample_responses(
     """
     chex.assert_equal_shape([prompts, prompt_mask])
     as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
-    if as_computed and jax.default_backend() == "cpu":
+    if as_computed and target_platform() == "cpu":
         # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it. Weights
         # stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)

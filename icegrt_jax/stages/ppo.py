@@ -38,7 +38,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     state, parts = initial_state(run)
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
-    sampler = _sampler_config(run)
+    sampler = sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id)
     score_step = jit_step(score, run.mesh, state)
     update_step = jit_step(ppo_update, run.mesh, state)
 
@@ -56,7 +56,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     batch = batches[step - 1]
                     rollout = _rollout(run, state, batch, step, sampler)
                 if step == 1:
-                    check_first_rollout(state, rollout)
+                    with jax.set_mesh(run.mesh):
+                        check_first_rollout(state, rollout)
                 records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
                     texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
@@ -145,16 +146,17 @@ def _data(run: common.Run, reader: scoring.Reader | None):
     return prompts, batches, replay
 
 
-def _sampler_config(run: common.Run) -> SamplerConfig:
-    ppo = run.config.ppo
+def sampler_config(config: ConfigDict, *, eos_ids: tuple[int, ...], pad_id: int) -> SamplerConfig:
+    """How PPO samples."""
+    ppo = config.ppo
     return SamplerConfig(
-        max_new_tokens=run.config.max_response_length,
+        max_new_tokens=config.max_response_length,
         temperature=ppo.temperature,
         top_k=ppo.top_k,
         top_p=ppo.top_p,
         min_p=ppo.min_p,
-        eos_ids=run.tokenizer.eos_ids,
-        pad_id=run.tokenizer.pad_id,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
     )
 
 
