@@ -76,6 +76,7 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
         if stage == "ppo":
             check_batch("ppo.score_batch", config.ppo.score_batch, mesh)
+            check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
         if stage == "ppo" and config.ppo.ptx.coef:
             check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
 

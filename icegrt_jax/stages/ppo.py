@@ -57,7 +57,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     rollout = _rollout(run, state, batch, step, sampler)
                 if step == 1:
                     with jax.set_mesh(run.mesh):
-                        check_first_rollout(state, rollout)
+                        check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
                 records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
                     texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
@@ -157,6 +157,7 @@ def sampler_config(config: ConfigDict, *, eos_ids: tuple[int, ...], pad_id: int)
         min_p=ppo.min_p,
         eos_ids=eos_ids,
         pad_id=pad_id,
+        cache_dtype=ppo.cache_dtype,
     )
 
 
@@ -169,6 +170,7 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
         rollout = compiled_sampler(
             keys, state.full("policy"), prompts["tokens"], prompts["mask"],
             model=state.model("policy"), config=sampler, num_samples=run.config.ppo.samples_per_prompt,
+            slots=run.config.ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
 
