@@ -17,6 +17,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import pick_logprobs, unembed
 from icegrt_jax.models.transformer import decode_step, empty_cache, prefill
 from icegrt_jax.models.tree import unstacked
+from icegrt_jax.parallel.sharding import constrain, constrain_batch, constrain_cache
 
 EXCLUDED = -1e30  # logit of a token that top-k, top-p or min-p leaves out
 
@@ -109,7 +110,8 @@ def draw(keys: jax.Array, logits: jax.Array, config: SamplerConfig) -> tuple[jax
         return token, pick_logprobs(logits, token)
     logits = logits / config.temperature
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32))(keys)
-    token = jnp.argmax(restrict(logits, config) + noise, axis=-1).astype(jnp.int32)
+    noisy = constrain(restrict(logits, config) + noise, "mlp_rows", "features")
+    token = constrain(jnp.argmax(noisy, axis=-1).astype(jnp.int32), "mlp_rows")
     return token, pick_logprobs(logits, token)
 
 
@@ -148,6 +150,7 @@ def sample_responses(
     batch_axis = 1 if model.scan_layers else 0
     repeat = functools.partial(jnp.repeat, repeats=num_samples, axis=0)
     cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=batch_axis), cache)
+    cache = constrain_cache(cache, model)
     prompts, prompt_mask, last_hidden = repeat(prompts), repeat(prompt_mask), repeat(hidden[:, -1])
     rows, eos = prompts.shape[0], jnp.array(config.eos_ids, jnp.int32)
     positions = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)  # of the first response token
@@ -166,7 +169,8 @@ def sample_responses(
         done = done | jnp.any(token[:, None] == eos[None, :], axis=1)
         slots = slots.at[:, width + t].set(True)
         hidden, cache = decode_step(params, model, token, positions + t, slots, cache, width + t)
-        return t + 1, hidden, cache, slots, out, done
+        hidden, slots, out, done = constrain_batch((hidden, slots, out, done))
+        return t + 1, hidden, constrain_cache(cache, model), slots, out, done
 
     def unfinished(carry):
         t, done = carry[0], carry[-1]
