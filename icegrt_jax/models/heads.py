@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.transformer import Transformer, softcap
+from icegrt_jax.parallel.sharding import constrain
 
 CHUNK_ELEMENTS = 2**23  # logits held at a time by `token_logprobs`
 MIN_CHUNK = 16  # positions; keeps the loop short when the batch is large (it is then sharded)
@@ -46,7 +47,10 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     else:
         module, equation, table = params["lm_head"], "...d,dv->...v", "kernel"
     weights = module[table].astype(hidden.dtype)
+    between = (None,) * (hidden.ndim - 2)
+    hidden = constrain(hidden, "mlp_rows", *between, None)
     logits = jnp.einsum(equation, hidden, weights, preferred_element_type=jnp.float32)
+    logits = constrain(logits, "mlp_rows", *between, "features")
     scale = module.get(f"{table}_scale")  # of int8 weights, see `quantize.py`
     if scale is not None:
         logits *= jnp.expand_dims(scale, range(logits.ndim - 1))

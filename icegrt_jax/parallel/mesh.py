@@ -11,6 +11,8 @@ from icegrt_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # a batch is split over both
+# The same devices while responses are sampled: parts of `fsdp` and of `tensor`, see `rollout.py`.
+ROLLOUT_AXES = ("data", "fsdp_copies", "fsdp_rows", "fsdp_heads", "tensor_rows", "tensor_heads")
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
@@ -29,14 +31,22 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
     return tuple(sizes)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence | None = None) -> Mesh:
-    """A mesh over all devices of the run, or over those given; -1 takes what the other axes leave.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, rollout_tensor: int = 0, *, devices: Sequence | None = None
+) -> Mesh:
+    """A mesh over all devices of the run, or those given; -1 takes what the other axes leave.
 
-    Over several TPU slices `data` is the axis that goes from slice to slice: the network between them is slow, and
-    only gradients are summed over it.
+    The arguments are the keys of `config.mesh`; the last of them is only checked here, see `rollout.py`. Over several
+    TPU slices `data` is the axis that goes from slice to slice: the network between them is slow, and only gradients
+    are summed over it.
     """
     devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(data, fsdp, tensor, len(devices))
+    mesh = _over(devices, mesh_shape(data, fsdp, tensor, len(devices)))
+    check_ways(rollout_tensor, mesh)
+    return mesh
+
+
+def _over(devices: Sequence, shape: tuple[int, int, int]) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
@@ -46,6 +56,22 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequen
     within = (shape[0] // slices, *shape[1:])
     grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices=devices)
     return Mesh(grid, AXES, axis_types=types)
+
+
+def possible_ways(mesh: Mesh) -> list[int]:
+    """The values `mesh.rollout_tensor` can have: the tensor axis times a divisor of the fsdp axis."""
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    return [tensor * part for part in range(1, fsdp + 1) if fsdp % part == 0]
+
+
+def check_ways(ways: int, mesh: Mesh) -> None:
+    """Refuses a split of the weights for sampling that the mesh has not got; 0 leaves the choice to us."""
+    if ways and ways not in possible_ways(mesh):
+        raise UserError(
+            f"mesh.rollout_tensor={ways} with fsdp={mesh.shape['fsdp']} and tensor={mesh.shape['tensor']}; expected "
+            f"the tensor axis times a divisor of the fsdp axis, {' or '.join(map(str, possible_ways(mesh)))}, or 0 to "
+            "have it chosen."
+        )
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:

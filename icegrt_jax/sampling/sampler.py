@@ -24,6 +24,7 @@ from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
 from icegrt_jax.parallel.platform import target_platform
+from icegrt_jax.parallel.sharding import constrain_batch, constrain_cache
 from icegrt_jax.sampling.draw import SamplerConfig, draw
 
 REFILLS = 8  # a refill waits until this part of the slots is free
@@ -207,8 +208,14 @@ def _step(params: dict, model: ModelConfig, config: SamplerConfig, width: int, s
     place = width + state.hand % config.max_new_tokens
     seen = state.seen.at[:, place].set(state.active)
     hidden, cache = decode_step(params, model, state.token, state.position, seen, state.cache, place)
+    cache = constrain_cache(cache, model)
     state = state.replace(cache=cache, seen=seen, position=state.position + 1, hand=state.hand + 1)
-    return _drawn(params, model, config, hidden, state)
+    return _split(_drawn(params, model, config, hidden, state))
+
+
+def _split(state: Slots) -> Slots:
+    """Rows stay split over the devices that share them."""
+    return constrain_batch(state.replace(cache=None)).replace(cache=state.cache)
 
 
 def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots):
@@ -246,12 +253,12 @@ def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, 
     moved = {name: getattr(state, name) for name in ("cache", "out", "hand", "next")}
     merged = jax.tree.map(place, state.replace(**dict.fromkeys(moved)), admitted)
     cache = repeat_rows(cache, num_samples, scanned=model.scan_layers)
-    return merged.replace(
-        cache=insert_rows(state.cache, cache, into, scanned=model.scan_layers),
+    return _split(merged.replace(
+        cache=constrain_cache(insert_rows(state.cache, cache, into, scanned=model.scan_layers), model),
         out=state.out,
         hand=state.hand,
         next=state.next + at_a_time,
-    )
+    ))  # fmt: skip
 
 
 compiled_sampler = jax.jit(sample_responses, static_argnames=("model", "config", "num_samples", "slots"))

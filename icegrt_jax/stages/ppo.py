@@ -9,6 +9,7 @@ from icegrt_jax import files
 from icegrt_jax.data.pipeline import prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.parallel.rollout import place_rows, rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
@@ -165,12 +166,14 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
     count = run.config.ppo.batch_size * run.config.ppo.samples_per_prompt
     keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
-    prompts = shard_batch({"tokens": batch["tokens"], "mask": batch["mask"]}, run.mesh)
-    with jax.set_mesh(run.mesh):
+    model, params = state.model("policy"), state.full("policy")
+    layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
+    params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
+    keys, tokens, mask = place_rows((keys, batch["tokens"], batch["mask"]), layout)
+    with jax.set_mesh(layout):
         rollout = compiled_sampler(
-            keys, state.full("policy"), prompts["tokens"], prompts["mask"],
-            model=state.model("policy"), config=sampler, num_samples=run.config.ppo.samples_per_prompt,
-            slots=run.config.ppo.rollout_slots,
+            keys, params, tokens, mask, model=model, config=sampler,
+            num_samples=run.config.ppo.samples_per_prompt, slots=run.config.ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
 
