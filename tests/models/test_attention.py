@@ -5,6 +5,11 @@ The kernel for TPUs runs anywhere in interpret mode. cuDNN's runs on a GPU only,
 """
 
 import dataclasses
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
 
 import chex
 import jax
@@ -20,6 +25,7 @@ from icegrt_jax.models.transformer import empty_cache
 from icegrt_jax.parallel.mesh import AXES
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, stacked
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 LENGTH = 131  # more than a block, and odd
 SEGMENTS = np.zeros((5, LENGTH), np.int32)  # padded on the left, on the right, on both sides, not at all; packed
 SEGMENTS[0, 9:] = SEGMENTS[1, :77] = SEGMENTS[2, 50:129] = SEGMENTS[3] = SEGMENTS[4, :40] = 1
@@ -236,6 +242,18 @@ def test_the_platform_is_that_of_the_mesh():
 def test_an_unknown_way_is_refused():
     with pytest.raises(UserError, match="model.attention='flash'; expected one of auto, plain, splash, cudnn"):
         dataclasses.replace(CONFIG, attention="flash")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu, of the extra `tpu`")
+@pytest.mark.parametrize("chip", ["v4", "v5e", "v5p", "v6e"])
+def test_the_compiler_for_tpus_takes_an_update_with_splash(chip):
+    """Heads of 64, a window, a softcap, rows and heads split over four chips: in a process that has the compiler."""
+    command = [sys.executable, "-m", "benchmarks.attention_aot", "--quick", "--ways=auto", f"--chips={chip}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["chip"], result["chips"], result["attention"]) == (chip, 4, "splash")
 
 
 @pytest.mark.skipif(BACKEND != "gpu", reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
