@@ -7,6 +7,7 @@ anywhere else. The file is locked, so a misspelt key is an error.
 from ml_collections import ConfigDict
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ATTENTIONS
 
 JUDGES = ("", "adreview", "choice", "exact", "overlap")
 DOMAINS = ("", "adreview")
@@ -72,6 +73,7 @@ def _shape() -> ConfigDict:
     c.scan_layers = False  # stack the layers and scan: for deep models
     c.remat = False  # recompute activations in the backward pass
     c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
+    c.attention = "auto"  # over whole rows: plain, splash (TPU) or cudnn (GPU); auto: the fastest that there is
     return c
 
 
@@ -87,7 +89,7 @@ def _model() -> ConfigDict:
 def _reward() -> ConfigDict:
     c = ConfigDict()
     c.init = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
-    c.model = _shape()  # when init is "scratch"; of a folder's model only scan_layers, remat and dtype are read here
+    c.model = _shape()  # when init is "scratch"; of a folder's model only how it is computed: scan_layers to attention
     c.steps = 0
     c.batch_size = 16  # prompts per update, each with all its answers
     c.microbatch = 0  # of them at a time, as sft.microbatch
@@ -306,6 +308,8 @@ def _check_roles(config: ConfigDict) -> None:
         if unknown or not lora.targets:
             raise UserError(f"{key}.lora.targets={lora.targets}; expected some of {', '.join(LORA_TARGETS)}.")
     _choice("value.trunk", config.value.trunk, ("own", "policy"))
+    for key, section in (("model", config.model), ("reward.model", config.reward.model)):
+        _choice(f"{key}.attention", section.attention, ATTENTIONS)
     _choice("model.param_dtype", config.model.param_dtype, PARAM_DTYPES)
     adapted = config.reward.lora.rank and config.ppo.lora.rank
     if config.value.trunk == "policy" and config.value.vf_coef <= 0:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.cache import empty_cache
+from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.tree import map_with_path
 from icegrt_jax.parallel.mesh import ROLLOUT_AXES, possible_ways
 from icegrt_jax.parallel.sharding import cache_rules, device_bytes, leaf_axes, part_bytes, spec_of, split_axes

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.attention import platform
 from icegrt_jax.models.cache import empty_cache, insert_rows, repeat_rows
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
-from icegrt_jax.parallel.platform import target_platform
 from icegrt_jax.parallel.sharding import constrain_batch, constrain_cache
 from icegrt_jax.sampling.draw import SamplerConfig, draw
 
@@ -112,7 +112,7 @@ def sample_responses(
     """
     chex.assert_equal_shape([prompts, prompt_mask])
     as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
-    if as_computed and target_platform() == "cpu":
+    if as_computed and platform() == "cpu":
         # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it. Weights
         # stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)

@@ -123,7 +123,7 @@ def folder_config(section: ConfigDict) -> ModelConfig:
 def _config_in(path: str, section: ConfigDict) -> ModelConfig:
     folder = local_folder(path)
     config = to_model_config(read_hf_config(folder), folder, scan_layers=section.scan_layers, dtype=section.dtype)
-    return dataclasses.replace(config, remat=section.remat)
+    return dataclasses.replace(config, remat=section.remat, attention=section.attention)
 
 
 def _check_planned(section: ConfigDict) -> None:
@@ -160,7 +160,7 @@ def load_folder(run: Run, path: str, section: ConfigDict) -> tuple[ModelConfig, 
         dtype=section.dtype,
         shardings=lambda tree: tree_shardings(tree, run.mesh),
     )
-    return dataclasses.replace(config, remat=section.remat), params
+    return dataclasses.replace(config, remat=section.remat, attention=section.attention), params
 
 
 def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: bool = False) -> dict:
