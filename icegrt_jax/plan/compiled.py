@@ -60,7 +60,7 @@ def compile_program(program: Program, topology: str, per_slice: int, cache: path
         lowered = program.lower()
     except (TypeError, ValueError) as error:
         raise UserError(f"{program.name} cannot be traced: {_first_line(error)}") from error
-    file = None if cache is None else cache / f"{_key(lowered, topology)}.json"
+    file = None if cache is None else cache / f"{_key(lowered, topology, program.decoding)}.json"
     if file is not None and file.is_file():
         return _from_json(files.read_json(file))
     compiled = _compile(program, lowered, per_slice)
@@ -90,16 +90,10 @@ def _compile(program: Program, lowered: jax.stages.Lowered, per_slice: int) -> C
         "code": stats.generated_code_size_in_bytes,
     }
     module = hlo.parse(executable.as_text())
-    return Compiled(seconds, memory, parts_of(module, per_slice), large_arrays(module))
-
-
-def parts_of(module: hlo.Module, per_slice: int) -> dict[str, Part]:
-    """Costs of a module; of one that decodes, of its two halves."""
-    whole = costs.module_costs(module)
-    if not any(loop.may_end_early for loop in whole.loops):
-        return {"": _part(whole, per_slice)}
-    prefill, decode = costs.decoding(module)
-    return {"prefill": _part(prefill, per_slice), "decode": _part(decode, per_slice)}
+    found = costs.module_costs(module, program.decoding)
+    return Compiled(
+        seconds, memory, {name: _part(part, per_slice) for name, part in found.items()}, large_arrays(module)
+    )
 
 
 def _part(found: costs.Costs, per_slice: int) -> Part:
@@ -128,8 +122,8 @@ def large_arrays(module: hlo.Module) -> list:
     return sorted([dtype, list(dims)] for dtype, dims in found)
 
 
-def _key(lowered: jax.stages.Lowered, topology: str) -> str:
-    versions = [jax.__version__, _compiler_version(), topology, str(FORMAT)]
+def _key(lowered: jax.stages.Lowered, topology: str, decoding: costs.Decoding | None) -> str:
+    versions = [jax.__version__, _compiler_version(), topology, str(decoding), str(FORMAT)]
     return hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode()).hexdigest()[:32]
 
 

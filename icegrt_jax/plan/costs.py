@@ -1,7 +1,7 @@
 """What one run of a compiled module costs a chip: FLOPs, bytes of memory traffic, bytes sent by collectives.
 
 XLA's own analysis counts the body of a loop once. Here every computation counts as often as it runs: loops by their
-trip count, branches by the costlier one. A loop that may end early (decoding) counts its full length.
+trip count, branches by the costlier one. How often a loop runs that ends with the data is for the caller to say.
 """
 
 import dataclasses
@@ -14,39 +14,31 @@ from icegrt_jax.plan.hlo import Instruction, Module
 from icegrt_jax.plan.traffic import hbm_bytes
 
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+COMPARISONS = ("LT", "GT", "LE", "GE", "NE")
 
 
 @dataclasses.dataclass(frozen=True)
-class Loop:
-    """A loop of the module: its runs per run of the whole, trips of each, and whether it may end before."""
+class Decoding:
+    """How often a sampler's loops run. steps: of the loops that end with the data, in all. refills: of those around."""
 
-    name: str
-    runs: int
-    trips: int
-    may_end_early: bool
+    steps: int
+    refills: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of a chip. `sent` has (collective, times) pairs; loops are those inside, outermost first."""
+    """Of a chip. `sent` has (collective, times) pairs."""
 
     flops: float = 0.0
     hbm_bytes: float = 0.0
     sent: tuple[tuple[Collective, int], ...] = ()
-    loops: tuple[Loop, ...] = ()
 
     def __add__(self, other: "Costs") -> "Costs":
-        return Costs(
-            self.flops + other.flops, self.hbm_bytes + other.hbm_bytes, self.sent + other.sent, self.loops + other.loops
-        )
+        return Costs(self.flops + other.flops, self.hbm_bytes + other.hbm_bytes, self.sent + other.sent)
 
     def times(self, count: int) -> "Costs":
-        return Costs(
-            self.flops * count,
-            self.hbm_bytes * count,
-            tuple((collective, n * count) for collective, n in self.sent),
-            tuple(dataclasses.replace(loop, runs=loop.runs * count) for loop in self.loops),
-        )
+        sent = tuple((collective, n * count) for collective, n in self.sent if count)
+        return Costs(self.flops * count, self.hbm_bytes * count, sent)
 
     def by_kind(self) -> dict[str, float]:
         """Bytes that a chip sends, by kind of collective."""
@@ -56,44 +48,20 @@ class Costs:
         return sums
 
 
-def module_costs(module: Module) -> Costs:
-    """Costs of the module, and of nothing but it."""
-    return _computation_costs(module)(module.entry)
-
-
-def decoding(module: Module) -> tuple[Costs, Costs]:
-    """Costs outside and inside of the loops that may end early: of a sampler, prefill and decode."""
-    costs_of = _computation_costs(module)
+def module_costs(module: Module, decoding: Decoding | None = None) -> dict[str, Costs]:
+    """{"": costs}, or with `decoding` {"prefill", "decode"}: what is outside and inside of the loops that end early."""
+    costs_of = _computation_costs(module, decoding)
+    outside = costs_of(module.entry)
+    if decoding is None:
+        return {"": outside}
+    bodies = {loop.called["body"] for loop in _loops(module) if ends_with_the_data(module, loop)}
     inside = Costs()
-    for loop, body in _early_loops(module, module.entry, costs_of):
-        inside += body.times(loop.trips)
-    whole = costs_of(module.entry)
-    sent = dict.fromkeys(inside.sent)
-    outside = Costs(
-        whole.flops - inside.flops,
-        whole.hbm_bytes - inside.hbm_bytes,
-        tuple(pair for pair in whole.sent if pair not in sent),
-    )
-    return outside, inside
+    for body in sorted(bodies):
+        inside += costs_of(body).times(decoding.steps)
+    return {"prefill": outside, "decode": inside}
 
 
-def _early_loops(module: Module, name: str, costs_of) -> list[tuple[Loop, Costs]]:
-    found = []
-    for instruction in module.computations[name].values():
-        if instruction.opcode == "while":
-            loop = loop_of(module, instruction, module.computations[name])
-            if loop.may_end_early:
-                found.append((loop, costs_of(instruction.called["body"])))
-            else:
-                for inner, body in _early_loops(module, instruction.called["body"], costs_of):
-                    found.append((dataclasses.replace(inner, trips=inner.trips * loop.trips), body))
-        elif instruction.opcode in ("call", "conditional"):
-            for called in instruction.called.values():
-                found += _early_loops(module, called, costs_of)
-    return found
-
-
-def _computation_costs(module: Module):
+def _computation_costs(module: Module, decoding: Decoding | None):
     @functools.cache
     def costs_of(name: str) -> Costs:
         computation, total = module.computations[name], Costs()
@@ -101,15 +69,29 @@ def _computation_costs(module: Module):
             total += instruction_costs(instruction, computation)
         return total
 
+    @functools.cache
+    def decodes(name: str) -> bool:
+        """Whether a computation has a loop that ends with the data in it."""
+        return any(
+            (one.opcode == "while" and ends_with_the_data(module, one)) or any(map(decodes, one.called.values()))
+            for one in module.computations[name].values()
+        )
+
+    def trips(loop: Instruction) -> int:
+        if decoding is not None and ends_with_the_data(module, loop):
+            return 0  # counted by itself
+        if decoding is not None and decodes(loop.called["body"]):
+            return decoding.refills
+        return trip_count(module, loop)
+
     def instruction_costs(instruction: Instruction, computation: dict[str, Instruction]) -> Costs:
         called = instruction.called
         if instruction.opcode == "while":
-            loop = loop_of(module, instruction, computation)
-            return costs_of(called["body"]).times(loop.trips) + Costs(loops=(loop,))
+            return costs_of(called["body"]).times(trips(instruction))
         if instruction.opcode == "conditional":
             branches = [costs_of(name) for name in called.values()]
             return max(branches, key=lambda costs: (costs.flops, costs.hbm_bytes))
-        if instruction.opcode in ("call", "async-start") and ("calls" in called or "to_apply" in called):
+        if instruction.opcode in ("call", "async-start") and called:
             return costs_of(called.get("calls", called.get("to_apply")))
         collective = collective_of(module, instruction, computation)
         return Costs(
@@ -121,19 +103,30 @@ def _computation_costs(module: Module):
     return costs_of
 
 
-def loop_of(module: Module, loop: Instruction, computation: dict[str, Instruction]) -> Loop:
-    """How often the body of a `while` runs.
+def _loops(module: Module) -> list[Instruction]:
+    return [one for one in module.instructions() if one.opcode == "while"]
 
-    The limit is the constant that the condition compares with. Where the condition is more than that comparison, the
-    loop may end early.
-    """
-    known = _TRIPS.search(loop.attributes)
+
+def ends_with_the_data(module: Module, loop: Instruction) -> bool:
+    """Whether the condition is more than the comparison of a counter."""
     condition = module.computations[loop.called["condition"]]
     root = next(instruction for instruction in condition.values() if instruction.is_root)
-    counted = root.opcode == "compare" and root.attribute("direction") in ("LT", "GT", "LE", "GE", "NE")
-    early = not counted and not known
-    trips = int(known[1]) if known else max([1, *_constants(module, condition)])
-    return Loop(loop.name, 1, trips, early)
+    while root.opcode in ("fusion", "bitcast", "copy", "call") and (root.called or root.operands):
+        if root.called:
+            inner = module.computations[next(iter(root.called.values()))]
+            root = next(instruction for instruction in inner.values() if instruction.is_root)
+        else:
+            root = condition[root.operands[0]]
+    counted = root.opcode == "compare" and root.attribute("direction") in COMPARISONS
+    return not counted and not _TRIPS.search(loop.attributes)
+
+
+def trip_count(module: Module, loop: Instruction) -> int:
+    """How often the body of a counted loop runs: what XLA says, or the constant that its condition compares with."""
+    known = _TRIPS.search(loop.attributes)
+    if known:
+        return int(known[1])
+    return max([1, *_constants(module, module.computations[loop.called["condition"]])])
 
 
 def _constants(module: Module, computation: dict[str, Instruction]) -> list[int]:
@@ -145,5 +138,3 @@ def _constants(module: Module, computation: dict[str, Instruction]) -> list[int]
         for name in instruction.called.values():
             found += _constants(module, module.computations[name])
     return found
-
-

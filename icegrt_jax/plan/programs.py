@@ -1,6 +1,7 @@
 """The programs of a run, as its stages compile them, on abstract arguments."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel.rollout import as_computed, moved_to_rollout, rollout_layout
 from icegrt_jax.parallel.sharding import batch_sharding
 from icegrt_jax.parallel.steps import step_program
 from icegrt_jax.plan import shapes
+from icegrt_jax.plan.costs import Decoding
 from icegrt_jax.sampling import compiled_sampler, sequence_keys
+from icegrt_jax.sampling.sampler import prompts_at_a_time
 from icegrt_jax.stages import ppo as ppo_stage
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.startup import disagreement
@@ -40,6 +44,7 @@ class Program:
       block: rows whose logits are wanted at a time, all chips.
       length: tokens of a row that have logits.
       repeats: runs per PPO iteration, or per step of the stage; 0 for a program that runs once.
+      decoding: how often the loops of a sampler run when every response has its full length; None for others.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Program:
     block: int
     length: int
     repeats: int = 1
+    decoding: Decoding | None = None
 
 
 def run_programs(config: ConfigDict, mesh: Mesh, models: shapes.Models, answers: int) -> list[Program]:
@@ -93,16 +99,13 @@ def _reward(config: ConfigDict, mesh: Mesh, models: shapes.Models, answers: int)
 
 
 def ppo_programs(config: ConfigDict, mesh: Mesh, models: shapes.Models) -> list[Program]:
-    """The sampler, the check before the first update, score and update."""
+    """The way to the rollout's layout, the sampler, the check before the first update, score and update."""
     ppo, state = config.ppo, shapes.placed(shapes.ppo_state(config, models), mesh)
-    prompts, width, length = ppo.batch_size, config.max_prompt_length, config.max_response_length
-    rows = prompts * ppo.samples_per_prompt
-    as_text = _reads_text(models)
-
-    asked = shapes.batch(mesh, tokens=(IDS, prompts, width), mask=(MASK, prompts, width))
-    sampler, rollout = _sampler(config, mesh, state, asked)
+    rows = ppo.batch_size * ppo.samples_per_prompt
+    verdicts = (jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=batch_sharding(mesh)),)
+    verdicts = verdicts if _reads_text(models) else ()
+    sampling, rollout = _sampling(config, mesh, state)
     rollout = shapes.split_rows(rollout, mesh, rows)
-    verdicts = (jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=batch_sharding(mesh)),) if as_text else ()
     _, experience, _ = jax.eval_shape(score, state, rollout, *verdicts)
     experience = shapes.split_rows(experience, mesh, rows)
     if ppo.ptx.coef:
@@ -110,20 +113,20 @@ def ppo_programs(config: ConfigDict, mesh: Mesh, models: shapes.Models) -> list[
         experience = experience.replace(
             ptx=shapes.batch(mesh, tokens=ids, segment_ids=ids, positions=ids, loss_mask=(MASK, *ids[1:]))
         )
-
-    def program(name, lower, arguments, block, repeats=1):
-        return Program(
-            name, "ppo", "ppo.batch_size", rows, lower, (state, *arguments), _held(state), models.policy, block, length,
-            repeats,
-        )  # fmt: skip
-
     blocks = ppo.score_batch or rows
+    minibatch = rows // ppo.num_minibatches
+    common = {
+        "stage": "ppo", "batch_key": "ppo.batch_size", "rows": rows, "params": _held(state), "model": models.policy,
+        "length": config.max_response_length,
+    }  # fmt: skip
     return [
-        program("rollout", sampler, (asked,), rows),
-        program("first check", _within(mesh, disagreement, state, rollout), (rollout,), blocks, repeats=0),
-        program("score", _lower_step(score, mesh, state, rollout, *verdicts), (rollout,), blocks),
-        program("ppo update", _lower_step(ppo_update, mesh, state, experience), (experience,),
-            min(ppo.microbatch or rows, rows // ppo.num_minibatches)),
+        *(dataclasses.replace(program, params=_held(state)) for program in sampling),
+        Program("first check", lower=_within(mesh, disagreement, state, rollout), resident=(state, rollout),
+            block=blocks, repeats=0, **common),
+        Program("score", lower=_lower_step(score, mesh, state, rollout, *verdicts), resident=(state, rollout),
+            block=blocks, **common),
+        Program("ppo update", lower=_lower_step(ppo_update, mesh, state, experience), resident=(state, experience),
+            block=min(ppo.microbatch or minibatch, minibatch), **common),
     ]  # fmt: skip
 
 
@@ -132,23 +135,43 @@ def _reads_text(models: shapes.Models) -> bool:
     return models.reward.vocab_size != models.policy.vocab_size
 
 
-def _sampler(config: ConfigDict, mesh: Mesh, state: TrainState, asked: dict):
-    """What lowers the sampler, and the abstract rollout that it returns."""
-    count = config.ppo.batch_size * config.ppo.samples_per_prompt
-    keys = jax.eval_shape(lambda key: sequence_keys(key, 0, count), jax.random.key(0))
+def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState) -> tuple[list[Program], Any]:
+    """The programs of a rollout, as the stage runs them, and the abstract rollout."""
+    ppo, model = config.ppo, state.model("policy")
+    rows, new = ppo.batch_size * ppo.samples_per_prompt, config.max_response_length
     policy = shapes.placed(jax.eval_shape(lambda state: state.full("policy"), state), mesh)
+    layout = rollout_layout(mesh, model, policy, config.mesh.rollout_tensor)
+    copy, programs = policy, []
+    common = {
+        "stage": "ppo", "batch_key": "ppo.batch_size", "rows": rows, "params": {}, "model": None, "block": rows,
+        "length": new,
+    }  # fmt: skip
+    if mesh.shape["fsdp"] > 1 or mesh.shape["tensor"] > 1:
+        move = functools.partial(moved_to_rollout.lower, dtype=model.dtype, mesh=mesh, rollout=layout)
+        copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), policy)
+        copy = shapes.placed(copy, layout)
+        programs.append(Program("to rollout", lower=functools.partial(move, policy), resident=(state,), **common))
+
+    asked = shapes.split_rows({
+        "keys": jax.eval_shape(lambda key: sequence_keys(key, 0, rows), jax.random.key(0)),
+        "tokens": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), IDS),
+        "mask": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), MASK),
+    }, layout, None)  # fmt: skip
     static = {
-        "model": state.model("policy"),
-        "config": ppo_stage.sampler_config(config, **TOKENS),
-        "num_samples": config.ppo.samples_per_prompt,
-    }
-    arguments = (keys, policy, asked["tokens"], asked["mask"])
-
-    def shape():
-        with jax.set_mesh(mesh):
-            return jax.eval_shape(lambda *args: compiled_sampler(*args, **static), *arguments)
-
-    return _within(mesh, compiled_sampler, *arguments, **static), shape()
+        "model": model, "config": ppo_stage.sampler_config(config, **TOKENS), "num_samples": ppo.samples_per_prompt,
+        "slots": ppo.rollout_slots,
+    }  # fmt: skip
+    arguments = (asked["keys"], copy, asked["tokens"], asked["mask"])
+    with jax.set_mesh(layout):
+        rollout = jax.eval_shape(functools.partial(compiled_sampler, **static), *arguments)
+    slots = min(ppo.rollout_slots or rows, rows)
+    at_a_time = prompts_at_a_time(ppo.batch_size, ppo.samples_per_prompt, slots)
+    decoding = Decoding(steps=-(-rows // slots) * (new - 1), refills=-(-ppo.batch_size // at_a_time))
+    programs.append(Program(
+        "rollout", lower=_within(layout, compiled_sampler, *arguments, **static), resident=(state, copy, asked),
+        decoding=decoding, **common,
+    ))  # fmt: skip
+    return programs, rollout
 
 
 def _within(mesh: Mesh, jitted, *arguments, **static) -> Callable[[], jax.stages.Lowered]:

@@ -7,7 +7,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from icegrt_jax.errors import UserError
@@ -15,7 +14,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head
 from icegrt_jax.models.hf_config import read_hf_config, to_model_config
 from icegrt_jax.models.lora import init_adapter
-from icegrt_jax.parallel.sharding import batch_sharding, tree_shardings
+from icegrt_jax.parallel.sharding import batch_sharding, spec_of, split_axes, tree_shardings
 from icegrt_jax.stages import common, reward, roles, supervised
 from icegrt_jax.training.state import TrainState
 from icegrt_jax.training.stored import SCALAR_ROLES, PartRecord
@@ -112,14 +111,15 @@ def batch(mesh: Mesh, **arrays: tuple) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (dtype, *shape) in arrays.items()}
 
 
-def split_rows(tree, mesh: Mesh, rows: int):
-    """Abstract results with the leading axis split where it is that of the batch, whole otherwise."""
-    split, whole = batch_sharding(mesh), NamedSharding(mesh, P())
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=split if x.ndim and x.shape[0] == rows else whole
-        ), tree,
-    )  # fmt: skip
+def split_rows(tree, mesh: Mesh, rows: int | None):
+    """Abstract arrays with the leading axis, where it has `rows` (None: any), split over the mesh as far as it divides."""
+
+    def place(x):
+        is_batch = x.ndim > 0 and rows in (None, x.shape[0])
+        axes = split_axes(x.shape[0], "rows", mesh) if is_batch else ()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec_of([axes])))
+
+    return jax.tree.map(place, tree)
 
 
 def bytes_per_chip(tree) -> int:

@@ -53,6 +53,11 @@ def sequence_keys(key: jax.Array, start: int | jax.Array, count: int) -> jax.Arr
     return jax.vmap(functools.partial(jax.random.fold_in, key))(start + jnp.arange(count))
 
 
+def prompts_at_a_time(prompts: int, num_samples: int, slots: int) -> int:
+    """Prompts that a refill reads; all of them where there is a slot for each response."""
+    return prompts if slots == prompts * num_samples else max(1, slots // REFILLS // num_samples)
+
+
 @struct.dataclass
 class Slots:
     """What the rows in flight look like, and the results so far.
@@ -121,7 +126,7 @@ def sample_responses(
     if slots % num_samples:
         raise UserError(f"slots={slots} is not a multiple of the {num_samples} samples of a prompt; make it one.")
     count = total if count is None else jnp.minimum(count, total)
-    at_a_time = total if slots == total * num_samples else max(1, slots // REFILLS // num_samples)
+    at_a_time = prompts_at_a_time(total, num_samples, slots)
     admit = functools.partial(
         _admit, params, model, config, keys, prompts, prompt_mask, num_samples, at_a_time, count
     )
