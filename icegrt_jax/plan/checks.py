@@ -13,11 +13,17 @@ from icegrt_jax.plan.programs import Program
 from icegrt_jax.plan.shapes import itemsize, shard_shape
 
 LIMIT = 64 * 2**20  # bytes
+SMALL = 2**16  # bytes of a weight below which it may have the shape of an activation
 
 
 def offenders(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
     """One sentence for each array that should not be there."""
-    return [*replicated(program, mesh), *gathered(program, compiled, mesh), *logits(program, compiled, mesh)]
+    return [
+        *replicated(program, mesh),
+        *gathered(program, compiled, mesh),
+        *moved(program, compiled),
+        *logits(program, compiled, mesh),
+    ]
 
 
 def replicated(program: Program, mesh: Mesh) -> list[str]:
@@ -46,6 +52,26 @@ def gathered(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
         f"{stacks[tuple(dims)]} is gathered as {dtype}{dims}, all layers at once"
         for dtype, dims in compiled.large
         if tuple(dims) in stacks and _bytes(dtype, dims) > LIMIT
+    ]
+
+
+def moved(program: Program, compiled: Compiled) -> list[str]:
+    """Weights, or a chip's part of them, that a decode step sends to other chips."""
+    if "decode" not in compiled.parts:
+        return []
+    leaves = jax.tree_util.tree_flatten_with_path(program.weights)[0]
+    weights = {}
+    for path, leaf in leaves:
+        for shape in (leaf.shape, shard_shape(leaf)):
+            # Layers are scanned: what a step would send is one of a stack.
+            for own in (shape, shape[1:] if len(shape) > 2 else shape):
+                if len(_sizes(own)) > 1 and math.prod(own) * itemsize(leaf) >= SMALL:
+                    weights[_sizes(own)] = path_name(path)
+    return [
+        f"decoding sends {weights[_sizes(dims)]}: {kind} of {list(dims)}"
+        for kind, _, _, operands in compiled.parts["decode"].moves
+        for dims in operands
+        if _sizes(dims) in weights
     ]
 
 

@@ -18,7 +18,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.plan import costs, hlo
 from icegrt_jax.plan.programs import Program
 
-FORMAT = 1  # of what is cached; raised when it changes
+FORMAT = 2  # of what is cached; raised when it changes
 LARGE = 2**24  # bytes of an array that the checks want to know of
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available|Used ([\d.]+)([KMGT]?) of")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -28,15 +28,15 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 class Part:
     """What one run of a program, or of a part of it, costs a chip.
 
-    collectives: {kind: bytes sent}. between_slices: bytes of them that leave the slice. largest: the collectives that
-    send most, as [kind, times, bytes sent each, dims of the operands].
+    collectives: {kind: bytes sent}. between_slices: bytes of them that leave the slice. moves: the collectives, those
+    that send most first, as [kind, times, bytes sent each, dims of the operands].
     """
 
     flops: float
     hbm_bytes: float
     collectives: dict[str, float]
     between_slices: float
-    largest: list
+    moves: list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +102,13 @@ def _part(found: costs.Costs, per_slice: int) -> Part:
         for collective, times in found.sent
         if any(len({chip // per_slice for chip in group}) > 1 for group in collective.groups)
     )
-    ordered = sorted(found.sent, key=lambda pair: -pair[0].sent * pair[1])
-    largest = [[one.kind, times, one.sent, one.operands] for one, times in ordered[:8]]
-    return Part(found.flops, found.hbm_bytes, found.by_kind(), crossing, largest)
+    alike: dict[tuple, int] = {}
+    for one, times in found.sent:
+        key = (one.kind, one.sent, one.operands)
+        alike[key] = alike.get(key, 0) + times
+    moves = [[kind, times, sent, operands] for (kind, sent, operands), times in alike.items()]
+    moves.sort(key=lambda move: -move[1] * move[2])
+    return Part(found.flops, found.hbm_bytes, found.by_kind(), crossing, moves)
 
 
 def large_arrays(module: hlo.Module) -> list:

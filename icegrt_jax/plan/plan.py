@@ -54,6 +54,7 @@ class Row:
     fits: bool | None
     parts: dict[str, dict]
     seconds: float
+    decode_steps: int
     offenders: list[str]
     compile_seconds: float
 
@@ -105,6 +106,7 @@ def plan_row(program: Program, mesh: Mesh, target: Target) -> Row:
         fits=target.fits(peak),
         parts=parts,
         seconds=seconds,
+        decode_steps=program.decoding.steps if program.decoding else 0,
         offenders=checks.offenders(program, compiled, mesh),
         compile_seconds=compiled.seconds,
     )

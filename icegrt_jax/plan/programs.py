@@ -44,6 +44,7 @@ class Program:
       block: rows whose logits are wanted at a time, all chips.
       length: tokens of a row that have logits.
       repeats: runs per PPO iteration, or per step of the stage; 0 for a program that runs once.
+      weights: what a decode step computes with, abstract.
       decoding: how often the loops of a sampler run when every response has its full length; None for others.
     """
 
@@ -58,6 +59,7 @@ class Program:
     block: int
     length: int
     repeats: int = 1
+    weights: Any = None
     decoding: Decoding | None = None
 
 
@@ -169,7 +171,7 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState) -> tuple[list[P
     decoding = Decoding(steps=-(-rows // slots) * (new - 1), refills=-(-ppo.batch_size // at_a_time))
     programs.append(Program(
         "rollout", lower=_within(layout, compiled_sampler, *arguments, **static), resident=(state, copy, asked),
-        decoding=decoding, **common,
+        weights=copy, decoding=decoding, **common,
     ))  # fmt: skip
     return programs, rollout
 

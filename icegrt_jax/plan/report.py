@@ -78,12 +78,26 @@ def summary(rows: Sequence[Row], seconds: dict[str, float], largest: dict[str, i
             lines.append(f"Does not fit: {row.name} needs {gib(row.peak)} GiB a chip.")
     if rows and all(row.fits for row in rows):
         lines.append("Fits.")
+    lines += _decoding(rows)
     known = {names: value for names, value in largest.items() if value is not None}
     lines += [f"Largest {key} that fits {name}: {value}." for (name, key), value in known.items()]
     lines += [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
     if not any(row.offenders for row in rows):
         lines.append("Checks: no large parameter is whole on every chip, no program holds the logits of its rows.")
     return "\n".join(lines)
+
+
+def _decoding(rows: Sequence[Row]) -> list[str]:
+    """What one decode step sends."""
+    lines = []
+    for row in rows:
+        part = row.parts.get("decode")
+        if part and part["moves"]:
+            kind, times, sent, operands = part["moves"][0]
+            total = sum(part["collectives"].values()) / 1e6 / row.decode_steps
+            shapes = " and ".join(str(list(dims)) for dims in operands)
+            lines.append(f"A decode step sends {total:.3g} MB a chip, most of it by {kind} of {shapes}.")
+    return lines
 
 
 def sweep_table(trials: Sequence[Trial]) -> str:

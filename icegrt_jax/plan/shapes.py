@@ -112,7 +112,7 @@ def batch(mesh: Mesh, **arrays: tuple) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def split_rows(tree, mesh: Mesh, rows: int | None):
-    """Abstract arrays with the leading axis, where it has `rows` (None: any), split over the mesh as far as it divides."""
+    """Abstract arrays with the leading axis split over the mesh as far as it divides; only of `rows`, if given."""
 
     def place(x):
         is_batch = x.ndim > 0 and rows in (None, x.shape[0])
