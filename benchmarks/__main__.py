@@ -15,7 +15,7 @@ from benchmarks.formulas import Machine
 from benchmarks.sections import Options, all_versions, description
 
 SECTIONS = ("limits", "sampler", "ppo", "sft", "reward", "memory")
-GPU_SECTIONS = ("limits", "sampler", "sft", "ppo")
+GPU_SECTIONS = ("limits", "sft", "ppo", "sampler")  # what a budget cuts off comes last
 EXTRA = {"layouts": ("benchmarks.sampler", "layouts")}  # only when asked for
 
 

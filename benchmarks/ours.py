@@ -8,26 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import random_tokens
-from icegrt_jax.config import default_config
 from icegrt_jax.data.packing import left_pad
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, with_scalar_head
-from icegrt_jax.models.hf import load_hf
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import SamplerConfig, compiled_sampler, sampler, sequence_keys
-from icegrt_jax.sampling.generate import BUCKET
-from icegrt_jax.stages import common
-from icegrt_jax.stages.roles import ppo_config
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.ppo import ppo_update, score
-from icegrt_jax.training.state import Experience, TrainState, create_state
+from icegrt_jax.training.state import Experience, PPOConfig, TrainState, create_state
 from icegrt_jax.training.updates import reward_update, sft_update
 
 OPTIMIZER = OptimizerConfig(lr=1e-6, total_steps=1000)
+KL = {"kl_coef": 0.05, "target": 6.0, "horizon": 2000.0, "adaptive": True}
+
+
+def ppo_config(epochs: int) -> PPOConfig:
+    """The default config's; a test compares them. A GPU machine need not have what the stages import."""
+    return PPOConfig(num_ppo_epochs=epochs, score_scale="reference", score_clip=5.0, eos_penalty=1.0)
 
 
 class Phases:
@@ -60,8 +61,9 @@ def model_config(model: dict) -> ModelConfig:
 def load(model: dict) -> tuple[ModelConfig, dict]:
     """Config and float32 parameters of a `cases.Model`."""
     if model["path"]:
-        config, params = load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
-        return config, params
+        from icegrt_jax.models.hf import load_hf  # a GPU machine with random weights needs none of what it imports
+
+        return load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
     config = model_config(model)
     return config, jax.jit(init_params, static_argnames="config")(jax.random.key(0), config=config)
 
@@ -118,8 +120,6 @@ def sample_prompts(
 
 def ppo_state(model: dict, epochs: int, mesh) -> tuple[TrainState, ModelConfig]:
     """Four separate full models, put together as `stages/roles.py` does with the default config."""
-    options = default_config()
-    options.ppo.num_ppo_epochs = epochs
     config, instruct = load(model)
     frozen = model["dtype"]
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
@@ -130,15 +130,9 @@ def ppo_state(model: dict, epochs: int, mesh) -> tuple[TrainState, ModelConfig]:
         "reward": stored_as(copy(reward), frozen),
         "reference": stored_as(instruct, frozen),
     }
-    optimizers = {
-        "policy": common.optimizer_config(options.ppo.policy_optimizer, 1000),
-        "value": common.optimizer_config(options.ppo.value_optimizer, 1000),
-    }
-    kl = options.ppo.kl
     state = create_state(
-        jax.random.key(0), params, dict.fromkeys(("policy", "value", "reward"), config), optimizers,
-        ppo=ppo_config(options),
-        kl=AdaptiveKL.create(kl.coef, target=kl.target, horizon=kl.horizon, adaptive=kl.adaptive),
+        jax.random.key(0), params, dict.fromkeys(("policy", "value", "reward"), config),
+        dict.fromkeys(("policy", "value"), OPTIMIZER), ppo=ppo_config(epochs), kl=AdaptiveKL.create(**KL),
         score_stats=ScoreStats.create(0.0, 1.0),
     )  # fmt: skip
     return shard_tree(state, mesh), config
@@ -165,7 +159,7 @@ def ppo(
     if prompts is None:
         tokens, mask = random_tokens(model["shape"]["vocab_size"], batch, prompt), np.ones((batch, prompt), np.bool_)
     else:
-        tokens, mask = left_pad(prompts, -(-max(map(len, prompts)) // BUCKET) * BUCKET, 0)
+        tokens, mask = left_pad(prompts, prompt, 0)
     score_step, update_step = jit_step(score, mesh, state), jit_step(ppo_update, mesh, state)
     while turns.wait():
         phases = Phases()
@@ -246,7 +240,7 @@ def _abstract_update(model: dict, rows: int, length: int, update: str):
             trees["value"] = with_scalar_head(jax.random.key(1), policy, config)
         return create_state(
             jax.random.key(0), trees, dict.fromkeys(trees, config), dict.fromkeys(trees, OPTIMIZER),
-            ppo=ppo_config(default_config()),
+            ppo=ppo_config(1),
         )  # fmt: skip
 
     ints, bools, floats = (

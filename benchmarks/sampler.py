@@ -19,6 +19,7 @@ BATCHES, GPU_BATCHES = (1, 8, 32), (64, 1, 8)
 GPU_LENGTH = 128  # tokens of prompt, and as many new ones
 NATURAL_PROMPTS, SLOTS = 32, 8
 MODES = ("dynamic", "static", "compiled")
+GPU_MODES = ("dynamic", "compiled")
 
 
 def section(options) -> dict:
@@ -40,7 +41,7 @@ def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int) -> di
         return left_out(title, why)
     settings = {"model": model.settings(), "batch": batch, "prompt": prompt, "new": new}
     group = [ours("sample", settings)]
-    for mode in MODES if not options.quick else MODES[:1]:
+    for mode in MODES[:1] if options.quick else GPU_MODES if options.gpu else MODES:
         theirs = {**settings, "mode": mode, "device": options.device}
         target = "transformers_generate:sample"
         group.append(torch_peer(options, f"transformers {mode}", target, theirs, "transformers"))

@@ -13,9 +13,12 @@ from benchmarks import cases, check, formulas, memory, noise, ours, page, result
 from benchmarks.__main__ import main
 from benchmarks.formulas import Machine, Shape
 from benchmarks.turns import Contender, take_turns
+from icegrt_jax.config import default_config
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, unembed
 from icegrt_jax.models.transformer import hidden_states
+from icegrt_jax.stages.roles import ppo_config
+from icegrt_jax.training.optimizers import OptimizerConfig
 
 SMALL = Shape(vocab_size=64, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=32)
 MODEL = dataclasses.asdict(cases.Model("small", SMALL))
@@ -233,7 +236,8 @@ def test_the_page_holds_the_results_between_its_marks(tmp_path):
     page.write_page(readme, folder)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "Measured on a CPU, 2 cores, 4 GiB; jax 1.0 (sft)." in text and "### Supervised step" in text and "50 %" in text
+    assert "Measured on a CPU, 2 cores, 4 GiB; jax 1.0 (sft)." in text
+    assert "### Supervised step" in text and "50 %" in text
     results.write(folder, {**HEAD, "quick": True, "section": "ppo", "cases": {}})
     with pytest.raises(SystemExit, match="--quick"):
         page.write_page(readme, folder)
@@ -241,9 +245,11 @@ def test_the_page_holds_the_results_between_its_marks(tmp_path):
 
 def test_a_wrong_option_is_answered_with_what_is_known(tmp_path, capsys):
     for argv, said in (
-        (["--only=speed"], "limits, sampler, ppo"), (["--rounds=0"], "1 or more"), (["--quick", "--check"], "full size"),
+        (["--only=speed"], "limits, sampler, ppo"),
+        (["--rounds=0"], "1 or more"),
+        (["--quick", "--check"], "full size"),
         ([f"--from={tmp_path}"], "no results there"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(SystemExit):
             main(argv)
         assert said in capsys.readouterr().err
@@ -289,6 +295,15 @@ def test_our_contenders_run(function, settings, phases):
     assert len(turns.answers) == 2 and all(set(found) == phases for found, _ in turns.answers)
     if function == "ppo":
         assert turns.answers[0][1]["lengths"] == [3] * 8
+
+
+def test_the_ppo_that_is_measured_is_the_default_one():
+    config = default_config()
+    config.ppo.num_ppo_epochs = 4
+    assert ours.ppo_config(4) == ppo_config(config)
+    assert ours.KL == {name: config.ppo.kl[name.removeprefix("kl_")] for name in ours.KL}
+    lr = {**config.ppo.policy_optimizer, "lr": ours.OPTIMIZER.lr}
+    assert ours.OPTIMIZER == OptimizerConfig(total_steps=ours.OPTIMIZER.total_steps, **lr)
 
 
 def test_ways_of_sampling_answer_every_prompt_alike():

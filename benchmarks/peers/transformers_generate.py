@@ -17,7 +17,8 @@ def load(model: dict, device: str):
     config = LlamaConfig(
         vocab_size=shape["vocab_size"], hidden_size=shape["d_model"], num_hidden_layers=shape["num_layers"],
         num_attention_heads=shape["num_heads"], num_key_value_heads=shape["num_kv_heads"], head_dim=shape["head_dim"],
-        intermediate_size=shape["d_ff"], rope_theta=model["rope_theta"], tie_word_embeddings=True, dtype=dtype,
+        intermediate_size=shape["d_ff"], tie_word_embeddings=True, dtype=dtype,
+        rope_parameters={"rope_type": "default", "rope_theta": model["rope_theta"]},
     )  # fmt: skip
     with torch.device(device):
         return LlamaForCausalLM(config).to(dtype).eval()

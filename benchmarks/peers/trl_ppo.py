@@ -66,8 +66,13 @@ def ppo(
     epochs: int,
     prompts: list | None = None,
     eos_ids: list = (),
+    micro_batch: int = 0,
 ) -> None:
-    """PPO with four separate models from one folder, one minibatch; EOS ends a response where `eos_ids` names one."""
+    """PPO with four separate models from one folder, one minibatch; EOS ends a response where `eos_ids` names one.
+
+    micro_batch: rows whose gradients are computed at a time, where the logits of all would need too much memory.
+    """
+    micro_batch = micro_batch or batch
     torch.manual_seed(0)
     path = model["path"]
     networks = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for _ in range(2)]
@@ -80,7 +85,8 @@ def ppo(
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # another one than EOS, as TRL's documentation asks
         assert tokenizer.eos_token_id in eos_ids and tokenizer.pad_token_id not in eos_ids
     options = PPOConfig(
-        **common_options(), per_device_train_batch_size=batch, gradient_accumulation_steps=1, num_mini_batches=1,
+        **common_options(), per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=batch // micro_batch, num_mini_batches=1,
         num_ppo_epochs=epochs, local_rollout_forward_batch_size=batch, total_episodes=batch * STEPS,
         response_length=new, temperature=1.0, stop_token="eos" if eos_ids else None, kl_coef=0.05,
         eval_strategy="no", num_sample_generations=0,

@@ -90,6 +90,7 @@ def ppo(turns, *, model: dict, batch: int, prompt: int, new: int, epochs: int) -
     actor, reference = (network(model, tied=True, seed=0) for _ in range(2))
     untied = network(model, tied=False, seed=1)
     critic, reward = (utils.create_critic_model(untied, seed) for seed in (2, 3))
+    del untied
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     role = rl_cluster.Role
     places = dict.fromkeys((role.ACTOR, role.CRITIC, role.REFERENCE, role.REWARD, role.ROLLOUT), mesh)
