@@ -14,6 +14,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 ANSWER_S = 3600.0  # a contender that says nothing for so long has failed
+GRACE_S = 60.0  # what was begun before a deadline may take so much longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Worker:
             self.lines.put(line)
         self.lines.put(None)
 
-    def answer(self, timeout: float = ANSWER_S) -> dict:
+    def answer(self, timeout: float) -> dict:
         """The next message, or {"failed": why}."""
         try:
             line = self.lines.get(timeout=timeout)
@@ -87,7 +88,8 @@ class Worker:
         lines = [line for line in pathlib.Path(self.log.name).read_text(errors="replace").splitlines() if line.strip()]
         return (lines[-1][:300] if lines else "") + f" (exit status {self.process.returncode})"
 
-    def go(self, timeout: float = ANSWER_S) -> dict:
+    def go(self, timeout: float) -> dict:
+        """One repetition's answer."""
         try:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
@@ -123,9 +125,12 @@ def take_turns(
 
     Returns:
       {name: {"ready_s", "warm_up": repetition, "rounds": [repetition, ...]}}, or {name: {"failed": why}} of those
-      that could not do it. A repetition is what `Turns.done` said.
+      that could not do it, or "missing" where the deadline left no time for it. A repetition is what `Turns.done` said.
     """
     workers, results = {}, {}
+
+    def patience() -> float:
+        return ANSWER_S if deadline is None else max(GRACE_S, deadline + GRACE_S - time.monotonic())
 
     def fail(name: str, why: str) -> None:
         say(f"    {name}: failed: {why}")
@@ -135,12 +140,12 @@ def take_turns(
     try:
         for contender in contenders:  # made ready one after another, so that loading disturbs nobody's warm-up
             worker = workers[contender.name] = Worker(contender, gpu)
-            first = worker.answer()
+            first = worker.answer(patience())
             if "failed" in first:
                 fail(contender.name, first["failed"])
                 continue
             ready = time.perf_counter() - worker.began
-            warm = worker.go()
+            warm = worker.go(patience())
             if "failed" in warm:
                 fail(contender.name, warm["failed"])
                 continue
@@ -151,7 +156,7 @@ def take_turns(
                 say(f"    the time budget is used up after {index} of {rounds} rounds")
                 break
             for name in list(workers):
-                repetition = workers[name].go()
+                repetition = workers[name].go(patience())
                 if "failed" in repetition:
                     fail(name, repetition["failed"])
                 else:
@@ -163,5 +168,5 @@ def take_turns(
             worker.close()
     for name, result in results.items():
         if "failed" not in result and not result["rounds"]:
-            results[name] = {"failed": "the time budget was used up before a measured round"}
+            results[name] = {"missing": "the time budget was used up before a measured round"}
     return results

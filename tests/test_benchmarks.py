@@ -147,7 +147,7 @@ def test_a_contender_that_does_not_start_says_why():
 
 def test_no_round_begins_after_the_deadline(trivial, tmp_path):
     found = take_turns([trivial("a")], rounds=3, deadline=0.0, say=lambda text: None)
-    assert "time budget" in found["a"]["failed"] and (tmp_path / "order").read_text() == "a"
+    assert "time budget" in found["a"]["missing"] and (tmp_path / "order").read_text() == "a"
 
 
 def test_busy_and_stolen_time_are_read_from_the_first_line():
