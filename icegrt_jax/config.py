@@ -13,6 +13,7 @@ DOMAINS = ("", "adreview")
 # Of `models.lora`, which needs jax.
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PARAM_DTYPES = ("float32", "bfloat16", "int8")
+CACHE_DTYPES = ("compute", "int8")
 SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
 
 
@@ -108,6 +109,8 @@ def _ppo() -> ConfigDict:
     c.num_ppo_epochs = 1
     c.num_minibatches = 1
     c.sources, c.weights = named(), named()
+    c.rollout_slots = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
+    c.cache_dtype = "compute"  # of keys and values while sampling, or int8: log-probs then differ from the trainer's
     c.judge = ""  # measures the rollouts for the curves; never seen by the training
     c.temperature, c.top_k, c.top_p, c.min_p = 1.0, 0, 1.0, 0.0  # log-probs are of the full softmax at this temperature
     c.gamma, c.lam = 1.0, 0.95
@@ -344,6 +347,10 @@ def _check_ppo(ppo: ConfigDict) -> None:
             f"ppo.top_k={ppo.top_k}, ppo.top_p={ppo.top_p}, ppo.min_p={ppo.min_p}; "
             "expected top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1."
         )
+    _choice("ppo.cache_dtype", ppo.cache_dtype, CACHE_DTYPES)
+    if ppo.rollout_slots < 0:
+        raise UserError(f"ppo.rollout_slots={ppo.rollout_slots}; expected 1 or more, or 0 for all responses at once.")
+    _divides("ppo.rollout_slots", ppo.rollout_slots, "ppo.samples_per_prompt", ppo.samples_per_prompt)
     rows = ppo.batch_size * ppo.samples_per_prompt
     _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
     if ppo.ptx.coef:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icegrt_jax.models.cache import write
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.rope import layer_frequencies, rope
 
@@ -89,15 +90,15 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
 
-def within_window(attend: jax.Array, window: jax.Array | int, index: jax.Array | int) -> jax.Array:
+def within_window(attend: jax.Array, window: jax.Array | int, positions: jax.Array, of_keys: jax.Array) -> jax.Array:
     """`attend` bool[B, L, S] narrowed to the last `window` tokens up to each query; 0 leaves it as it is.
 
-    Slots are compared, not positions: a sequence's real tokens lie in neighbouring slots, so both
-    distances are the same. Query i is in slot `index` + i.
+    Args:
+      positions: i32[B, L] of the queries in their sequences.
+      of_keys: i32[B, S] of the keys.
     """
-    length, slots = attend.shape[-2:]
-    distance = index + jnp.arange(length)[:, None] - jnp.arange(slots)[None, :]
-    return attend & ((distance < window) | (jnp.asarray(window) == 0))[None]
+    distance = positions[:, :, None] - of_keys[:, None, :]
+    return attend & ((distance < window) | (jnp.asarray(window) == 0))
 
 
 class Attention(nn.Module):
@@ -124,16 +125,21 @@ class Attention(nn.Module):
         q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
         k = rope(k, positions, constants["frequencies"]).transpose(0, 2, 1, 3)  # [B, K, L, H]
         v = v.transpose(0, 2, 1, 3)
+        of_keys = positions
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k.astype(cache["k"].dtype), index, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v.astype(cache["v"].dtype), index, axis=2)
-            cache = {"k": k, "v": v}
+            cache = write(cache, k, v, positions, index)
+            k, v, of_keys = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype), cache.get("positions")
         scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
+        if cache is not None and "k_scale" in cache:
+            scores *= cache["k_scale"][:, :, None]
         scores = softcap(scores * (c.query_pre_attn_scalar or c.head_dim) ** -0.5, c.attn_softcap)
         if c.layer_windows:
-            attend = within_window(attend, constants["window"], index)
+            attend = within_window(attend, constants["window"], positions, of_keys)
         attend = jnp.tile(attend, (1, groups, 1))[:, None]  # [B, 1, G·L, S]
-        weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1).astype(v.dtype)
+        weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1)
+        if cache is not None and "v_scale" in cache:
+            weights *= cache["v_scale"][:, :, None]
+        weights = weights.astype(v.dtype)
         out = jnp.einsum("bkqs,bksh->bkqh", weights, v)
         out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
         out = out.reshape(batch, length, c.num_heads * c.head_dim)
@@ -249,16 +255,6 @@ def hidden_states(
         attend &= segment_ids[:, :, None] == segment_ids[:, None, :]
     positions = token_positions(mask) if positions is None else positions
     return Transformer(config).apply({"params": params}, tokens, positions, attend)[0]
-
-
-def empty_cache(config: ModelConfig, batch: int, length: int) -> dict:
-    """Keys and values for `length` slots: f[B, K, S, H] per layer, with a leading axis when scanned."""
-    shape = (batch, config.num_kv_heads, length, config.head_dim)
-    dtype = jnp.dtype(config.dtype)
-    if config.scan_layers:
-        shape = (config.num_layers, *shape)
-        return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
-    return {str(i): {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)} for i in range(config.num_layers)}
 
 
 def prefill(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array, cache: dict):

@@ -11,7 +11,8 @@ from icegrt_jax.data.records import user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.sampling.sampler import SamplerConfig, compiled_sampler, sequence_keys
+from icegrt_jax.sampling.draw import SamplerConfig
+from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
 
 BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
 
@@ -70,22 +71,19 @@ def generate_batches(
     num_samples: int = 1,
     batch_size: int = 64,
 ) -> Generation:
-    """Samples `num_samples` responses to every prompt, `batch_size` prompts at a time.
+    """Samples `num_samples` responses to every prompt, those of `batch_size` prompts in flight at a time.
 
     A response depends on the key, its prompt and its place in the list, not on the batch size.
     """
     tokens, mask = prompt_arrays(prompts, tokenizer)
-    batch_size = min(batch_size, len(tokens))
-    rollouts = []
-    for start in range(0, len(tokens), batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), len(tokens) - 1)  # one shape, one program
-        keys = sequence_keys(key, start * num_samples, batch_size * num_samples)
-        rollout = compiled_sampler(
-            keys, params, tokens[rows], mask[rows], model=model, config=config, num_samples=num_samples
-        )
-        rollouts.append(jax.device_get(rollout))
-    real = len(tokens) * num_samples  # the rest answers the prompts that filled up the last batch
-    joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:real], *rollouts)
+    count, batch_size = len(tokens), min(batch_size, len(tokens))
+    padded = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)  # few shapes, few programs
+    keys = sequence_keys(key, 0, len(padded) * num_samples)
+    rollout = compiled_sampler(
+        keys, params, tokens[padded], mask[padded],
+        model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
+    )  # fmt: skip
+    joined = jax.tree.map(lambda x: x[: count * num_samples], jax.device_get(rollout))
     return Generation(
         joined.prompts,
         joined.prompt_mask,

@@ -71,6 +71,8 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         if (pathlib.Path(workdir) / stage / "done.json").is_file():
             continue
         check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
+        if stage == "ppo" and config.ppo.rollout_slots:
+            check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
         if stage == "ppo" and config.ppo.ptx.coef:
             check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
 

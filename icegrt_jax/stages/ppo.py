@@ -56,7 +56,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     batch = batches[step - 1]
                     rollout = _rollout(run, state, batch, step, sampler)
                 if step == 1:
-                    check_first_rollout(state, rollout)
+                    check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
                 records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
                     texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
@@ -155,6 +155,7 @@ def _sampler_config(run: common.Run) -> SamplerConfig:
         min_p=ppo.min_p,
         eos_ids=run.tokenizer.eos_ids,
         pad_id=run.tokenizer.pad_id,
+        cache_dtype=ppo.cache_dtype,
     )
 
 
@@ -167,6 +168,7 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
         rollout = compiled_sampler(
             keys, state.full("policy"), prompts["tokens"], prompts["mask"],
             model=state.model("policy"), config=sampler, num_samples=run.config.ppo.samples_per_prompt,
+            slots=run.config.ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
 
