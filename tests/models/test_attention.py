@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import attention, splash, transformer
@@ -107,15 +108,16 @@ def test_splash_equals_the_definition_on_every_kind_of_row(heads, kv_heads, wind
 
 
 @cpu
-@pytest.mark.parametrize("sizes, kv_heads", [((1, 2, 4), 2), ((8, 1, 1), 1)])
-def test_splash_is_split_over_rows_and_heads_of_the_mesh(interpreted, sizes, kv_heads):
-    """Also where there are fewer key heads than devices for them, and rows that do not divide (all compute them)."""
+@pytest.mark.parametrize("sizes, kv_heads, windows", [((1, 2, 4), 2, (7, 0)), ((8, 1, 1), 1, ())])
+def test_splash_is_split_over_rows_and_heads_of_the_mesh(interpreted, sizes, kv_heads, windows):
+    """Also with fewer key heads than devices, rows that do not divide, and a window that only the layer knows."""
     arrays, segments = make_heads(4, kv_heads, rows=4), jnp.asarray(PADDED)
-    config = dataclasses.replace(CONFIG, num_kv_heads=kv_heads)
+    config = dataclasses.replace(CONFIG, num_kv_heads=kv_heads, layer_windows=windows)
+    window = jnp.asarray(max(windows, default=0))
     with jax.set_mesh(mesh_of(*sizes)):
         seen = attention.Seen("splash", segments)
-        got = with_gradients(lambda *x: attention.attend_fused(*x, seen, config, 0), *arrays)
-    want = with_gradients(lambda *x: attend(*x, segments, window=0, softcap=0.0), *arrays)
+        got = with_gradients(lambda *x: attention.attend_fused(*x, seen, config, window), *arrays)
+    want = with_gradients(lambda *x: attend(*x, segments, window=int(window), softcap=0.0), *arrays)
     chex.assert_trees_all_close(got, want, atol=2e-5, rtol=1e-4)
 
 
@@ -168,7 +170,7 @@ WINDOWED = dataclasses.replace(CONFIG, layer_windows=(3, 0), scan_layers=False)
 def test_a_model_is_the_same_as_cudnn_is_called(like_cudnn, packed):
     """Only packed rows cost a mask; padded ones are moved so that causality is enough."""
     assert_as_plain(WINDOWED, make_params(WINDOWED), padded_or_packed(packed), atol=5e-5)
-    assert set(like_cudnn) == {(packed, (2, 0)), (packed, None)}
+    assert set(like_cudnn) == ({(True, None)} if packed else {(False, (2, 0)), (False, None)})
 
 
 @cpu
@@ -218,6 +220,7 @@ HALF = {"dtype": "bfloat16"}
 def test_the_way_is_chosen_by_platform_and_model(monkeypatch, capsys, platform, changes, length, way, reason):
     attention._plain.cache_clear()
     monkeypatch.setattr(attention, "platform", lambda: platform)
+    monkeypatch.setattr(attention, "compute_capability", lambda: 9.0)
     config = dataclasses.replace(CONFIG, **changes)
     with jax.set_mesh(mesh_of(1, 1, 1)):
         assert attention.choose(config, length) == attention.choose(config, length) == way
@@ -226,11 +229,31 @@ def test_the_way_is_chosen_by_platform_and_model(monkeypatch, capsys, platform, 
     assert said.count("\n") == bool(reason), "said once"
 
 
+@cpu
+def test_a_gpu_without_bfloat16_attends_plainly(monkeypatch, capsys):
+    attention._plain.cache_clear()
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    with jax.set_mesh(mesh_of(1, 1, 1)):
+        assert attention.choose(dataclasses.replace(CONFIG, **HALF), 512) == "plain"
+    assert "cudnn needs an NVIDIA GPU of compute capability 8.0" in capsys.readouterr().out
+
+
 def test_without_a_mesh_several_devices_attend_plainly(monkeypatch, capsys):
     attention._plain.cache_clear()
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
     assert attention.choose(CONFIG, 512) == ("splash" if jax.device_count() == 1 else "plain")
-    assert jax.device_count() == 1 or "no mesh is set over which splash could be split" in capsys.readouterr().out
+    assert jax.device_count() == 1 or "splash needs a mesh of the axes data, fsdp, tensor" in capsys.readouterr().out
+
+
+@cpu
+def test_a_device_with_a_part_of_its_own_needs_no_mesh(monkeypatch):
+    ways = []
+    note = lambda x: ways.append(attention.choose(CONFIG, 512)) or x
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    jax.pmap(note)(jnp.zeros((8, 1)))
+    with jax.set_mesh(mesh_of(8, 1, 1)):
+        jax.shard_map(note, in_specs=P("data"), out_specs=P("data"))(jnp.zeros((8, 1)))
+    assert len(ways) >= 2 and set(ways) == {"splash"}
 
 
 def test_the_platform_is_that_of_the_mesh():
