@@ -69,7 +69,7 @@ def load(model: dict) -> tuple[ModelConfig, dict]:
 
 
 def static_batches(keys, params, tokens, mask, *, model, config, slots):
-    """The sampler as it is: `slots` prompts at a time, each batch until its last row has ended."""
+    """`slots` prompts at a time, each batch until its last row has ended."""
     parts = [
         compiled_sampler(
             keys[i : i + slots], params, tokens[i : i + slots], mask[i : i + slots], model=model, config=config
@@ -80,7 +80,7 @@ def static_batches(keys, params, tokens, mask, *, model, config, slots):
 
 
 # Ways to answer more prompts than there are slots: (keys, params, tokens, mask, *, model, config, slots) -> Rollout.
-WAYS = {"static": static_batches}
+WAYS = {"continuous": compiled_sampler, "static": static_batches}
 
 
 def sample(turns, *, model: dict, batch: int, prompt: int, new: int, scanned: bool = False) -> None:
@@ -148,10 +148,12 @@ def ppo(
     epochs: int,
     prompts: list | None = None,
     eos_ids: list = (),
+    slots: int = 0,
 ) -> None:
     """PPO iterations: rollout, score, learn, as `stages/ppo.py` runs them.
 
     prompts: ids of real ones; by default random ones of full length. eos_ids: empty for responses of full length.
+    slots: as `ppo.rollout_slots`.
     """
     mesh = make_mesh()
     state, config = ppo_state(model, epochs, mesh)
@@ -167,7 +169,7 @@ def ppo(
         placed = shard_batch({"tokens": tokens, "mask": mask}, mesh)
         with jax.set_mesh(mesh):
             rollout = compiled_sampler(
-                keys, state.full("policy"), placed["tokens"], placed["mask"], model=config, config=draw
+                keys, state.full("policy"), placed["tokens"], placed["mask"], model=config, config=draw, slots=slots
             )
         rollout = phases.end("rollout", shard_batch(rollout, mesh))
         state, experience, scored = phases.end("score", score_step(state, rollout))

@@ -22,6 +22,7 @@ from icegrt_jax.training.optimizers import OptimizerConfig
 
 SMALL = Shape(vocab_size=64, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=32)
 MODEL = dataclasses.asdict(cases.Model("small", SMALL))
+PPO_SETTINGS = {"batch": 8, "prompt": 4, "new": 3, "epochs": 2}
 
 
 # Formulas
@@ -284,7 +285,7 @@ class FakeTurns:
     ("function", "settings", "phases"),
     [
         ("sample", {"batch": 2, "prompt": 4, "new": 3}, {"generate"}),
-        ("ppo", {"batch": 8, "prompt": 4, "new": 3, "epochs": 2}, {"rollout", "score", "learn"}),
+        pytest.param("ppo", PPO_SETTINGS, {"rollout", "score", "learn"}, marks=pytest.mark.slow),
         ("sft", {"rows": 8, "length": 8}, {"update"}),
         ("reward", {"rows": 16, "length": 8}, {"update"}),
     ],
@@ -318,7 +319,7 @@ def test_ways_of_sampling_answer_every_prompt_alike():
     assert all(found == answers["static"] for found in answers.values())
 
 
-@pytest.mark.parametrize("update", ["sft_update", "ppo_update"])
+@pytest.mark.parametrize("update", ["sft_update", pytest.param("ppo_update", marks=pytest.mark.slow)])
 def test_memory_of_updates_is_read_off_without_running_them(update):
     turns = FakeTurns()
     ours.update_memory(turns, model=MODEL, shapes=[MODEL["shape"]], batches=[2], length=8, update=update)

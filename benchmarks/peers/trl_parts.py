@@ -5,6 +5,7 @@ import tempfile
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, TrainerCallback
 
+OUTPUT = tempfile.TemporaryDirectory(prefix="bench-trl-")  # trainers want a folder; gone with the process
 STEPS = 10_000  # more than any benchmark makes; the last turn ends the process
 
 
@@ -18,7 +19,7 @@ def id_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 def common_options() -> dict:
     """float32 without gradient checkpointing, TRL's fastest setting on a CPU; nothing saved or reported."""
     return {
-        "output_dir": tempfile.mkdtemp(prefix="bench-trl-"), "bf16": False, "fp16": False, "use_cpu": True,
+        "output_dir": OUTPUT.name, "bf16": False, "fp16": False, "use_cpu": True,
         "gradient_checkpointing": False, "report_to": [], "save_strategy": "no", "logging_steps": 1,
         "disable_tqdm": True, "learning_rate": 1e-6, "seed": 0,
     }  # fmt: skip
