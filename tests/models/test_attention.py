@@ -22,7 +22,6 @@ from jax.sharding import PartitionSpec as P
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import attention, splash, transformer
 from icegrt_jax.models.cache import empty_cache
-from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.parallel.mesh import AXES
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, stacked
 
@@ -173,20 +172,22 @@ def test_a_model_is_the_same_as_cudnn_is_called(like_cudnn, packed):
     assert set(like_cudnn) == ({(True, None)} if packed else {(False, (2, 0)), (False, None)})
 
 
+def prefilled(config, params):
+    """Hidden states at real tokens and the cache, of rows padded on the left and not at all."""
+    mask = jnp.asarray(PADDED[[0, 3]] > 0)
+    with jax.set_mesh(mesh_of(1, 1, 1)):
+        # A new function each time, or jit would find the program of another way.
+        run = jax.jit(lambda *args: transformer.prefill(params, config, *args))
+        hidden, cache = run(make_tokens(*mask.shape), mask, empty_cache(config, 2, LENGTH + 4))
+    return jnp.where(mask[..., None], hidden, 0.0), cache
+
+
 @cpu
 @pytest.mark.parametrize("way", ["interpreted", "like_cudnn"])
 def test_prefill_is_the_same_and_fills_the_same_cache(request, way):
-    params, mask = make_params(ONE_LAYER), jnp.asarray(PADDED[[0, 3]] > 0)
-    tokens, used = make_tokens(*mask.shape), request.getfixturevalue(way)
-
-    def prefill(kind):
-        config, cache = dataclasses.replace(ONE_LAYER, attention=kind), empty_cache(ONE_LAYER, 2, LENGTH + 4)
-        with jax.set_mesh(mesh_of(1, 1, 1)):
-            # A new function each time, or jit would find the program of the other way.
-            hidden, cache = jax.jit(lambda *args: transformer.prefill(params, config, *args))(tokens, mask, cache)
-        return jnp.where(mask[..., None], hidden, 0.0), cache
-
-    chex.assert_trees_all_close(prefill("auto"), prefill("plain"), atol=2e-5)
+    params, used = make_params(ONE_LAYER), request.getfixturevalue(way)
+    plain = prefilled(dataclasses.replace(ONE_LAYER, attention="plain"), params)
+    chex.assert_trees_all_close(prefilled(ONE_LAYER, params), plain, atol=2e-5)
     assert used
 
 
@@ -279,25 +280,40 @@ def test_the_compiler_for_tpus_takes_an_update_with_splash(chip):
     assert (result["chip"], result["chips"], result["attention"]) == (chip, 4, "splash")
 
 
-@pytest.mark.skipif(BACKEND != "gpu", reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+gpu = pytest.mark.skipif(BACKEND != "gpu", reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+
+
+def as_near(got, plain, exact):
+    """No leaf is more than twice as far from the exact one as the plain way in the same dtype is."""
+    rms = lambda tree: [
+        float(jnp.sqrt(jnp.mean(jnp.square(a.astype(jnp.float32) - b))))
+        for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(exact), strict=True)
+    ]
+    chex.assert_tree_all_finite(got)
+    for error, allowed in zip(rms(got), rms(plain), strict=True):
+        assert error < 2.0 * allowed + 1e-6
+
+
+@gpu
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("windows", [(), (16, 16), (16, 0)])
 @pytest.mark.parametrize("kv_heads, width", [(4, 64), (2, 128)])
 def test_cudnn_is_as_near_to_float32_as_plain_is(packed, windows, kv_heads, width):
-    config = ModelConfig(
-        vocab_size=50, d_model=64, num_layers=2, num_heads=4, num_kv_heads=kv_heads, head_dim=width, d_ff=96,
-        layer_windows=windows, scan_layers=True,
-    )  # fmt: skip
-    told, unstacked = padded_or_packed(packed), dataclasses.replace(config, scan_layers=False)
-    params = stacked(unstacked, make_params(unstacked))[1]
+    config = dataclasses.replace(CONFIG, num_kv_heads=kv_heads, head_dim=width, layer_windows=windows)
+    told, (config, params) = padded_or_packed(packed), stacked(config, make_params(config))
     half = dataclasses.replace(config, dtype="bfloat16")
     with jax.default_matmul_precision("float32"):
         exact = hidden_and_gradients(config, params, told)
-    plain = hidden_and_gradients(dataclasses.replace(half, attention="plain"), params, told)
     with jax.set_mesh(mesh_of(1, 1, 1)):
         assert attention.choose(half, LENGTH) == "cudnn"
-    cudnn = hidden_and_gradients(half, params, told)
-    error = lambda got: [float(jnp.sqrt(jnp.mean((a - b) ** 2))) for a, b in zip(*map(jax.tree.leaves, (got, exact)))]
-    chex.assert_tree_all_finite(cudnn)
-    for fused, reference in zip(error(cudnn), error(plain), strict=True):
-        assert fused < 2.0 * reference + 1e-6
+    plain = hidden_and_gradients(dataclasses.replace(half, attention="plain"), params, told)
+    as_near(hidden_and_gradients(half, params, told), plain, exact)
+
+
+@gpu
+def test_cudnn_prefills_as_near_to_float32_as_plain_does():
+    config = dataclasses.replace(ONE_LAYER, head_dim=64)
+    params, half = make_params(config), dataclasses.replace(config, dtype="bfloat16")
+    with jax.default_matmul_precision("float32"):
+        exact = prefilled(config, params)
+    as_near(prefilled(half, params), prefilled(dataclasses.replace(half, attention="plain"), params), exact)
