@@ -56,7 +56,9 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        out = x @ kernel.astype(x.dtype)
+        # Flat rows: with a batch axis in the way, XLA's CPU back end copies what it transposes in the backward pass.
+        rows = x.reshape(-1, x.shape[-1])
+        out = (rows @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
         if self.has_variable("params", "kernel_scale"):  # int8, see `quantize.py`
             scale = self.get_variable("params", "kernel_scale")
             out = out * jnp.expand_dims(scale.astype(out.dtype), range(out.ndim - 1))
