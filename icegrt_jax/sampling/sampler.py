@@ -112,8 +112,8 @@ def sample_responses(
     chex.assert_equal_shape([prompts, prompt_mask])
     as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
     if as_computed and jax.default_backend() in TAKEN_APART:
-        # A scan copies each layer's slice of the stack for every token; benchmarks/README.md has what that costs. Weights
-        # stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
+        # A scan copies each layer's slice of the stack for every token; benchmarks/README.md has what that costs.
+        # Weights stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)
     total, width = prompts.shape
     slots = min(slots or total * num_samples, total * num_samples)
