@@ -142,6 +142,7 @@ def _ppo() -> ConfigDict:
     c.score.eos_penalty = 1.0  # taken off a response that was cut off
     c.score.length_penalty, c.score.length_target = 0.0, 0  # per token beyond the target
     c.whiten_rewards = False
+    c.recompute_logprobs = False  # old log-probs by the trainer's own forward pass instead of the sampler's
     c.advantages = "whiten"  # whiten, mean or none
     c.advantage_clip = 0.0
     c.ptx = ConfigDict()  # replay of supervised data in the policy loss
@@ -200,6 +201,7 @@ def default_config() -> ConfigDict:
     c.log.checkpoint_every = 100  # updates of the supervised stages
     c.log.ppo_checkpoint_every = 10  # iterations
     c.log.samples_every = 5  # iterations between rows of samples.jsonl
+    c.log.compile_cache = True  # keep compiled programs in WORKDIR/compile_cache, for reruns and resumed runs
     return _lock(c)
 
 

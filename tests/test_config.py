@@ -134,7 +134,7 @@ def test_the_targets_are_those_of_the_adapters():
         ("ppo.advantages=norm", "ppo.advantages='norm'; expected one of 'whiten', 'mean', 'none'."),
         ("ppo.kl.kind=exact ppo.kl.into=loss", "ppo.kl.kind='exact' is a penalty of the reward; with"),
         ("ppo.temperature=0.0", "ppo.temperature=0.0; sampling needs a temperature above 0."),
-        ("ppo.cache_dtype=int4", "ppo.cache_dtype='int4'; expected one of compute, int8"),
+        ("ppo.cache_dtype=int4", "ppo.cache_dtype='int4'; expected one of 'compute', 'int8'"),
         ("ppo.rollout_slots=-1", "ppo.rollout_slots=-1; expected 1 or more, or 0"),
         ("ppo.top_p=0.0", "ppo.top_k=0, ppo.top_p=0.0, ppo.min_p=0.0; expected top_k >= 0, 0 < top_p <= 1"),
         ("ppo.num_minibatches=0", "ppo.num_minibatches=0; expected 1 or more."),

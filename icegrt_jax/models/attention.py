@@ -9,6 +9,7 @@ The fused ways give what the plain one gives at every real token, up to rounding
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,12 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.models import splash
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.sharding import LAYOUTS, split_axes
+from icegrt_jax.parallel.sharding import split_axes
 
 FUSED = {"tpu": "splash", "gpu": "cudnn"}
 SHORTEST = 128  # tokens of a row below which the plain way costs nothing that a kernel could save
 CUDNN_WIDEST = 128  # of a head; wider ones only some GPUs have
+CUDNN_CAPABILITY = 8.0  # Ampere: the first with bfloat16
 
 
 @struct.dataclass
@@ -57,11 +59,25 @@ def choose(config: ModelConfig, length: int) -> str:
         return _plain(f"model.attention={asked!r} does not run on a {platform()}")
     if length < SHORTEST:
         return "plain"
-    if jax.sharding.get_abstract_mesh().empty and jax.device_count() > 1:
-        return _plain(f"there are {jax.device_count()} devices and no mesh is set over which {possible} could be split")
+    if not _is_local() and not _is_split():
+        return _plain(f"{possible} needs a mesh of the axes {', '.join(next(iter(LAYOUTS)))} to be split over several devices")
     if possible == "cudnn" and (reason := _cudnn_cannot(config)):
         return _plain(reason)
     return possible
+
+
+def _is_local() -> bool:
+    """Whether what is traced is one device's own program: there is one, or each has its part (shard_map, pmap)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.device_count() == 1
+    return mesh.size == 1 or set(mesh.axis_types) == {AxisType.Manual}
+
+
+def _is_split() -> bool:
+    """Whether it is the program of all devices of our mesh, which XLA splits."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.axis_names in LAYOUTS and set(mesh.axis_types) == {AxisType.Auto}
 
 
 @functools.cache
@@ -79,7 +95,15 @@ def _cudnn_cannot(config: ModelConfig) -> str:
         return "cudnn computes in bfloat16 and model.dtype is float32"
     if config.head_dim % 8 or config.head_dim > CUDNN_WIDEST:
         return f"cudnn takes heads of a multiple of 8 up to {CUDNN_WIDEST}, and head_dim is {config.head_dim}"
+    if compute_capability() < CUDNN_CAPABILITY:
+        return f"cudnn needs an NVIDIA GPU of compute capability {CUDNN_CAPABILITY} or newer"
     return ""
+
+
+def compute_capability() -> float:
+    """Of this process's GPUs, such as 9.0; 0 where they are not NVIDIA's."""
+    said = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    return float(said) if re.fullmatch(r"\d+\.\d+", said) else 0.0
 
 
 def attend_fused(
@@ -113,13 +137,13 @@ def attend_fused(
 
 
 def over_mesh(local, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, which: jax.Array):
-    """`local(q, k, v, segments, which)` on each device's rows and heads; as it is where no mesh of ours is set.
+    """`local(q, k, v, segments, which)` on each device's rows and heads.
 
     XLA cannot split a kernel by itself. An axis whose size does not divide the rows or heads computes all of them.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.axis_names not in LAYOUTS or set(mesh.axis_types) != {AxisType.Auto} or mesh.size == 1:
+    if _is_local():
         return local(q, k, v, segments, which)
+    mesh = jax.sharding.get_abstract_mesh()
     batch, split = split_axes(q.shape[0], "rows", mesh), split_axes(q.shape[2], "heads", mesh)
     parts, kv_heads = math.prod(mesh.shape[axis] for axis in split), k.shape[2]
     if kv_heads % parts and parts % kv_heads:
@@ -138,16 +162,19 @@ def cudnn_attention(
 
     Without segments nothing but a flag tells the kernel what is seen; with them it reads a mask [B, 1, L, L].
     """
-    length, mask = q.shape[1], None
+    length, mask, local = q.shape[1], None, (window - 1, 0) if window else None
     if segments is not None:
         odd = length % 2  # with a mask its backward pass wants an even length
         q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
         segments = jnp.pad(segments, ((0, 0), (0, odd)))
-        mask = (segments[:, :, None] == segments[:, None, :])[:, None]  # [B, 1, L, L]
+        mask = segments[:, :, None] == segments[:, None, :]
+        if window:  # in the mask: not every cuDNN takes both
+            slots, local = jnp.arange(length + odd), None
+            mask &= (slots[:, None] - slots[None, :] < window)[None]
+        mask = mask[:, None]  # [B, 1, L, L]
     out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask, scale=1.0, is_causal=True, implementation="cudnn",
-        local_window_size=(window - 1, 0) if window else None,
-    )  # fmt: skip
+        q, k, v, mask=mask, scale=1.0, is_causal=True, implementation="cudnn", local_window_size=local
+    )
     return out[:, :length]
 
 

@@ -57,7 +57,9 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        out = x @ kernel.astype(x.dtype)
+        # Flat rows: with a batch axis in the way, XLA's CPU back end copies what it transposes in the backward pass.
+        rows = x.reshape(-1, x.shape[-1])
+        out = (rows @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
         if self.has_variable("params", "kernel_scale"):  # int8, see `quantize.py`
             scale = self.get_variable("params", "kernel_scale")
             out = out * jnp.expand_dims(scale.astype(out.dtype), range(out.ndim - 1))
@@ -150,8 +152,7 @@ class Attention(nn.Module):
             weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1)
             if cache is not None and "v_scale" in cache:
                 weights *= cache["v_scale"][:, :, None]
-            weights = weights.astype(v.dtype)
-            out = jnp.einsum("bkqs,bksh->bkqh", weights, v)
+            out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v)
             out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
         out = out.reshape(batch, length, c.num_heads * c.head_dim)
         return Linear(c.d_model, init_scale=0.5 / c.num_layers, name="o")(out), cache

@@ -124,6 +124,14 @@ def shard_batch(batch, mesh: Mesh):
     return jax.device_put(batch, batch_sharding(mesh))
 
 
+def batch_parts(batch: int) -> int:
+    """Parts into which the mesh in use splits a batch of that many rows; 1 outside a mesh of ours."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in split_axes(batch, "rows", mesh))
+
+
 def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
     """Keeps an activation split as its rules say (one for each axis) inside a compiled program.
 

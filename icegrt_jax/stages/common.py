@@ -28,6 +28,7 @@ from icegrt_jax.models.tree import abstract_params
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.stages.tokenizers import policy_tokenizer
+from icegrt_jax.training.compiles import Compiles
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.stored import PartRecord, load_role, with_peft
 
@@ -84,7 +85,8 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
 def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
     """Makes the mesh, the embedded domain's data and the tokenizer; cheap when they are there."""
     workdir = pathlib.Path(workdir)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compile_cache"))
+    cache = str(workdir / "compile_cache") if config.log.compile_cache else None
+    jax.config.update("jax_compilation_cache_dir", cache)
     mesh = make_mesh(**config.mesh)
     _write_domain(config, workdir)
     return Run(config, workdir, mesh, policy_tokenizer(config, workdir))
@@ -237,6 +239,11 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
+
+
+def write_compiles(run: Run, stage: str, compiles: Compiles) -> None:
+    """How many programs the stage's loop compiled and how long that took, this process only."""
+    files.write_json_atomic(run.folder(stage) / "compiles.json", compiles.summary())
 
 
 def audit(

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import attention, splash, transformer
-from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.transformer import empty_cache
+from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.parallel.mesh import AXES
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, stacked
 
@@ -107,15 +107,16 @@ def test_splash_equals_the_definition_on_every_kind_of_row(heads, kv_heads, wind
 
 
 @cpu
-@pytest.mark.parametrize("sizes, kv_heads", [((1, 2, 4), 2), ((8, 1, 1), 1)])
-def test_splash_is_split_over_rows_and_heads_of_the_mesh(interpreted, sizes, kv_heads):
-    """Also where there are fewer key heads than devices for them, and rows that do not divide (all compute them)."""
+@pytest.mark.parametrize("sizes, kv_heads, windows", [((1, 2, 4), 2, (7, 0)), ((8, 1, 1), 1, ())])
+def test_splash_is_split_over_rows_and_heads_of_the_mesh(interpreted, sizes, kv_heads, windows):
+    """Also with fewer key heads than devices, rows that do not divide, and a window that only the layer knows."""
     arrays, segments = make_heads(4, kv_heads, rows=4), jnp.asarray(PADDED)
-    config = dataclasses.replace(CONFIG, num_kv_heads=kv_heads)
+    config = dataclasses.replace(CONFIG, num_kv_heads=kv_heads, layer_windows=windows)
+    window = jnp.asarray(max(windows, default=0))
     with jax.set_mesh(mesh_of(*sizes)):
         seen = attention.Seen("splash", segments)
-        got = with_gradients(lambda *x: attention.attend_fused(*x, seen, config, 0), *arrays)
-    want = with_gradients(lambda *x: attend(*x, segments, window=0, softcap=0.0), *arrays)
+        got = with_gradients(lambda *x: attention.attend_fused(*x, seen, config, window), *arrays)
+    want = with_gradients(lambda *x: attend(*x, segments, window=int(window), softcap=0.0), *arrays)
     chex.assert_trees_all_close(got, want, atol=2e-5, rtol=1e-4)
 
 
@@ -168,23 +169,25 @@ WINDOWED = dataclasses.replace(CONFIG, layer_windows=(3, 0), scan_layers=False)
 def test_a_model_is_the_same_as_cudnn_is_called(like_cudnn, packed):
     """Only packed rows cost a mask; padded ones are moved so that causality is enough."""
     assert_as_plain(WINDOWED, make_params(WINDOWED), padded_or_packed(packed), atol=5e-5)
-    assert set(like_cudnn) == {(packed, (2, 0)), (packed, None)}
+    assert set(like_cudnn) == ({(True, None)} if packed else {(False, (2, 0)), (False, None)})
+
+
+def prefilled(config, params):
+    """Hidden states at real tokens and the cache, of rows padded on the left and not at all."""
+    mask = jnp.asarray(PADDED[[0, 3]] > 0)
+    with jax.set_mesh(mesh_of(1, 1, 1)):
+        # A new function each time, or jit would find the program of another way.
+        run = jax.jit(lambda *args: transformer.prefill(params, config, *args))
+        hidden, cache = run(make_tokens(*mask.shape), mask, empty_cache(config, 2, LENGTH + 4))
+    return jnp.where(mask[..., None], hidden, 0.0), cache
 
 
 @cpu
 @pytest.mark.parametrize("way", ["interpreted", "like_cudnn"])
 def test_prefill_is_the_same_and_fills_the_same_cache(request, way):
-    params, mask = make_params(ONE_LAYER), jnp.asarray(PADDED[[0, 3]] > 0)
-    tokens, used = make_tokens(*mask.shape), request.getfixturevalue(way)
-
-    def prefill(kind):
-        config, cache = dataclasses.replace(ONE_LAYER, attention=kind), empty_cache(ONE_LAYER, 2, LENGTH + 4)
-        with jax.set_mesh(mesh_of(1, 1, 1)):
-            # A new function each time, or jit would find the program of the other way.
-            hidden, cache = jax.jit(lambda *args: transformer.prefill(params, config, *args))(tokens, mask, cache)
-        return jnp.where(mask[..., None], hidden, 0.0), cache
-
-    chex.assert_trees_all_close(prefill("auto"), prefill("plain"), atol=2e-5)
+    params, used = make_params(ONE_LAYER), request.getfixturevalue(way)
+    plain = prefilled(dataclasses.replace(ONE_LAYER, attention="plain"), params)
+    chex.assert_trees_all_close(prefilled(ONE_LAYER, params), plain, atol=2e-5)
     assert used
 
 
@@ -218,6 +221,7 @@ HALF = {"dtype": "bfloat16"}
 def test_the_way_is_chosen_by_platform_and_model(monkeypatch, capsys, platform, changes, length, way, reason):
     attention._plain.cache_clear()
     monkeypatch.setattr(attention, "platform", lambda: platform)
+    monkeypatch.setattr(attention, "compute_capability", lambda: 9.0)
     config = dataclasses.replace(CONFIG, **changes)
     with jax.set_mesh(mesh_of(1, 1, 1)):
         assert attention.choose(config, length) == attention.choose(config, length) == way
@@ -226,11 +230,31 @@ def test_the_way_is_chosen_by_platform_and_model(monkeypatch, capsys, platform, 
     assert said.count("\n") == bool(reason), "said once"
 
 
+@cpu
+def test_a_gpu_without_bfloat16_attends_plainly(monkeypatch, capsys):
+    attention._plain.cache_clear()
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    with jax.set_mesh(mesh_of(1, 1, 1)):
+        assert attention.choose(dataclasses.replace(CONFIG, **HALF), 512) == "plain"
+    assert "cudnn needs an NVIDIA GPU of compute capability 8.0" in capsys.readouterr().out
+
+
 def test_without_a_mesh_several_devices_attend_plainly(monkeypatch, capsys):
     attention._plain.cache_clear()
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
     assert attention.choose(CONFIG, 512) == ("splash" if jax.device_count() == 1 else "plain")
-    assert jax.device_count() == 1 or "no mesh is set over which splash could be split" in capsys.readouterr().out
+    assert jax.device_count() == 1 or "splash needs a mesh of the axes data, fsdp, tensor" in capsys.readouterr().out
+
+
+@cpu
+def test_a_device_with_a_part_of_its_own_needs_no_mesh(monkeypatch):
+    ways = []
+    note = lambda x: ways.append(attention.choose(CONFIG, 512)) or x
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    jax.pmap(note)(jnp.zeros((8, 1)))
+    with jax.set_mesh(mesh_of(8, 1, 1)):
+        jax.shard_map(note, in_specs=P("data"), out_specs=P("data"))(jnp.zeros((8, 1)))
+    assert len(ways) >= 2 and set(ways) == {"splash"}
 
 
 def test_the_platform_is_that_of_the_mesh():
@@ -256,25 +280,40 @@ def test_the_compiler_for_tpus_takes_an_update_with_splash(chip):
     assert (result["chip"], result["chips"], result["attention"]) == (chip, 4, "splash")
 
 
-@pytest.mark.skipif(BACKEND != "gpu", reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+gpu = pytest.mark.skipif(BACKEND != "gpu", reason="needs an NVIDIA GPU and JAX_PLATFORMS=cuda")
+
+
+def as_near(got, plain, exact):
+    """No leaf is more than twice as far from the exact one as the plain way in the same dtype is."""
+    rms = lambda tree: [
+        float(jnp.sqrt(jnp.mean(jnp.square(a.astype(jnp.float32) - b))))
+        for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(exact), strict=True)
+    ]
+    chex.assert_tree_all_finite(got)
+    for error, allowed in zip(rms(got), rms(plain), strict=True):
+        assert error < 2.0 * allowed + 1e-6
+
+
+@gpu
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("windows", [(), (16, 16), (16, 0)])
 @pytest.mark.parametrize("kv_heads, width", [(4, 64), (2, 128)])
 def test_cudnn_is_as_near_to_float32_as_plain_is(packed, windows, kv_heads, width):
-    config = ModelConfig(
-        vocab_size=50, d_model=64, num_layers=2, num_heads=4, num_kv_heads=kv_heads, head_dim=width, d_ff=96,
-        layer_windows=windows, scan_layers=True,
-    )  # fmt: skip
-    told, unstacked = padded_or_packed(packed), dataclasses.replace(config, scan_layers=False)
-    params = stacked(unstacked, make_params(unstacked))[1]
+    config = dataclasses.replace(CONFIG, num_kv_heads=kv_heads, head_dim=width, layer_windows=windows)
+    told, (config, params) = padded_or_packed(packed), stacked(config, make_params(config))
     half = dataclasses.replace(config, dtype="bfloat16")
     with jax.default_matmul_precision("float32"):
         exact = hidden_and_gradients(config, params, told)
-    plain = hidden_and_gradients(dataclasses.replace(half, attention="plain"), params, told)
     with jax.set_mesh(mesh_of(1, 1, 1)):
         assert attention.choose(half, LENGTH) == "cudnn"
-    cudnn = hidden_and_gradients(half, params, told)
-    error = lambda got: [float(jnp.sqrt(jnp.mean((a - b) ** 2))) for a, b in zip(*map(jax.tree.leaves, (got, exact)))]
-    chex.assert_tree_all_finite(cudnn)
-    for fused, reference in zip(error(cudnn), error(plain), strict=True):
-        assert fused < 2.0 * reference + 1e-6
+    plain = hidden_and_gradients(dataclasses.replace(half, attention="plain"), params, told)
+    as_near(hidden_and_gradients(half, params, told), plain, exact)
+
+
+@gpu
+def test_cudnn_prefills_as_near_to_float32_as_plain_does():
+    config = dataclasses.replace(ONE_LAYER, head_dim=64)
+    params, half = make_params(config), dataclasses.replace(config, dtype="bfloat16")
+    with jax.default_matmul_precision("float32"):
+        exact = prefilled(config, params)
+    as_near(prefilled(half, params), prefilled(dataclasses.replace(half, attention="plain"), params), exact)
