@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.models import splash
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.sharding import split_axes
+from icegrt_jax.parallel.mesh import AXES
+from icegrt_jax.parallel.sharding import LAYOUTS, split_axes
 
 FUSED = {"tpu": "splash", "gpu": "cudnn"}
 SHORTEST = 128  # tokens of a row below which the plain way costs nothing that a kernel could save
@@ -60,7 +61,7 @@ def choose(config: ModelConfig, length: int) -> str:
     if length < SHORTEST:
         return "plain"
     if not _is_local() and not _is_split():
-        return _plain(f"{possible} needs a mesh of the axes {', '.join(next(iter(LAYOUTS)))} to be split over several devices")
+        return _plain(f"{possible} needs a mesh of the axes {', '.join(AXES)} to be split over several devices")
     if possible == "cudnn" and (reason := _cudnn_cannot(config)):
         return _plain(reason)
     return possible
