@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from icegrt_jax.models.attention import platform
 from icegrt_jax.parallel.sharding import batch_parts, constrain_batch
 
-# Logits that a device holds at a time. Each chunk reads and writes the gradient of the whole table, so where the product
-# is fast a chunk must be long.
+# Logits that a device holds at a time. Each chunk reads and writes the gradient of the whole table, so where products
+# are fast a chunk must be long.
 CHUNK_ELEMENTS = 2**24
 CHUNK_ELEMENTS_ACCELERATOR = 2**26
 MIN_CHUNK = 64  # tokens; with fewer, reading the weights would take longer than the product
