@@ -69,18 +69,27 @@ def shard_batch(batch, mesh: Mesh):
     return jax.device_put(batch, batch_sharding(mesh))
 
 
+def batch_parts(batch: int) -> int:
+    """Parts into which the mesh in use splits a batch of that many rows; 1 where it does not divide.
+
+    Outside a mesh of ours (pmap, a plain call) a batch is whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or any(axis not in mesh.axis_names for axis in BATCH_AXES):
+        return 1
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return parts if batch % parts == 0 else 1
+
+
 def constrain_batch(tree):
     """Keeps the leading axis split inside a compiled program.
 
     A gather by a permutation comes back replicated without it. Outside a mesh of ours (pmap, a plain
     call) it does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(axis not in mesh.axis_names for axis in BATCH_AXES):
-        return tree
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
     def constrain(x):
-        return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if x.ndim and x.shape[0] % parts == 0 else x
+        split = x.ndim and batch_parts(x.shape[0]) > 1
+        return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if split else x
 
     return jax.tree.map(constrain, tree)

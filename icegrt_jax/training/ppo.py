@@ -49,14 +49,40 @@ def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
     return jnp.where(rollout.finished, 0.0, after)
 
 
+def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
+    """What the models but the reward model say of a rollout.
+
+    Returns:
+      `ref_logprobs` and `values` f32[B, T]; `bootstrap` f32[B] or None; `token_kl` f32[B, T]; `old_logprobs` f32[B, T]:
+      the sampler's, or with `recompute_logprobs` those of the policy's own forward pass.
+    """
+    args, temperature = _response(rollout), state.ppo.temperature
+    ref_logprobs, _ = response_logprobs(state.full("reference"), state.model("policy"), *args, temperature=temperature)
+    if state.ppo.recompute_logprobs:
+        logprobs, _ = response_logprobs(state.full("policy"), state.model("policy"), *args, temperature=temperature)
+        rollout = rollout.replace(logprobs=logprobs)
+    return {
+        "ref_logprobs": ref_logprobs,
+        "values": response_values(state.full("value"), state.model("value"), *args),
+        "bootstrap": _bootstrap(state, rollout),
+        "token_kl": _token_kl(state, rollout, ref_logprobs),
+        "old_logprobs": rollout.logprobs,
+    }
+
+
+def _response(rollout: Rollout) -> tuple[jax.Array, ...]:
+    return rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask
+
+
 def score(
-    state: TrainState, rollout: Rollout, scores: jax.Array | None = None
+    state: TrainState, rollout: Rollout, scores: jax.Array | None = None, read: dict | None = None
 ) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
     """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
 
     Args:
       scores: f32[B], the reward model's verdicts where it has read the responses as text, with a tokenizer
         of its own. By default it reads the rollout's ids, here.
+      read: what `read_roles` has returned, where the roles have read the rollout already. By default they do, here.
 
     Returns:
       The state with the score moments and the KL coefficient moved on (the rewards use the
@@ -64,28 +90,22 @@ def score(
       `scaled_histogram` f32[B].
     """
     config, mask = state.ppo, rollout.mask
-    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, mask)
     scores = raw_scores(state, rollout) if scores is None else scores
-    ref_logprobs, _ = response_logprobs(
-        state.full("reference"), state.model("policy"), *args, temperature=config.temperature
-    )
-    values = response_values(state.full("value"), state.model("value"), *args)
+    read = read_roles(state, rollout) if read is None else read
+    ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read["values"]
 
     scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
     penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
-    token_kl = _token_kl(state, rollout, ref_logprobs)
     in_reward = config.kl_in == "reward"
-    rewards = token_rewards(penalized, token_kl, mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
+    rewards = token_rewards(penalized, read["token_kl"], mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(
-        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=_bootstrap(state, rollout)
-    )
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=read["bootstrap"])
     normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
 
-    kl = jnp.mean(jnp.sum(jnp.where(mask, rollout.logprobs - ref_logprobs, 0.0), axis=1))
+    kl = jnp.mean(jnp.sum(jnp.where(mask, old_logprobs - ref_logprobs, 0.0), axis=1))
     metrics = {
         "score_raw": jnp.mean(scores),
         "score_scaled": jnp.mean(scaled),
@@ -100,8 +120,10 @@ def score(
         "score_histogram": scores,
         "scaled_histogram": scaled,
     }
+    if config.recompute_logprobs:
+        metrics["sampler_logprob_diff"] = masked_mean(jnp.abs(old_logprobs - rollout.logprobs), mask)
     experience = Experience(
-        *args, old_logprobs=rollout.logprobs, ref_logprobs=ref_logprobs,
+        *_response(rollout), old_logprobs=old_logprobs, ref_logprobs=ref_logprobs,
         values=values, advantages=normalized, returns=returns,
     )  # fmt: skip
     state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
@@ -132,9 +154,7 @@ def _only_critic_before(warmup: int, new: TrainState, old: TrainState) -> TrainS
     actor = lambda state: (state.params["policy"], state.opt_state["policy"])
     learning = old.step >= warmup
     params, opt_state = jax.tree.map(lambda x, y: jnp.where(learning, x, y), actor(new), actor(old))
-    return new.replace(
-        params={**new.params, "policy": params}, opt_state={**new.opt_state, "policy": opt_state}
-    )
+    return new.replace(params={**new.params, "policy": params}, opt_state={**new.opt_state, "policy": opt_state})
 
 
 def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -165,19 +185,26 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     def one(carry, xs):
         state, stopped = carry
         minibatch = _minibatch(experience, *xs, config.num_minibatches)
-        shapes = jax.eval_shape(update, state, minibatch)[1]
-        skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
+        if config.kl_early_stop:
+            shapes = jax.eval_shape(update, state, minibatch)[1]
+            skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
+        else:  # a branch would hold the state twice
+            state, metrics = update(state, minibatch)
         made = 1.0 - stopped.astype(jnp.float32)
         if config.kl_early_stop:
             stopped = stopped | (metrics["approx_kl"] > config.kl_early_stop)
         return (state, stopped), (metrics, made)
 
-    (state, _), (metrics, made) = jax.lax.scan(one, (state, jnp.array(False)), (order, part))
+    start = (state, jnp.array(False))
+    if order.shape[0] == 1:  # a loop would hold the state twice
+        (state, _), out = one(start, (order[0], part[0]))
+        metrics, made = jax.tree.map(lambda x: x[None], out)
+    else:
+        (state, _), (metrics, made) = jax.lax.scan(one, start, (order, part))
     means = {name: jnp.sum(x) / jnp.sum(made) for name, x in metrics.items()}
     means["updates"] = jnp.sum(made)
     means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
     means["first_ratio_error"] = jnp.abs(metrics["ratio"][0] - 1.0)
     means["first_logprob_diff"] = metrics["logprob_diff"][0]
     return state.replace(step=state.step + 1), means
-
