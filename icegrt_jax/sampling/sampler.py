@@ -25,6 +25,7 @@ from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
 from icegrt_jax.sampling.draw import SamplerConfig, draw
 
+TAKEN_APART = ("cpu", "gpu")  # back ends where decoding with stacked layers has been measured, and is slower
 REFILLS = 8  # a refill waits until this part of the slots is free
 
 
@@ -110,9 +111,9 @@ def sample_responses(
     """
     chex.assert_equal_shape([prompts, prompt_mask])
     as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
-    if as_computed and jax.default_backend() == "cpu":
-        # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it. Weights
-        # stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
+    if as_computed and jax.default_backend() in TAKEN_APART:
+        # A scan copies each layer's slice of the stack for every token; benchmarks/README.md has what that costs.
+        # Weights stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)
     total, width = prompts.shape
     slots = min(slots or total * num_samples, total * num_samples)
