@@ -157,7 +157,7 @@ def _add_sample_flags(parser: _Parser) -> None:
 
 
 def _add_plan_flags(parser: _Parser) -> None:
-    parser.epilog = "Exit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
+    parser.epilog += "\nExit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
     add = parser.add_argument
     add("--topology", required=True, metavar="SLICE", help="v5e:1x1, v5e:2x4, v4:2x2x4, v5p:4x4x4, v6e:16x16, cpu:8")
     add("--slices", type=_positive(int), default=1, metavar="N", help="of that shape (default 1)")
