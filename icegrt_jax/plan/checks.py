@@ -9,7 +9,7 @@ from icegrt_jax.parallel.mesh import BATCH_AXES
 from icegrt_jax.parallel.sharding import path_name
 from icegrt_jax.plan.compiled import Compiled
 from icegrt_jax.plan.hlo import Shape
-from icegrt_jax.plan.programs import Program
+from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import itemsize, shard_shape
 
 LIMIT = 64 * 2**20  # bytes

@@ -16,7 +16,7 @@ import jax
 from icegrt_jax import files
 from icegrt_jax.errors import UserError
 from icegrt_jax.plan import costs, hlo
-from icegrt_jax.plan.programs import Program
+from icegrt_jax.plan.program import Program
 
 FORMAT = 2  # of what is cached; raised when it changes
 LARGE = 2**24  # bytes of an array that the checks want to know of

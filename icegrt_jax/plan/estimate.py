@@ -9,7 +9,7 @@ import dataclasses
 
 from icegrt_jax.plan.chips import Chip
 from icegrt_jax.plan.compiled import Compiled, Part
-from icegrt_jax.plan.programs import Program
+from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import bytes_per_chip
 
 

@@ -11,7 +11,8 @@ from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.plan import checks, estimate, shapes
 from icegrt_jax.plan.chips import CHIPS, Chip
 from icegrt_jax.plan.compiled import Compiled, compile_program
-from icegrt_jax.plan.programs import Program, run_programs
+from icegrt_jax.plan.program import Program
+from icegrt_jax.plan.programs import run_programs
 from icegrt_jax.plan.topology import Topology, devices
 
 

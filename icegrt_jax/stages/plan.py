@@ -85,6 +85,8 @@ def _largest(config: ConfigDict, target, answers: int, rows) -> dict[tuple[str, 
 
     found = {}
     for row in rows:
+        if not row.batch_key or not row.repeats:  # its bytes do not depend on rows, or it does what another does
+            continue
         print(f"plan  searching the largest {row.batch_key} for {row.name}", file=sys.stderr, flush=True)
         found[row.name, row.batch_key] = search.largest_batch(config, target, answers, row)
     return found

@@ -12,7 +12,7 @@ from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.plan import checks, estimate, plan, search
 from icegrt_jax.plan.chips import CHIPS
 from icegrt_jax.plan.compiled import Compiled, Part
-from icegrt_jax.plan.programs import Program
+from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import placed
 from icegrt_jax.plan.topology import parse_topology
 from tests.plan.examples import ADAPTERS, tiny
@@ -196,6 +196,19 @@ def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
     assert len(trials) == 10 * len(search.REMAT) and all(trial.fits for trial in trials)
     assert search.best(trials).values["mesh.tensor"] == 2 and search.best(trials).values["mesh.data"] == 1
     assert search.best([]) is None
+
+
+def test_a_reward_model_with_another_vocabulary_reads_text_in_programs_of_its_own(tmp_path):
+    shape = {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama", "vocab_size": 128,
+             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    config = tiny(**{"reward.init": str(tmp_path), "value.init": "sft", "sft.steps": 0, "reward.steps": 0})
+    mesh, programs = plan.programs_for(config, plan.make_target(EIGHT), 4)
+    assert [program.name for program in programs] == [
+        "to rollout", "rollout", "first check", "read roles", "read texts", "score", "ppo update",
+    ]  # fmt: skip
+    same = plan.programs_for(tiny(**{"sft.steps": 0, "reward.steps": 0}), plan.make_target(EIGHT), 4)[1]
+    assert not {"read roles", "read texts"} & {program.name for program in same}
 
 
 @pytest.mark.slow
