@@ -64,7 +64,7 @@ class Options:
     def large(self) -> Model:
         """SmolLM2, on a GPU a 1B model; something tiny for a quick look."""
         if self.quick:
-            return dataclasses.replace(llama_1b(), shape=TINY) if self.gpu else self.tiny()
+            return dataclasses.replace(llama_1b(), name="tiny Llama", shape=TINY) if self.gpu else self.tiny()
         return llama_1b() if self.gpu else smollm2(str(pathlib.Path(self.smollm2).absolute()))
 
     def no_model(self, model: Model) -> str:
