@@ -189,7 +189,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
             shapes = jax.eval_shape(update, state, minibatch)[1]
             skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
             state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
-        else:  # a branch would hold the state twice
+        else:
             state, metrics = update(state, minibatch)
         made = 1.0 - stopped.astype(jnp.float32)
         if config.kl_early_stop:
@@ -197,7 +197,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
         return (state, stopped), (metrics, made)
 
     start = (state, jnp.array(False))
-    if order.shape[0] == 1:  # a loop would hold the state twice
+    if order.shape[0] == 1:
         (state, _), out = one(start, (order[0], part[0]))
         metrics, made = jax.tree.map(lambda x: x[None], out)
     else:
