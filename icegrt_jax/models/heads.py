@@ -1,11 +1,13 @@
 """What is read off the hidden states: logits, per-token log-probabilities in chunks, scalars."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.transformer import Transformer, softcap
-from icegrt_jax.parallel.sharding import constrain
+from icegrt_jax.parallel.sharding import by_rows, constrain
 
 CHUNK_ELEMENTS = 2**23  # logits held at a time by `token_logprobs`
 MIN_CHUNK = 16  # positions; keeps the loop short when the batch is large (it is then sharded)
@@ -38,6 +40,12 @@ def new_head(key: jax.Array, config: ModelConfig) -> dict:
     """A scalar head, std 1/sqrt(D + 1) (arXiv 2009.01325, appendix B.1)."""
     kernel = jax.random.normal(key, (config.d_model, 1), jnp.float32) * (config.d_model + 1) ** -0.5
     return {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}
+
+
+def vocabulary(params: dict, config: ModelConfig) -> dict:
+    """The part of the parameters that `unembed` reads."""
+    name = "embed" if config.tie_embeddings else "lm_head"
+    return {name: params[name]}
 
 
 def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
@@ -120,8 +128,11 @@ def token_logprobs(
       logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter).
     """
 
-    def chunk(hidden, targets):
-        logits = unembed(params, config, hidden) / temperature
+    def chunk(weights, hidden, targets):
+        logits = unembed(weights, config, hidden) / temperature
         return pick_logprobs(logits, targets), entropy_of(jax.lax.stop_gradient(logits))
 
-    return over_chunks(chunk, config.vocab_size, hidden, targets)
+    def rows(weights, hidden, targets):
+        return over_chunks(functools.partial(chunk, weights), config.vocab_size, hidden, targets)
+
+    return by_rows(rows, vocabulary(params, config), hidden, targets)

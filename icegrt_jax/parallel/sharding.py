@@ -8,7 +8,7 @@ import math
 import re
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import AXES, BATCH_AXES, ROLLOUT_AXES
@@ -56,9 +56,10 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def split_axes(size: int, rule: str | None, mesh) -> tuple[str, ...]:
-    """The mesh axes over which an array's axis of that size is split; of axes that do not divide it stays whole."""
+def split_axes(size: int, rule: str | None, mesh, among: set[str] | None = None) -> tuple[str, ...]:
+    """The mesh axes (of those in `among`) that split an array's axis of that size; what does not divide is whole."""
     axes = LAYOUTS[mesh.axis_names][rule] if rule else ()
+    axes = tuple(axis for axis in axes if among is None or axis in among)
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):
         axes = axes[:-1]
     return axes
@@ -109,7 +110,7 @@ def device_bytes(tree, mesh) -> int:
     return sum(part_bytes(leaf, leaf_axes(path_name(path), leaf.shape, mesh), mesh) for path, leaf in leaves)
 
 
-def row_parts(mesh: Mesh) -> int:
+def row_parts(mesh) -> int:
     """Over how many devices the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in LAYOUTS[mesh.axis_names]["rows"])
 
@@ -120,8 +121,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def shard_batch(batch, mesh: Mesh):
-    """Host arrays of the global batch as arrays split over the mesh."""
-    return jax.device_put(batch, batch_sharding(mesh))
+    """Host arrays of the global batch as arrays split over the mesh, as far as the number of rows divides."""
+    return jax.device_put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
+
+
+def _row_sharding(rows: int, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, spec_of([split_axes(rows, "rows", mesh)]))
 
 
 def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
@@ -132,8 +137,32 @@ def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names not in LAYOUTS or mesh.size == 1:
         return x
-    axes = [split_axes(size, rule, mesh) for size, rule in zip(x.shape, rules, strict=True)]
+    ours = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
+    axes = [split_axes(size, rule, mesh, ours) for size, rule in zip(x.shape, rules, strict=True)]
     return jax.lax.with_sharding_constraint(x, spec_of(axes)) if any(axes) else x
+
+
+def by_rows(fn, weights, *arrays):
+    """`fn(weights, *arrays)`, a function of each row by itself, computed by every device on its own rows.
+
+    For loops over chunks of a batch: the weights are gathered over `fsdp` once, in front of the loop, and their
+    gradient is summed once, behind it. XLA would do both for every chunk. `tensor` stays XLA's, and where rows are
+    not split this is a plain call.
+
+    Args:
+      fn: its results have rows in front, as `arrays` have.
+      weights: a tree.
+      arrays: [B, ...] each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES or AxisType.Manual in mesh.axis_types:
+        return fn(weights, *arrays)
+    if row_parts(mesh) == 1 or arrays[0].shape[0] % row_parts(mesh):
+        return fn(weights, *arrays)
+    rows = P(BATCH_AXES)
+    specs = (P(), *(rows,) * len(arrays))
+    local = jax.shard_map(fn, in_specs=specs, out_specs=rows, axis_names=set(BATCH_AXES), check_vma=False)
+    return local(weights, *arrays)
 
 
 def cache_rules(config) -> tuple[str | None, ...]:

@@ -1,16 +1,19 @@
 """Text in, sampled text out: batches any number of prompts through the compiled sampler."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from icegrt_jax.data.packing import left_pad
 from icegrt_jax.data.records import user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel.sharding import row_parts, shard_batch
 from icegrt_jax.sampling.sampler import SamplerConfig, compiled_sampler, sequence_keys
 
 BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
@@ -69,20 +72,28 @@ def generate_batches(
     *,
     num_samples: int = 1,
     batch_size: int = 64,
+    layout: Mesh | None = None,
 ) -> Generation:
     """Samples `num_samples` responses to every prompt, `batch_size` prompts at a time.
 
-    A response depends on the key, its prompt and its place in the list, not on the batch size.
+    A response depends on the key, its prompt and its place in the list, not on the batch size. `layout` is the mesh
+    of `parallel.rollout` on which `params` lie; without one they lie on one device.
     """
     tokens, mask = prompt_arrays(prompts, tokenizer)
     batch_size = min(batch_size, len(tokens))
+    if layout is not None:
+        batch_size = -(-batch_size // row_parts(layout)) * row_parts(layout)
     rollouts = []
     for start in range(0, len(tokens), batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), len(tokens) - 1)  # one shape, one program
         keys = sequence_keys(key, start * num_samples, batch_size * num_samples)
-        rollout = compiled_sampler(
-            keys, params, tokens[rows], mask[rows], model=model, config=config, num_samples=num_samples
-        )
+        inputs, within = (keys, tokens[rows], mask[rows]), contextlib.nullcontext()
+        if layout is not None:
+            inputs, within = shard_batch(inputs, layout), jax.set_mesh(layout)
+        with within:
+            rollout = compiled_sampler(
+                inputs[0], params, *inputs[1:], model=model, config=config, num_samples=num_samples
+            )
         rollouts.append(jax.device_get(rollout))
     real = len(tokens) * num_samples  # the rest answers the prompts that filled up the last batch
     joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:real], *rollouts)

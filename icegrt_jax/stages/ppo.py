@@ -9,11 +9,11 @@ from icegrt_jax import files
 from icegrt_jax.data.pipeline import prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
-from icegrt_jax.parallel.rollout import place_rows, rollout_layout, to_rollout
+from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.stages import common, scoring, tokenizers
+from icegrt_jax.stages import common, layouts, scoring, tokenizers
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
@@ -37,6 +37,11 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     ppo, folder = config.ppo, run.folder("ppo")
     state, parts = initial_state(run)
+    layouts.show_mesh(run, "ppo", dict(state.models))
+    layouts.show_layout(
+        run, "ppo", state.model("policy"), state.full("policy"), rows=ppo.batch_size * ppo.samples_per_prompt,
+        length=config.max_prompt_length + config.max_response_length,
+    )  # fmt: skip
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
     sampler = _sampler_config(run)
@@ -166,7 +171,7 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     model, params = state.model("policy"), state.full("policy")
     layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
     params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
-    keys, tokens, mask = place_rows((keys, batch["tokens"], batch["mask"]), layout)
+    keys, tokens, mask = shard_batch((keys, batch["tokens"], batch["mask"]), layout)
     with jax.set_mesh(layout):
         rollout = compiled_sampler(
             keys, params, tokens, mask, model=model, config=sampler,

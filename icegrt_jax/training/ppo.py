@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.parallel.pmap import all_rows, own_rows
 from icegrt_jax.parallel.sharding import constrain_batch
 from icegrt_jax.rl import (
     eos_penalty,
@@ -39,14 +40,30 @@ def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> j
     )  # fmt: skip
 
 
-def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
-    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones; None when off."""
-    if not state.ppo.bootstrap_truncated:
-        return None
+def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array:
+    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones."""
     tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
     mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
     after = answer_scores(state.full("value"), state.model("value"), tokens, mask)
     return jnp.where(rollout.finished, 0.0, after)
+
+
+def _read(state: TrainState, rollout: Rollout, *, with_scores: bool) -> dict[str, jax.Array]:
+    """What the models say of responses, each row by itself: everything in `score` that costs a forward pass."""
+    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask)
+    ref_logprobs, _ = response_logprobs(
+        state.full("reference"), state.model("policy"), *args, temperature=state.ppo.temperature
+    )
+    read = {
+        "ref_logprobs": ref_logprobs,
+        "values": response_values(state.full("value"), state.model("value"), *args),
+        "token_kl": _token_kl(state, rollout, ref_logprobs),
+    }
+    if with_scores:
+        read["scores"] = raw_scores(state, rollout)
+    if state.ppo.bootstrap_truncated:
+        read["bootstrap"] = _bootstrap(state, rollout)
+    return read
 
 
 def score(
@@ -63,25 +80,23 @@ def score(
       coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
       `scaled_histogram` f32[B].
     """
+    read = _read(state, rollout, with_scores=scores is None)
+    read = read if scores is None else {**read, "scores": scores}
+    # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
+    rollout, read = all_rows((rollout, read), state.axis_name)
+    scores, ref_logprobs, values, token_kl = (read[name] for name in ("scores", "ref_logprobs", "values", "token_kl"))
     config, mask = state.ppo, rollout.mask
-    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, mask)
-    scores = raw_scores(state, rollout) if scores is None else scores
-    ref_logprobs, _ = response_logprobs(
-        state.full("reference"), state.model("policy"), *args, temperature=config.temperature
-    )
-    values = response_values(state.full("value"), state.model("value"), *args)
 
     scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
     penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
-    token_kl = _token_kl(state, rollout, ref_logprobs)
     in_reward = config.kl_in == "reward"
     rewards = token_rewards(penalized, token_kl, mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
     advantages, returns = gae(
-        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=_bootstrap(state, rollout)
+        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=read.get("bootstrap")
     )
     normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
 
@@ -101,11 +116,11 @@ def score(
         "scaled_histogram": scaled,
     }
     experience = Experience(
-        *args, old_logprobs=rollout.logprobs, ref_logprobs=ref_logprobs,
-        values=values, advantages=normalized, returns=returns,
+        rollout.prompts, rollout.prompt_mask, rollout.responses, mask, old_logprobs=rollout.logprobs,
+        ref_logprobs=ref_logprobs, values=values, advantages=normalized, returns=returns,
     )  # fmt: skip
     state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
-    return state, experience, metrics
+    return state, own_rows(experience, state.axis_name), metrics
 
 
 def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count: int) -> Experience:
@@ -148,6 +163,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
       `updates` (their number), `first_ratio_error` (mean |ratio - 1| and `first_logprob_diff` of the
       iteration's first minibatch: nothing but numerics when the policy has not moved yet).
     """
+    experience = all_rows(experience, state.axis_name)  # under pmap, so that minibatches are those of one device
     config, rows = state.ppo, experience.mask.shape[0]
     size = rows // config.num_minibatches
     key = jax.random.fold_in(state.key, state.step)
@@ -164,7 +180,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
 
     def one(carry, xs):
         state, stopped = carry
-        minibatch = _minibatch(experience, *xs, config.num_minibatches)
+        minibatch = own_rows(_minibatch(experience, *xs, config.num_minibatches), state.axis_name)
         shapes = jax.eval_shape(update, state, minibatch)[1]
         skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
