@@ -37,7 +37,7 @@ EXTRAS_REQUIRE = {
         "ipykernel", "nbclient", "nbformat", "peft>=0.18", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "torch>=2.6",
     ],
     # TRL 1.13 removed PPO, the thing we compare with.
-    "bench": ["psutil", "torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
+    "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
     "eval": ["lm-eval>=0.4.11"],
     "tpu": ["jax[tpu]>=0.10"],
 }

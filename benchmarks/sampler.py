@@ -1,104 +1,97 @@
-"""Tokens per second of the sampler, with stacked layers scanned and with each layer by itself, and of transformers.
+"""Generation: tokens per second at a fixed length, and answers per second to real prompts.
 
     make smollm2
-    python benchmarks/sampler.py --model=models/smollm2-135m-instruct
+    python -m benchmarks.sampler
 
-64 prompt tokens, 64 new ones, no EOS, temperature 1, float32. The ways take turns, so that a busy moment hits all of
-them; printed are medians over the repetitions and ratios of medians. transformers runs where torch is installed
-(`pip install '.[bench]'`). Numbers of one machine are in README.md beside this file.
+Fixed: 64 prompt tokens, 64 new ones, no EOS, temperature 1, batches of 1, 8 and 32; `generate` of transformers with its
+dynamic and static cache and compiled, and Tunix's sampler. Natural: 32 real prompts through 8 slots until EOS or 128
+tokens, by each of `ours.WAYS`. `python -m benchmarks.sampler --layouts` compares stacked layers that are scanned with
+layers taken apart instead.
 """
 
-import argparse
-import functools
-import json
-import statistics
-import time
-from unittest import mock
+import sys
 
-import jax
-import numpy as np
+from benchmarks import cases
+from benchmarks.formulas import generation_seconds
+from benchmarks.sections import left_out, ours, run_case, torch_peer, tunix_peer
 
-from icegrt_jax.models.hf import load_hf
-from icegrt_jax.sampling import SamplerConfig, sampler, sequence_keys
-
-PROMPT, NEW = 64, 64
-SCANNED, UNSTACKED, PEER = "scanned layers", "layers by themselves", "transformers generate"
+BATCHES, GPU_BATCHES = (1, 8, 32), (64, 1, 8)
+GPU_LENGTH = 128  # tokens of prompt, and as many new ones
+NATURAL_PROMPTS, SLOTS = 32, 8
+MODES = ("dynamic", "static", "compiled")
+GPU_MODES = ("dynamic", "compiled")
 
 
-def ours(path: str, *, unstack: bool):
-    """`run(tokens i32[B, P])` with the layers stacked in memory, as training has them."""
-    config, params = load_hf(path, scan_layers=True)
-    draw = SamplerConfig(max_new_tokens=NEW)
-    # A function of its own, or the two ways would share compiled programs.
-    sample = jax.jit(functools.partial(sampler.sample_responses, model=config, config=draw))
-    layout = sampler.unstacked if unstack else lambda params, model: (params, model)
-
-    def run(tokens: np.ndarray) -> None:
-        keys = sequence_keys(jax.random.key(0), 0, len(tokens))
-        with mock.patch.object(sampler, "unstacked", layout):  # read while the program is traced
-            jax.block_until_ready(sample(keys, params, tokens, np.ones_like(tokens, np.bool_)))
-
-    return run
+def section(options) -> dict:
+    """The section `sampler`."""
+    model, found = options.large(), {}
+    prompt, new = (GPU_LENGTH, GPU_LENGTH) if options.gpu else (cases.PROMPT, cases.NEW)
+    if options.quick:
+        prompt, new = 8, 4
+    for batch in GPU_BATCHES if options.gpu else BATCHES:
+        found[f"batch{batch}"] = _fixed(options, model, batch, prompt, new)
+    if not options.gpu:
+        found["continuous"] = _natural(options, model)
+    return {"cases": found}
 
 
-def transformers(path: str):
-    """The same by `generate` of transformers with its dynamic cache; None where torch is missing."""
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM
-    except ImportError:
-        return None
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    forced = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": True, "temperature": 1.0, "top_k": 0}
-
-    def run(tokens: np.ndarray) -> None:
-        ids = torch.tensor(tokens, dtype=torch.long)
-        with torch.inference_mode():
-            model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **forced)
-
-    return run
-
-
-def measure(ways: dict, batch: int, repeats: int) -> dict[str, dict]:
-    """{way: first call and median seconds, tokens per second} at one batch size."""
-    tokens = np.random.default_rng(0).integers(1000, 40000, (batch, PROMPT)).astype(np.int32)
-    seconds = {way: [] for way in ways}
-    for _ in range(repeats + 1):
-        for way, run in ways.items():
-            began = time.perf_counter()
-            run(tokens)
-            seconds[way].append(time.perf_counter() - began)
-    results = {}
-    for way, (first, *rest) in seconds.items():
-        median = statistics.median(rest)
-        results[way] = {"first_s": first, "median_s": median, "all_s": rest, "tokens_per_s": batch * NEW / median}
-    return results
+def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int) -> dict:
+    title = f"{model.name}, batch {batch}, {prompt} + {new} tokens, {options.dtype}."
+    if why := options.no_model(model):
+        return left_out(title, why)
+    settings = {"model": model.settings(), "batch": batch, "prompt": prompt, "new": new}
+    group = [ours("sample", settings)]
+    for mode in MODES[:1] if options.quick else GPU_MODES if options.gpu else MODES:
+        theirs = {**settings, "mode": mode, "device": options.device}
+        target = "transformers_generate:sample"
+        group.append(torch_peer(options, f"transformers {mode}", target, theirs, "transformers"))
+    if not options.gpu:
+        group.append(tunix_peer(options, "tunix:sample", settings))
+    width = options.weight_bytes
+    limit = generation_seconds(model.shape, options.machine, [(prompt, new)] * batch, width, width)
+    return run_case(options, title, [group], unit="tokens", amount=batch * new, limit_s=limit)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="models/smollm2-135m-instruct")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", help="file for all numbers")
-    args = parser.parse_args()
-    ways = {SCANNED: ours(args.model, unstack=False), UNSTACKED: ours(args.model, unstack=True)}
-    if (peer := transformers(args.model)) is not None:
-        ways[PEER] = peer
-    results = {}
-    for batch in args.batches:
-        results[batch] = measure(ways, batch, args.repeats)
-        for way, found in results[batch].items():
-            ratio = found["tokens_per_s"] / results[batch][SCANNED]["tokens_per_s"]
-            print(
-                f"batch {batch:3}  {way:22} {found['tokens_per_s']:7.1f} tokens/s  {found['median_s']:6.2f} s  "
-                f"x {ratio:.2f}  (first call {found['first_s']:.1f} s)",
-                flush=True,
-            )
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(results, file, indent=2)
+def _natural(options, model: cases.Model) -> dict:
+    from benchmarks.ours import WAYS
+
+    folder = cases.data_folder()
+    title = f"{model.name}, {NATURAL_PROMPTS} real prompts, {SLOTS} at a time, up to {cases.NATURAL_NEW} new tokens."
+    if why := options.no_model(model):
+        return left_out(title, why)
+    if options.quick:
+        prompts, eos_ids, prompt, new = [[5 + i] * (1 + i) for i in range(4)], [9], 8, 8
+    elif folder is None:
+        return left_out(title, "ICEGRT_DATA names no folder with prompts/rl_train.jsonl.gz")
+    else:
+        prompts, eos_ids = cases.natural_prompts(folder, model.path, NATURAL_PROMPTS)
+        prompt, new = cases.NATURAL_PROMPT, cases.NATURAL_NEW
+    slots = 2 if options.quick else SLOTS
+    settings = {
+        "model": model.settings(), "prompts": prompts, "eos_ids": eos_ids, "prompt": prompt, "new": new, "slots": slots,
+    }  # fmt: skip
+    group = [ours("sample_prompts", {**settings, "way": way}, way) for way in WAYS]
+    return run_case(options, title, [group], unit="answers", amount=len(prompts), limit_s=None)
+
+
+def layouts(options) -> dict:
+    """Stacked layers scanned at every token, and taken apart before the loop, in the sampler's own program."""
+    model, found = options.large(), {}
+    for batch in BATCHES:
+        title = f"{model.name}, batch {batch}, {cases.PROMPT} + {cases.NEW} tokens, layers taken apart and scanned."
+        settings = {"model": model.settings(), "batch": batch, "prompt": cases.PROMPT, "new": cases.NEW}
+        if why := options.no_model(model):
+            found[f"batch{batch}"] = left_out(title, why)
+            continue
+        group = [ours("sample", settings), ours("sample", {**settings, "scanned": True}, "scanned layers")]
+        found[f"batch{batch}"] = run_case(
+            options, title, [group], unit="tokens", amount=batch * cases.NEW, limit_s=None
+        )
+    return {"cases": found}
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks.__main__ import main
+
+    only = "layouts" if "--layouts" in sys.argv else "sampler"
+    raise SystemExit(main([f"--only={only}", *(arg for arg in sys.argv[1:] if arg != "--layouts")]))

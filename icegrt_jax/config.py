@@ -7,12 +7,14 @@ anywhere else. The file is locked, so a misspelt key is an error.
 from ml_collections import ConfigDict
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ATTENTIONS
 
 JUDGES = ("", "adreview", "choice", "exact", "overlap")
 DOMAINS = ("", "adreview")
 # Of `models.lora`, which needs jax.
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PARAM_DTYPES = ("float32", "bfloat16", "int8")
+CACHE_DTYPES = ("compute", "int8")
 SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
 
 
@@ -70,12 +72,14 @@ def _shape() -> ConfigDict:
     c.scan_layers = False  # stack the layers and scan: for deep models
     c.remat = False  # recompute activations in the backward pass
     c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
+    c.attention = "auto"  # over whole rows: plain, splash (TPU) or cudnn (GPU); auto: the fastest that there is
     return c
 
 
 def _model() -> ConfigDict:
     c = _shape()
     c.path = ""  # Hugging Face folder or name on the hub, whose shape replaces this one; empty: trained from scratch
+    c.hf_config = ""  # folder with the config.json of model.path, for `icegrt plan` where the model itself is not here
     c.adapter = ""  # a folder that PEFT saved, a LoRA adapter of model.path: merged into it when it is loaded
     c.param_dtype = "float32"  # of frozen trees: float32, bfloat16, int8 (under adapters); what is trained is float32
     return c
@@ -84,7 +88,7 @@ def _model() -> ConfigDict:
 def _reward() -> ConfigDict:
     c = ConfigDict()
     c.init = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
-    c.model = _shape()  # when init is "scratch"; of a folder's model only scan_layers, remat and dtype are read here
+    c.model = _shape()  # when init is "scratch"; of a folder's model only how it is computed: scan_layers to attention
     c.steps = 0
     c.batch_size = 16  # prompts per update, each with all its answers
     c.length = 256  # tokens of prompt and answer
@@ -108,6 +112,8 @@ def _ppo() -> ConfigDict:
     c.num_ppo_epochs = 1
     c.num_minibatches = 1
     c.sources, c.weights = named(), named()
+    c.rollout_slots = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
+    c.cache_dtype = "compute"  # of keys and values while sampling, or int8: log-probs then differ from the trainer's
     c.judge = ""  # measures the rollouts for the curves; never seen by the training
     c.temperature, c.top_k, c.top_p, c.min_p = 1.0, 0, 1.0, 0.0  # log-probs are of the full softmax at this temperature
     c.gamma, c.lam = 1.0, 0.95
@@ -132,6 +138,7 @@ def _ppo() -> ConfigDict:
     c.score.eos_penalty = 1.0  # taken off a response that was cut off
     c.score.length_penalty, c.score.length_target = 0.0, 0  # per token beyond the target
     c.whiten_rewards = False
+    c.recompute_logprobs = False  # old log-probs by the trainer's own forward pass instead of the sampler's
     c.advantages = "whiten"  # whiten, mean or none
     c.advantage_clip = 0.0
     c.ptx = ConfigDict()  # replay of supervised data in the policy loss
@@ -190,6 +197,7 @@ def default_config() -> ConfigDict:
     c.log.checkpoint_every = 100  # updates of the supervised stages
     c.log.ppo_checkpoint_every = 10  # iterations
     c.log.samples_every = 5  # iterations between rows of samples.jsonl
+    c.log.compile_cache = True  # keep compiled programs in WORKDIR/compile_cache, for reruns and resumed runs
     return _lock(c)
 
 
@@ -290,6 +298,8 @@ def _check_roles(config: ConfigDict) -> None:
         if unknown or not lora.targets:
             raise UserError(f"{key}.lora.targets={lora.targets}; expected some of {', '.join(LORA_TARGETS)}.")
     _choice("value.trunk", config.value.trunk, ("own", "policy"))
+    for key, section in (("model", config.model), ("reward.model", config.reward.model)):
+        _choice(f"{key}.attention", section.attention, ATTENTIONS)
     _choice("model.param_dtype", config.model.param_dtype, PARAM_DTYPES)
     adapted = config.reward.lora.rank and config.ppo.lora.rank
     if config.value.trunk == "policy" and config.value.vf_coef <= 0:
@@ -309,8 +319,9 @@ def _check_roles(config: ConfigDict) -> None:
             "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the int8 reference; "
             "use an adapter, or bfloat16."
         )
-    if config.model.adapter and not config.model.path:
-        raise UserError(f"model.adapter={config.model.adapter!r} belongs to a model; set model.path as well.")
+    for key in ("adapter", "hf_config"):
+        if config.model[key] and not config.model.path:
+            raise UserError(f"model.{key}={config.model[key]!r} belongs to a model; set model.path as well.")
     if config.model.param_dtype == "bfloat16" and config.ppo.iterations and not config.ppo.lora.rank:
         if config.model.dtype != "bfloat16":
             raise UserError(
@@ -346,6 +357,10 @@ def _check_ppo(ppo: ConfigDict) -> None:
             f"ppo.top_k={ppo.top_k}, ppo.top_p={ppo.top_p}, ppo.min_p={ppo.min_p}; "
             "expected top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1."
         )
+    _choice("ppo.cache_dtype", ppo.cache_dtype, CACHE_DTYPES)
+    if ppo.rollout_slots < 0:
+        raise UserError(f"ppo.rollout_slots={ppo.rollout_slots}; expected 1 or more, or 0 for all responses at once.")
+    _divides("ppo.rollout_slots", ppo.rollout_slots, "ppo.samples_per_prompt", ppo.samples_per_prompt)
     rows = ppo.batch_size * ppo.samples_per_prompt
     _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
     if ppo.ptx.coef:

@@ -13,6 +13,7 @@ from icegrt_jax.config import LORA_TARGETS, SCHEDULES, check, default_config
 from icegrt_jax.configuration import load_config
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import lora
+from icegrt_jax.stages.common import folder_config
 from icegrt_jax.stages.roles import ppo_config
 from icegrt_jax.training import optimizers
 from icegrt_jax.training.state import PPOConfig
@@ -35,6 +36,18 @@ def test_every_config_that_ships_passes(path):
     assert "" in switches and "smoke" in switches
     for switch in switches:
         check(load_config(f"{path}:{switch}" if switch else str(path)))
+
+
+@pytest.mark.parametrize(
+    "name, params", [("llama2_13b_v5p", 13_015_864_320), ("qwen3_1p7b_v5e1", 1_720_574_976)]
+)
+def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, name, params):
+    monkeypatch.chdir(CONFIGS.parent)
+    section = load_config(str(CONFIGS / f"{name}.py"), ["--config.model.path=not/here"]).model
+    assert section.dtype == "bfloat16"
+    shape = folder_config(section)
+    assert shape.num_params == params
+    assert (shape.scan_layers, shape.remat, shape.dtype) == (True, True, "bfloat16")
 
 
 def test_the_checks_need_no_device():
@@ -109,6 +122,7 @@ def test_the_targets_are_those_of_the_adapters():
         ("reward.lora.targets=('q','qkv')", "reward.lora.targets=('q', 'qkv'); expected some of q, k, v"),
         ("reward.lora.rank=2 reward.init=scratch", "reward.lora.rank is for a trunk that exists"),
         ("model.adapter=some", "model.adapter='some' belongs to a model; set model.path as well."),
+        ("model.hf_config=some", "model.hf_config='some' belongs to a model; set model.path as well."),
         ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
         ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
         ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),
@@ -120,6 +134,8 @@ def test_the_targets_are_those_of_the_adapters():
         ("ppo.advantages=norm", "ppo.advantages='norm'; expected one of 'whiten', 'mean', 'none'."),
         ("ppo.kl.kind=exact ppo.kl.into=loss", "ppo.kl.kind='exact' is a penalty of the reward; with"),
         ("ppo.temperature=0.0", "ppo.temperature=0.0; sampling needs a temperature above 0."),
+        ("ppo.cache_dtype=int4", "ppo.cache_dtype='int4'; expected one of 'compute', 'int8'"),
+        ("ppo.rollout_slots=-1", "ppo.rollout_slots=-1; expected 1 or more, or 0"),
         ("ppo.top_p=0.0", "ppo.top_k=0, ppo.top_p=0.0, ppo.min_p=0.0; expected top_k >= 0, 0 < top_p <= 1"),
         ("ppo.num_minibatches=0", "ppo.num_minibatches=0; expected 1 or more."),
         ("ppo.num_ppo_epochs=0", "ppo.num_ppo_epochs=0; expected 1 or more."),

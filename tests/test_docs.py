@@ -21,7 +21,7 @@ from icegrt_jax.data.adreview import annotators, build, demonstrations, general,
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/design.md", "docs/numerics.md", "docs/data.md", "docs/adreview.md")
+PAGES = ("README.md", "docs/design.md", "docs/numerics.md", "docs/data.md", "docs/adreview.md", "docs/tpu.md")
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.
 MODULE = re.compile(r"[\w/]+\.py(:\w+)?")
 PLACE = re.compile(r"(icegrt_jax|configs|experiments|notebooks|docs|tests)/[\w./]*")

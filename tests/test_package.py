@@ -52,7 +52,7 @@ def test_the_extras_are_the_documented_ones(metadata):
     extras = {extra: names(requirements) for extra, requirements in metadata["extras_require"].items()}
     assert set(extras) == {"test", "bench", "eval", "tpu"}
     assert {"pytest", "torch", "nbclient", "nbformat", "ipykernel", "ruff"} <= extras["test"]
-    assert {"torch", "transformers", "trl", "psutil"} <= extras["bench"]
+    assert {"torch", "transformers", "trl"} <= extras["bench"]
     assert "lm-eval" in extras["eval"]
     assert metadata["extras_require"]["tpu"] == ["jax[tpu]>=0.10"]
 

@@ -36,7 +36,7 @@ MODEL = ModelConfig(
     scan_layers=True, remat=True, dtype="bfloat16",
 )  # fmt: skip
 ROWS, PROMPT, RESPONSE, MINIBATCHES = 64, 64, 64, 2
-MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
+MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)]
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "s8": 1}
 

@@ -5,6 +5,7 @@ import dataclasses
 from icegrt_jax.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("auto", "plain", "splash", "cudnn")
 ACTIVATIONS = ("silu", "gelu_tanh")
 ROPE_SCALINGS = ("", "linear", "llama3")
 
@@ -31,6 +32,7 @@ class ModelConfig:
         one subtree each (fast decoding on CPU).
       remat: recompute each layer's activations in the backward pass.
       dtype: of the computation; parameters keep their own.
+      attention: how whole rows attend, see `models/attention.py`; `auto` is the fastest way that the devices have.
       init_std: of a new embedding. Small models learn to copy from their context much sooner with
         about 1 / sqrt(d_model).
       family: whose names and config.json it has in the Hugging Face format, see `models/families.py`.
@@ -66,6 +68,7 @@ class ModelConfig:
     scan_layers: bool = False
     remat: bool = False
     dtype: str = "float32"
+    attention: str = "auto"
     init_std: float = 0.02
     family: str = "llama"
     qkv_bias: bool = False
@@ -104,6 +107,8 @@ class ModelConfig:
             raise UserError(f"model.head_dim={self.head_dim} is odd; the rotary embedding needs an even width.")
         if self.dtype not in DTYPES:
             raise UserError(f"model.dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}.")
+        if self.attention not in ATTENTIONS:
+            raise UserError(f"model.attention={self.attention!r}; expected one of {', '.join(ATTENTIONS)}.")
         if self.activation not in ACTIVATIONS:
             raise UserError(f"model.activation={self.activation!r}; expected one of {', '.join(ACTIVATIONS)}.")
         if windows and (len(windows) != self.num_layers or min(windows) < 0):

@@ -1,16 +1,14 @@
 """What is read off the hidden states: logits, per-token log-probabilities in chunks, scalars."""
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.transformer import Transformer, softcap
 from icegrt_jax.parallel.sharding import by_rows, constrain
-
-CHUNK_ELEMENTS = 2**23  # logits held at a time by `token_logprobs`
-MIN_CHUNK = 16  # positions; keeps the loop short when the batch is large (it is then sharded)
 
 
 def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:
@@ -72,37 +70,27 @@ def scalars(params: dict, hidden: jax.Array) -> jax.Array:
     return projected[..., 0] + head["bias"].astype(jnp.float32)[0]
 
 
-def chunk_length(batch: int, length: int, vocab_size: int) -> int:
-    """Positions whose logits are held at once: about CHUNK_ELEMENTS, at least MIN_CHUNK."""
-    return min(length, max(MIN_CHUNK, CHUNK_ELEMENTS // (batch * vocab_size)))
-
-
-def over_chunks(fn, vocab_size: int, *arrays: jax.Array):
-    """`fn` over slices of the second axis, one after another and rematerialised; results joined.
-
-    Chunks run along time, so that the batch axis stays sharded as it is.
-    """
-    batch, length = arrays[0].shape[:2]
-    chunk = chunk_length(batch, length, vocab_size)
-    if chunk == length:
-        return jax.checkpoint(fn)(*arrays)
-    count = -(-length // chunk)
-
-    def split(x):  # [B, L, ...] -> [count, B, chunk, ...]
-        padded = jnp.pad(x, ((0, 0), (0, count * chunk - length)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(padded.reshape(batch, count, chunk, *x.shape[2:]), 1, 0)
-
-    def join(x):  # [count, B, chunk, ...] -> [B, L, ...]
-        return jnp.moveaxis(x, 0, 1).reshape(batch, count * chunk, *x.shape[3:])[:, :length]
-
-    out = jax.lax.map(jax.checkpoint(lambda xs: fn(*xs)), tuple(map(split, arrays)))
-    return jax.tree.map(join, out)
-
-
+@jax.custom_vjp
 def pick_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Log-probability f32[...] of `targets` i32[...] under `logits` f32[..., V]."""
+    return _pick_forward(logits, targets)[0]
+
+
+def _pick_forward(logits, targets):
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    return chosen - log_z, (logits, targets, log_z)
+
+
+def _pick_backward(residuals, cotangent):
+    # One pass over the logits; differentiating the gather would write another array of their size.
+    logits, targets, log_z = residuals
+    vocabulary = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    hit = (vocabulary == targets[..., None]).astype(logits.dtype)
+    return cotangent[..., None] * (hit - jnp.exp(logits - log_z[..., None])), None
+
+
+pick_logprobs.defvjp(_pick_forward, _pick_backward)
 
 
 def entropy_of(logits: jax.Array) -> jax.Array:
@@ -110,6 +98,12 @@ def entropy_of(logits: jax.Array) -> jax.Array:
     log_z = jax.nn.logsumexp(logits, axis=-1)
     probs = jnp.exp(logits - log_z[..., None])
     return log_z - jnp.sum(probs * logits, axis=-1)
+
+
+def _read_logits(params, config, hidden, targets, temperature) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target and entropy of its distribution (no gradient through the latter)."""
+    logits = unembed(params, config, hidden) / temperature
+    return pick_logprobs(logits, targets), entropy_of(jax.lax.stop_gradient(logits))
 
 
 def token_logprobs(
@@ -128,11 +122,37 @@ def token_logprobs(
       logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter).
     """
 
-    def chunk(weights, hidden, targets):
-        logits = unembed(weights, config, hidden) / temperature
-        return pick_logprobs(logits, targets), entropy_of(jax.lax.stop_gradient(logits))
-
     def rows(weights, hidden, targets):
-        return over_chunks(functools.partial(chunk, weights), config.vocab_size, hidden, targets)
+        def chunk(hidden, targets):
+            return _read_logits(weights, config, hidden, targets, temperature)
+
+        return over_chunks(chunk, config.vocab_size, hidden, targets)
 
     return by_rows(rows, vocabulary(params, config), hidden, targets)
+
+
+def token_loss(
+    loss_fn: Callable,
+    params: dict,
+    config: ModelConfig,
+    hidden: jax.Array,
+    targets: jax.Array,
+    *arrays: jax.Array,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A loss of log-probabilities that is a sum over tokens, and its metrics; each logit computed once.
+
+    Args:
+      loss_fn: `(logprobs, entropy, *arrays) -> (loss, metrics)`, of f32[N, M] and `arrays` [N, M] for some of the
+        tokens: its share of both. The tokens that fill up a part are zero in every array.
+      params, config, hidden, targets, temperature: as for `token_logprobs`.
+      arrays: [B, L] each, held constant.
+    """
+
+    def chunk(unembedding, hidden, targets, *arrays):
+        return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), *arrays)
+
+    def share(weights, *arrays):  # of the rows at hand, f32[1] each
+        return jax.tree.map(lambda x: x[None], sum_over_chunks(chunk, config.vocab_size, weights, *arrays))
+
+    return jax.tree.map(jnp.sum, by_rows(share, vocabulary(params, config), hidden, targets, *arrays))

@@ -16,7 +16,7 @@ from icegrt_jax.models.hf_rope import read_rope, write_rope
 HEAD_BIAS = "icegrt_head_bias"
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs -> ours
 # Our fields that config.json does not say: how a model is computed and how it was initialised.
-NOT_THEIRS = ("scan_layers", "remat", "dtype", "init_std")
+NOT_THEIRS = ("scan_layers", "remat", "dtype", "attention", "init_std")
 
 
 def read_hf_config(folder: pathlib.Path) -> dict:

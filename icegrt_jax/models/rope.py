@@ -10,13 +10,16 @@ import numpy as np
 from icegrt_jax.models.config import ModelConfig
 
 
-def rope(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
-    """`x` f[B, L, N, H] turned by `positions` i32[B, L] times `frequencies` f32[H/2], radians per token."""
+def rope(x: jax.Array, positions: jax.Array, frequencies: jax.Array, scale: float = 1.0) -> jax.Array:
+    """`x` f[B, L, N, H] turned by `positions` i32[B, L] times `frequencies` f32[H/2], radians per token.
+
+    `scale` is taken into it because here it costs no rounding.
+    """
     angle = positions[..., None].astype(jnp.float32) * frequencies[None, None, :]  # [B, L, H/2]
     cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    return (rotated * scale if scale != 1.0 else rotated).astype(x.dtype)
 
 
 def layer_frequencies(config: ModelConfig) -> np.ndarray:

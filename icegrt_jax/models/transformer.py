@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from icegrt_jax.models import attention
+from icegrt_jax.models.cache import write
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.rope import layer_frequencies, rope
-from icegrt_jax.parallel.sharding import constrain, constrain_cache
+from icegrt_jax.parallel.sharding import constrain
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
@@ -55,7 +57,9 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        out = x @ kernel.astype(x.dtype)
+        # Flat rows: with a batch axis in the way, XLA's CPU back end copies what it transposes in the backward pass.
+        rows = x.reshape(-1, x.shape[-1])
+        out = (rows @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
         if self.has_variable("params", "kernel_scale"):  # int8, see `quantize.py`
             scale = self.get_variable("params", "kernel_scale")
             out = out * jnp.expand_dims(scale.astype(out.dtype), range(out.ndim - 1))
@@ -91,19 +95,22 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
 
-def within_window(attend: jax.Array, window: jax.Array | int, index: jax.Array | int) -> jax.Array:
+def within_window(attend: jax.Array, window: jax.Array | int, positions: jax.Array, of_keys: jax.Array) -> jax.Array:
     """`attend` bool[B, L, S] narrowed to the last `window` tokens up to each query; 0 leaves it as it is.
 
-    Slots are compared, not positions: a sequence's real tokens lie in neighbouring slots, so both
-    distances are the same. Query i is in slot `index` + i.
+    Args:
+      positions: i32[B, L] of the queries in their sequences.
+      of_keys: i32[B, S] of the keys.
     """
-    length, slots = attend.shape[-2:]
-    distance = index + jnp.arange(length)[:, None] - jnp.arange(slots)[None, :]
-    return attend & ((distance < window) | (jnp.asarray(window) == 0))[None]
+    distance = positions[:, :, None] - of_keys[:, None, :]
+    return attend & ((distance < window) | (jnp.asarray(window) == 0))
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; with a cache, keys and values of earlier tokens are read from it."""
+    """Grouped-query attention; with a cache, keys and values of earlier tokens are read from it.
+
+    `attend` is bool[B, L, S], or `attention.Seen` for a fused kernel over whole rows.
+    """
 
     config: ModelConfig
 
@@ -121,23 +128,33 @@ class Attention(nn.Module):
         q, k, v = heads("q", c.num_heads), heads("k", c.num_kv_heads), heads("v", c.num_kv_heads)
         if c.qk_norm:
             q, k = norm(c, "q_norm")(q), norm(c, "k_norm")(k)
-        # [B, K, G·L, H]: the query heads that share keys become rows of one matrix product.
-        q = rope(q, positions, constants["frequencies"]).reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
-        q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
-        k = rope(k, positions, constants["frequencies"]).transpose(0, 2, 1, 3)  # [B, K, L, H]
-        v = v.transpose(0, 2, 1, 3)
+        scale = (c.query_pre_attn_scalar or c.head_dim) ** -0.5
+        fused = isinstance(attend, attention.Seen)
+        q = rope(q, positions, constants["frequencies"], scale if fused else 1.0)
+        k = rope(k, positions, constants["frequencies"])
+        if fused:
+            out = attention.attend_fused(q, k, v, attend, c, constants["window"])
+        k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, K, L, H]
+        of_keys = positions
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k.astype(cache["k"].dtype), index, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(cache["v"], v.astype(cache["v"].dtype), index, axis=2)
-            cache = {"k": k, "v": v}
-        scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-        scores = softcap(scores * (c.query_pre_attn_scalar or c.head_dim) ** -0.5, c.attn_softcap)
-        if c.layer_windows:
-            attend = within_window(attend, constants["window"], index)
-        attend = jnp.tile(attend, (1, groups, 1))[:, None]  # [B, 1, G·L, S]
-        weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1).astype(v.dtype)
-        out = jnp.einsum("bkqs,bksh->bkqh", weights, v)
-        out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
+            cache = write(cache, k, v, positions, index)
+            k, v, of_keys = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype), cache.get("positions")
+        if not fused:
+            # [B, K, G·L, H]: the query heads that share keys become rows of one matrix product.
+            q = q.reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
+            q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
+            scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
+            if cache is not None and "k_scale" in cache:
+                scores *= cache["k_scale"][:, :, None]
+            scores = softcap(scores * scale, c.attn_softcap)
+            if c.layer_windows:
+                attend = within_window(attend, constants["window"], positions, of_keys)
+            attend = jnp.tile(attend, (1, groups, 1))[:, None]  # [B, 1, G·L, S]
+            weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1)
+            if cache is not None and "v_scale" in cache:
+                weights *= cache["v_scale"][:, :, None]
+            out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v)
+            out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
         out = out.reshape(batch, length, c.num_heads * c.head_dim)
         return Linear(c.d_model, init_scale=0.5 / c.num_layers, name="o")(out), cache
 
@@ -247,31 +264,34 @@ def hidden_states(
       segment_ids: i32[B, L]; tokens attend within their segment only (packed rows).
       positions: i32[B, L]; by default counted from the mask, needed with packed rows.
     """
-    length = tokens.shape[1]
+    length, way = tokens.shape[1], attention.choose(config, tokens.shape[1])
+    positions = token_positions(mask) if positions is None else positions
+    read = lambda *args: Transformer(config).apply({"params": params}, *args)[0]
+    if way == "cudnn" and segment_ids is None:
+        # Rows without padding on the left need no mask but causality, which the kernel need not read from memory.
+        there, back = attention.to_the_left(mask)
+        moved = (jnp.take_along_axis(x, there, axis=1) for x in (tokens, positions))
+        hidden = read(*moved, attention.Seen(way, None))
+        return jnp.take_along_axis(hidden, back[..., None], axis=1)
+    if way != "plain":
+        segments = mask if segment_ids is None else jnp.where(mask, segment_ids, 0)
+        return read(tokens, positions, attention.Seen(way, segments.astype(jnp.int32)))
     attend = jnp.tril(jnp.ones((length, length), jnp.bool_))[None] & mask[:, None, :]  # [B, L, L]
     if segment_ids is not None:
         attend &= segment_ids[:, :, None] == segment_ids[:, None, :]
-    positions = token_positions(mask) if positions is None else positions
-    return Transformer(config).apply({"params": params}, tokens, positions, attend)[0]
-
-
-def empty_cache(config: ModelConfig, batch: int, length: int) -> dict:
-    """Keys and values for `length` slots: f[B, K, S, H] per layer, with a leading axis when scanned."""
-    shape = (batch, config.num_kv_heads, length, config.head_dim)
-    dtype = jnp.dtype(config.dtype)
-    if config.scan_layers:
-        shape = (config.num_layers, *shape)
-        return constrain_cache({"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}, config)
-    layers = (str(i) for i in range(config.num_layers))
-    return constrain_cache({i: {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)} for i in layers}, config)
+    return read(tokens, positions, attend)
 
 
 def prefill(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array, cache: dict):
     """Hidden states f[B, P, D] of left-padded prompts, and the cache with slots 0..P-1 filled."""
     length, slots = tokens.shape[1], jax.tree.leaves(cache)[0].shape[-2]
-    causal = jnp.arange(slots)[None, :] <= jnp.arange(length)[:, None]  # [P, S]
-    seen = jnp.pad(mask, ((0, 0), (0, slots - length)))
-    attend = causal[None] & seen[:, None, :]
+    way = attention.choose(config, length)
+    if way == "plain":
+        causal = jnp.arange(slots)[None, :] <= jnp.arange(length)[:, None]  # [P, S]
+        seen = jnp.pad(mask, ((0, 0), (0, slots - length)))
+        attend = causal[None] & seen[:, None, :]
+    else:
+        attend = attention.Seen(way, mask.astype(jnp.int32))
     return Transformer(config).apply({"params": params}, tokens, token_positions(mask), attend, cache, 0)
 
 

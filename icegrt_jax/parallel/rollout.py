@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.transformer import empty_cache
 from icegrt_jax.models.tree import map_with_path
 from icegrt_jax.parallel.mesh import ROLLOUT_AXES, possible_ways
 from icegrt_jax.parallel.sharding import (
@@ -135,7 +135,7 @@ def ways_of(rollout: Mesh) -> int:
 
 
 def layout_bytes(
-    params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh, *, rows: int, length: int
+    params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh, *, rows: int, length: int, cache_dtype: str = "compute"
 ) -> dict[str, int]:
     """Bytes per device of the policy as trained, of its copy for sampling (0 where it `lies_already`) and of the cache.
 
@@ -146,10 +146,15 @@ def layout_bytes(
       rollout: from `rollout_layout`.
       rows: responses sampled at a time.
       length: slots of the cache, prompt and response.
+      cache_dtype: see `models.cache`.
     """
     copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), params)
-    cache = jax.tree.leaves(jax.eval_shape(lambda: empty_cache(model, rows, length)))
-    split = lambda x: [split_axes(n, rule, rollout) for n, rule in zip(x.shape, cache_rules(model), strict=True)]
+    cache = jax.tree.leaves(jax.eval_shape(lambda: empty_cache(model, rows, length, cache_dtype)))
+
+    def split(x):
+        rules = cache_rules(x.ndim, scanned=model.scan_layers)
+        return [split_axes(size, rule, rollout) for size, rule in zip(x.shape, rules, strict=True)]
+
     return {
         "training": device_bytes(params, mesh),
         "rollout": 0 if lies_already(mesh) else device_bytes(copy, rollout),

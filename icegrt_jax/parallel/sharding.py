@@ -137,9 +137,13 @@ def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names not in LAYOUTS or mesh.size == 1:
         return x
-    ours = {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
-    axes = [split_axes(size, rule, mesh, ours) for size, rule in zip(x.shape, rules, strict=True)]
+    axes = [split_axes(size, rule, mesh, _ours(mesh)) for size, rule in zip(x.shape, rules, strict=True)]
     return jax.lax.with_sharding_constraint(x, spec_of(axes)) if any(axes) else x
+
+
+def _ours(mesh) -> set[str]:
+    """The axes that XLA splits; within `by_rows` some are split already."""
+    return {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
 
 
 def by_rows(fn, weights, *arrays):
@@ -165,14 +169,24 @@ def by_rows(fn, weights, *arrays):
     return local(weights, *arrays)
 
 
-def cache_rules(config) -> tuple[str | None, ...]:
-    """Of keys and values f[B, K, S, H]; scanned layers have an axis in front."""
-    return (*(None,) * config.scan_layers, "rows", "heads", None, None)
+def cache_rules(ndim: int, *, scanned: bool) -> tuple[str | None, ...]:
+    """Of keys and values [B, K, S, H], their scales [B, K, S], or positions [B, S]; scanned layers come in front."""
+    heads = ("heads",) if ndim - scanned > 2 else ()
+    front = (*(None,) * scanned, "rows", *heads)
+    return front + (None,) * (ndim - len(front))
 
 
-def constrain_cache(cache, config):
+def constrain_cache(cache, *, scanned: bool):
     """The cache split over rows and heads inside a compiled program."""
-    return jax.tree.map(lambda x: constrain(x, *cache_rules(config)), cache)
+    return jax.tree.map(lambda x: constrain(x, *cache_rules(x.ndim, scanned=scanned)), cache)
+
+
+def batch_parts(batch: int) -> int:
+    """Parts into which the mesh in use splits a batch of that many rows; 1 outside a mesh of ours."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in split_axes(batch, "rows", mesh, _ours(mesh)))
 
 
 def constrain_batch(tree):

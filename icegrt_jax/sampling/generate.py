@@ -14,7 +14,8 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.parallel.sharding import row_parts, shard_batch
-from icegrt_jax.sampling.sampler import SamplerConfig, compiled_sampler, sequence_keys
+from icegrt_jax.sampling.draw import SamplerConfig
+from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
 
 BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
 
@@ -74,29 +75,26 @@ def generate_batches(
     batch_size: int = 64,
     layout: Mesh | None = None,
 ) -> Generation:
-    """Samples `num_samples` responses to every prompt, `batch_size` prompts at a time.
+    """Samples `num_samples` responses to every prompt, those of `batch_size` prompts in flight at a time.
 
     A response depends on the key, its prompt and its place in the list, not on the batch size. `layout` is the mesh
     of `parallel.rollout` on which `params` lie; without one they lie on one device.
     """
     tokens, mask = prompt_arrays(prompts, tokenizer)
-    batch_size = min(batch_size, len(tokens))
+    count, batch_size, within = len(tokens), min(batch_size, len(tokens)), contextlib.nullcontext()
     if layout is not None:
         batch_size = -(-batch_size // row_parts(layout)) * row_parts(layout)
-    rollouts = []
-    for start in range(0, len(tokens), batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), len(tokens) - 1)  # one shape, one program
-        keys = sequence_keys(key, start * num_samples, batch_size * num_samples)
-        inputs, within = (keys, tokens[rows], mask[rows]), contextlib.nullcontext()
-        if layout is not None:
-            inputs, within = shard_batch(inputs, layout), jax.set_mesh(layout)
-        with within:
-            rollout = compiled_sampler(
-                inputs[0], params, *inputs[1:], model=model, config=config, num_samples=num_samples
-            )
-        rollouts.append(jax.device_get(rollout))
-    real = len(tokens) * num_samples  # the rest answers the prompts that filled up the last batch
-    joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:real], *rollouts)
+    padded = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)  # few shapes, few programs
+    keys = sequence_keys(key, 0, len(padded) * num_samples)
+    inputs = (keys, tokens[padded], mask[padded])
+    if layout is not None:
+        inputs, within = shard_batch(inputs, layout), jax.set_mesh(layout)
+    with within:
+        rollout = compiled_sampler(
+            inputs[0], params, *inputs[1:],
+            model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
+        )  # fmt: skip
+    joined = jax.tree.map(lambda x: x[: count * num_samples], jax.device_get(rollout))
     return Generation(
         joined.prompts,
         joined.prompt_mask,

@@ -1,11 +1,16 @@
 """Prefill and decode in one compiled program; returns the tokens and their log-probabilities.
 
 Randomness belongs to the sequence and the position: token t of sequence i is drawn with
-fold_in(fold_in(key, i), t), so a sequence is the same whatever else is in its batch.
+fold_in(fold_in(key, i), t), so a sequence is the same whatever else is in its batch, and whenever its turn comes.
+
+With fewer slots than responses, batching is continuous: once enough rows have finished, the next prompts are
+prefilled into their places and decoding goes on, all inside the one program, so that every host of a run takes the
+same branch. A slot's cache has room for a prompt and, as a ring, for the T tokens after it: all rows write where the
+ring's hand is, each keeps track of which places hold tokens of its own, and after T steps the first of them is free.
 """
 
-import dataclasses
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -13,47 +18,16 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.cache import empty_cache, insert_rows, repeat_rows
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import pick_logprobs, unembed
-from icegrt_jax.models.transformer import decode_step, empty_cache, prefill
+from icegrt_jax.models.heads import unembed
+from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
-from icegrt_jax.parallel.sharding import constrain, constrain_batch, constrain_cache
+from icegrt_jax.parallel.sharding import constrain_batch, constrain_cache
+from icegrt_jax.sampling.draw import SamplerConfig, draw
 
-EXCLUDED = -1e30  # logit of a token that top-k, top-p or min-p leaves out
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplerConfig:
-    """How responses are drawn. Hashable: a static argument of the compiled program.
-
-    Attributes:
-      max_new_tokens: T, tokens in a response at most.
-      temperature: divides the logits; 0 takes the likeliest token.
-      top_k: only the k likeliest tokens; 0 for all.
-      top_p: only the likeliest tokens that together reach this probability; 1 for all.
-      min_p: only tokens at least this fraction as likely as the likeliest; 0 for all.
-      eos_ids: any of these ends a response; it is kept as the last token.
-      pad_id: fills the rest.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    eos_ids: tuple[int, ...] = ()
-    pad_id: int = 0
-
-    def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens={self.max_new_tokens}; expected 1 or more.")
-        if self.temperature < 0:
-            raise UserError(f"temperature={self.temperature}; expected 0 (greedy) or more.")
-        if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1 or self.top_k < 0:
-            raise UserError(
-                f"top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p}; "
-                "expected top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1."
-            )
+TAKEN_APART = ("cpu", "gpu")  # back ends where decoding with stacked layers has been measured, and is slower
+REFILLS = 8  # a refill waits until this part of the slots is free
 
 
 @struct.dataclass
@@ -79,40 +53,33 @@ def sequence_keys(key: jax.Array, start: int | jax.Array, count: int) -> jax.Arr
     return jax.vmap(functools.partial(jax.random.fold_in, key))(start + jnp.arange(count))
 
 
-def restrict(logits: jax.Array, config: SamplerConfig) -> jax.Array:
-    """Logits f32[B, V] with the tokens that top-k, top-p and min-p leave out set to EXCLUDED."""
-    if config.top_k and config.top_k < logits.shape[-1]:
-        smallest = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest, EXCLUDED, logits)
-    if config.top_p < 1.0:
-        # A token stays while those likelier than it fall short of top_p (arXiv 1904.09751, section 3.1).
-        ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-        probs = jax.nn.softmax(ordered, axis=-1)
-        kept = jnp.cumsum(probs, axis=-1) - probs < config.top_p
-        smallest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < smallest, EXCLUDED, logits)
-    if config.min_p > 0.0:
-        floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(config.min_p)
-        logits = jnp.where(logits < floor, EXCLUDED, logits)
-    return logits
+@struct.dataclass
+class Slots:
+    """What the rows in flight look like, and the results so far.
 
-
-def draw(keys: jax.Array, logits: jax.Array, config: SamplerConfig) -> tuple[jax.Array, jax.Array]:
-    """The next token i32[B] of each row and its log-probability f32[B].
-
-    Args:
-      keys: key[B], used for this token only.
-      logits: f32[B, V].
-      config: as given to `sample_responses`.
+    cache: keys and values, R rows of P + T places. seen: bool[R, P + T], places that hold the row's own tokens.
+    token: i32[R], drawn last and not yet read. position: i32[R], its position in its sequence. keys: key[R].
+    row: i32[R], the response's row in the result; past the end in slots that were never filled.
+    length: i32[R], tokens drawn. active: bool[R]. ended: bool[R], the last token is an EOS.
+    tokens: i32[R, T] and logprobs: f32[R, T], drawn so far.
+    out: tokens, logprobs, length, ended of the N·K responses.
+    hand: i32[], steps done. next: i32[], the first prompt that waits.
     """
-    if config.temperature == 0.0:
-        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return token, pick_logprobs(logits, token)
-    logits = logits / config.temperature
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:], jnp.float32))(keys)
-    noisy = constrain(restrict(logits, config) + noise, "mlp_rows", "features")
-    token = constrain(jnp.argmax(noisy, axis=-1).astype(jnp.int32), "mlp_rows")
-    return token, pick_logprobs(logits, token)
+
+    cache: Any
+    seen: jax.Array
+    token: jax.Array
+    position: jax.Array
+    keys: jax.Array
+    row: jax.Array
+    length: jax.Array
+    active: jax.Array
+    ended: jax.Array
+    tokens: jax.Array
+    logprobs: jax.Array
+    out: dict[str, jax.Array]
+    hand: jax.Array
+    next: jax.Array
 
 
 def sample_responses(
@@ -124,6 +91,8 @@ def sample_responses(
     model: ModelConfig,
     config: SamplerConfig,
     num_samples: int = 1,
+    slots: int = 0,
+    count: jax.Array | int | None = None,
 ) -> Rollout:
     """Responses to left-padded prompts; `num_samples` for each share the prompt's prefill.
 
@@ -135,56 +104,162 @@ def sample_responses(
       model: the policy's shape.
       config: how to draw.
       num_samples: K; responses of one prompt are neighbours in the result.
+      slots: R, responses in flight at a time, a multiple of K; 0 for all. What is sampled does not depend on it.
+      count: i32[], prompts to answer, the first of the B; the rows of the others come back empty.
 
     Returns:
       A `Rollout` of B * K rows.
     """
     chex.assert_equal_shape([prompts, prompt_mask])
     as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
-    if as_computed and jax.default_backend() == "cpu":
-        # A scan copies each layer's slice of the stack for every token; benchmarks/sampler.py measures it. Weights
-        # stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
+    if as_computed and jax.default_backend() in TAKEN_APART:
+        # A scan copies each layer's slice of the stack for every token; benchmarks/README.md has what that costs.
+        # Weights stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)
-    width, total = prompts.shape[1], config.max_new_tokens
-    hidden, cache = prefill(params, model, prompts, prompt_mask, empty_cache(model, prompts.shape[0], width + total))
-    batch_axis = 1 if model.scan_layers else 0
+    total, width = prompts.shape
+    slots = min(slots or total * num_samples, total * num_samples)
+    if slots % num_samples:
+        raise UserError(f"slots={slots} is not a multiple of the {num_samples} samples of a prompt; make it one.")
+    count = total if count is None else jnp.minimum(count, total)
+    at_a_time = total if slots == total * num_samples else max(1, slots // REFILLS // num_samples)
+    admit = functools.partial(
+        _admit, params, model, config, keys, prompts, prompt_mask, num_samples, at_a_time, count
+    )
+    step = functools.partial(_step, params, model, config, width)
+
+    def go_on(state):
+        free = jnp.sum(~state.active, dtype=jnp.int32)
+        return jnp.any(state.active) & ((state.next >= count) | (free < at_a_time * num_samples))
+
+    def fill_and_run(state):
+        return jax.lax.while_loop(go_on, step, admit(state))
+
+    state = _empty_slots(keys, model, config, slots, total * num_samples, width)
+    if at_a_time == total:
+        state = fill_and_run(state)
+    else:
+        state = jax.lax.while_loop(lambda state: state.next < count, fill_and_run, state)
+    out = _with_finished(state).out
     repeat = functools.partial(jnp.repeat, repeats=num_samples, axis=0)
-    cache = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=batch_axis), cache)
-    cache = constrain_cache(cache, model)
-    prompts, prompt_mask, last_hidden = repeat(prompts), repeat(prompt_mask), repeat(hidden[:, -1])
-    rows, eos = prompts.shape[0], jnp.array(config.eos_ids, jnp.int32)
-    positions = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)  # of the first response token
-
-    def step(carry):
-        t, hidden, cache, slots, out, done = carry
-        token, logprob = draw(
-            jax.vmap(lambda key: jax.random.fold_in(key, t))(keys), unembed(params, model, hidden), config
-        )
-        token = jnp.where(done, config.pad_id, token)
-        out = {
-            "responses": out["responses"].at[:, t].set(token),
-            "mask": out["mask"].at[:, t].set(~done),
-            "logprobs": out["logprobs"].at[:, t].set(jnp.where(done, 0.0, logprob)),
-        }
-        done = done | jnp.any(token[:, None] == eos[None, :], axis=1)
-        slots = slots.at[:, width + t].set(True)
-        hidden, cache = decode_step(params, model, token, positions + t, slots, cache, width + t)
-        hidden, slots, out, done = constrain_batch((hidden, slots, out, done))
-        return t + 1, hidden, constrain_cache(cache, model), slots, out, done
-
-    def unfinished(carry):
-        t, done = carry[0], carry[-1]
-        return (t < total) & ~jnp.all(done)
-
-    out = {
-        "responses": jnp.full((rows, total), config.pad_id, jnp.int32),
-        "mask": jnp.zeros((rows, total), jnp.bool_),
-        "logprobs": jnp.zeros((rows, total), jnp.float32),
-    }
-    slots = jnp.pad(prompt_mask, ((0, 0), (0, total)))
-    start = (jnp.int32(0), last_hidden, cache, slots, out, jnp.zeros((rows,), jnp.bool_))
-    *_, out, done = jax.lax.while_loop(unfinished, step, start)
-    return Rollout(prompts=prompts, prompt_mask=prompt_mask, finished=done, **out)
+    mask = jnp.arange(config.max_new_tokens)[None, :] < out["length"][:, None]
+    return Rollout(
+        prompts=repeat(prompts),
+        prompt_mask=repeat(prompt_mask),
+        responses=jnp.where(mask, out["tokens"], config.pad_id),
+        mask=mask,
+        logprobs=jnp.where(mask, out["logprobs"], 0.0),
+        finished=out["ended"],
+    )
 
 
-compiled_sampler = jax.jit(sample_responses, static_argnames=("model", "config", "num_samples"))
+def _empty_slots(keys: jax.Array, model: ModelConfig, config: SamplerConfig, slots: int, rows: int, width: int):
+    """R slots with nothing in them and room for the results of `rows` responses."""
+    new = config.max_new_tokens
+    integers, flags = jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.bool_)
+    return Slots(
+        cache=empty_cache(model, slots, width + new, config.cache_dtype),
+        seen=jnp.zeros((slots, width + new), jnp.bool_),
+        token=integers,
+        position=integers,
+        keys=jnp.broadcast_to(keys[:1], (slots,)),
+        row=jnp.full((slots,), rows, jnp.int32),
+        length=integers,
+        active=flags,
+        ended=flags,
+        tokens=jnp.zeros((slots, new), jnp.int32),
+        logprobs=jnp.zeros((slots, new), jnp.float32),
+        out={
+            "tokens": jnp.zeros((rows, new), jnp.int32),
+            "logprobs": jnp.zeros((rows, new), jnp.float32),
+            "length": jnp.zeros((rows,), jnp.int32),
+            "ended": jnp.zeros((rows,), jnp.bool_),
+        },
+        hand=jnp.int32(0),
+        next=jnp.int32(0),
+    )
+
+
+def _in_place(state: Slots, model: ModelConfig) -> Slots:
+    """The state split over a mesh as it was: rows over rows, and the cache over heads as well."""
+    cache = constrain_cache(state.cache, scanned=model.scan_layers)
+    return constrain_batch(state.replace(cache=None)).replace(cache=cache)
+
+
+def _with_finished(state: Slots) -> Slots:
+    """The state with the finished rows copied to where the results are."""
+    done = {name: getattr(state, name) for name in ("tokens", "logprobs", "length", "ended")}
+    rows = jnp.where(state.active, state.out["length"].shape[0], state.row)
+    return state.replace(out=jax.tree.map(lambda out, x: out.at[rows].set(x, mode="drop"), state.out, done))
+
+
+def _drawn(params: dict, model: ModelConfig, config: SamplerConfig, hidden: jax.Array, state: Slots) -> Slots:
+    """The next token of every active row of `state`, drawn from what hidden f[R, D] predicts."""
+    keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
+    token, logprob = draw(keys, unembed(params, model, hidden), config)
+    here = state.active[:, None] & (jnp.arange(config.max_new_tokens)[None, :] == state.length[:, None])
+    length = state.length + state.active
+    eos = jnp.any(token[:, None] == jnp.array(config.eos_ids, jnp.int32)[None, :], axis=1)
+    return state.replace(
+        token=token,
+        length=length,
+        ended=jnp.where(state.active, eos, state.ended),
+        active=state.active & ~eos & (length < config.max_new_tokens),
+        tokens=jnp.where(here, token[:, None], state.tokens),
+        logprobs=jnp.where(here, logprob[:, None], state.logprobs),
+    )
+
+
+def _step(params: dict, model: ModelConfig, config: SamplerConfig, width: int, state: Slots) -> Slots:
+    """Reads the last token of every row and draws the next one."""
+    place = width + state.hand % config.max_new_tokens
+    seen = state.seen.at[:, place].set(state.active)
+    hidden, cache = decode_step(params, model, state.token, state.position, seen, state.cache, place)
+    state = state.replace(cache=cache, seen=seen, position=state.position + 1, hand=state.hand + 1)
+    return _in_place(_drawn(params, model, config, hidden, state), model)
+
+
+def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots):
+    """The next `at_a_time` prompts prefilled into free slots, the first token of their responses drawn."""
+    state = _with_finished(state)
+    slots, rows = state.active.shape[0], at_a_time * num_samples
+    ids = state.next + jnp.arange(at_a_time)
+    here = jnp.minimum(ids, prompts.shape[0] - 1)
+    tokens, mask = prompts[here], prompt_mask[here]
+    width, new = tokens.shape[1], config.max_new_tokens
+    hidden, cache = prefill(params, model, tokens, mask, empty_cache(model, at_a_time, width, config.cache_dtype))
+    waiting = jnp.repeat(ids < count, num_samples)
+    mask = jnp.repeat(mask, num_samples, axis=0)
+    row = (ids[:, None] * num_samples + jnp.arange(num_samples)[None, :]).ravel()
+    admitted = Slots(
+        cache=None,
+        seen=jnp.pad(mask, ((0, 0), (0, new))),
+        token=jnp.zeros((rows,), jnp.int32),
+        position=jnp.sum(mask, axis=1, dtype=jnp.int32),
+        keys=keys[jnp.minimum(row, keys.shape[0] - 1)],
+        row=row,
+        length=jnp.zeros((rows,), jnp.int32),
+        active=waiting,
+        ended=jnp.zeros((rows,), jnp.bool_),
+        tokens=jnp.zeros((rows, new), jnp.int32),
+        logprobs=jnp.zeros((rows, new), jnp.float32),
+        out=None,
+        hand=None,
+        next=None,
+    )
+    admitted = _drawn(params, model, config, jnp.repeat(hidden[:, -1], num_samples, axis=0), admitted)
+    free = jnp.nonzero(~state.active, size=rows, fill_value=slots)[0]
+    into = jnp.where(waiting, free, slots)  # past the end: dropped
+    place = lambda old, new: old.at[into].set(new, mode="drop")
+    moved = {name: getattr(state, name) for name in ("cache", "out", "hand", "next")}
+    merged = jax.tree.map(place, state.replace(**dict.fromkeys(moved)), admitted)
+    cache = repeat_rows(cache, num_samples, scanned=model.scan_layers)
+    merged = merged.replace(
+        cache=insert_rows(state.cache, cache, into, scanned=model.scan_layers),
+        out=state.out,
+        hand=state.hand,
+        next=state.next + at_a_time,
+    )
+    return _in_place(merged, model)
+
+
+compiled_sampler = jax.jit(sample_responses, static_argnames=("model", "config", "num_samples", "slots"))

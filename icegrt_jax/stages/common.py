@@ -21,11 +21,14 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hf_config import read_hf_config, to_model_config
 from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.lora import LoRAConfig
+from icegrt_jax.models.tree import abstract_params
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.stages.tokenizers import policy_tokenizer
+from icegrt_jax.training.compiles import Compiles
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.stored import PartRecord, load_role, with_peft
 
@@ -72,21 +75,24 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
             continue
         check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
         if stage == "ppo":
+            if config.ppo.rollout_slots:
+                check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
             _check_minibatches(config.ppo, mesh)
 
 
 def _check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
     rows, parts = ppo.batch_size * ppo.samples_per_prompt, ppo.num_minibatches
-    check_batch("ppo.batch_size * samples_per_prompt / num_minibatches", rows // parts, mesh)
     if ppo.ptx.coef:
         check_batch("ppo.ptx.batch_size", ppo.ptx.batch_size, mesh)
         check_batch("ppo.ptx.batch_size / num_minibatches", ppo.ptx.batch_size // parts, mesh)
+    check_batch("ppo.batch_size * samples_per_prompt / num_minibatches", rows // parts, mesh)
 
 
 def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
     """Makes the mesh, the embedded domain's data and the tokenizer; cheap when they are there."""
     workdir = pathlib.Path(workdir)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compile_cache"))
+    cache = str(workdir / "compile_cache") if config.log.compile_cache else None
+    jax.config.update("jax_compilation_cache_dir", cache)
     mesh = make_mesh(**config.mesh)
     _write_domain(config, workdir)
     return Run(config, workdir, mesh, policy_tokenizer(config, workdir))
@@ -109,14 +115,42 @@ def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
 
 def scratch_config(section: ConfigDict, vocab_size: int, max_length: int) -> ModelConfig:
     """The shape described by a model section of the config."""
-    shape = {k: v for k, v in section.items() if k not in ("path", "adapter", "param_dtype")}
+    shape = {k: v for k, v in section.items() if k not in ("path", "hf_config", "adapter", "param_dtype")}
     return ModelConfig(vocab_size=vocab_size, max_length=max_length, **shape)
+
+
+def folder_config(section: ConfigDict) -> ModelConfig:
+    """Shape of the model at `model.path` from its config.json alone; no weights are looked at.
+
+    Where the path is not here `model.hf_config` stands for it: a run can be planned before its model is fetched.
+    """
+    here = pathlib.Path(section.path).expanduser().exists()
+    return _config_in(section.path if here or not section.hf_config else section.hf_config, section)
+
+
+def _config_in(path: str, section: ConfigDict) -> ModelConfig:
+    folder = local_folder(path)
+    config = to_model_config(read_hf_config(folder), folder, scan_layers=section.scan_layers, dtype=section.dtype)
+    return dataclasses.replace(config, remat=section.remat, attention=section.attention)
+
+
+def _check_planned(section: ConfigDict) -> None:
+    """Refuses a model whose parameters have other shapes than `model.hf_config` says: a plan was of another model."""
+    planned, found = (_config_in(path, section) for path in (section.hf_config, section.path))
+    if abstract_params(planned) != abstract_params(found):
+        raise UserError(
+            f"model.hf_config={section.hf_config!r} describes another model than model.path={section.path!r} "
+            f"({planned.num_params:,} and {found.num_params:,} parameters); name its own config.json, or leave "
+            "model.hf_config empty."
+        )
 
 
 def base_model(run: Run) -> tuple[ModelConfig, dict]:
     """The model before the run's first stage: from a Hugging Face folder or newly initialised."""
     section = run.config.model
     if section.path:
+        if section.hf_config:
+            _check_planned(section)
         config, params = load_folder(run, section.path, section)
         if "head" in params:
             raise UserError(f"model.path={section.path!r} holds a reward model; expected a language model.")
@@ -134,7 +168,7 @@ def load_folder(run: Run, path: str, section: ConfigDict) -> tuple[ModelConfig, 
         dtype=section.dtype,
         shardings=lambda tree: tree_shardings(tree, run.mesh),
     )
-    return dataclasses.replace(config, remat=section.remat), params
+    return dataclasses.replace(config, remat=section.remat, attention=section.attention), params
 
 
 def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: bool = False) -> dict:
@@ -211,6 +245,11 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
+
+
+def write_compiles(run: Run, stage: str, compiles: Compiles) -> None:
+    """How many programs the stage's loop compiled and how long that took, this process only."""
+    files.write_json_atomic(run.folder(stage) / "compiles.json", compiles.summary())
 
 
 def audit(

@@ -21,12 +21,14 @@ def show_mesh(run: Run, stage: str, models: dict[str, ModelConfig]) -> None:
             print(f"{stage}  mesh: {sentence}", flush=True)
 
 
-def show_layout(run: Run, stage: str, model: ModelConfig, params: dict, *, rows: int, length: int) -> None:
+def show_layout(
+    run: Run, stage: str, model: ModelConfig, params: dict, *, rows: int, length: int, cache_dtype: str
+) -> None:
     """Says how the policy is split while it samples, where that is not how it is split for training."""
     if lies_already(run.mesh):
         return
     layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
-    held = layout_bytes(params, model, run.mesh, layout, rows=rows, length=length)
+    held = layout_bytes(params, model, run.mesh, layout, rows=rows, length=length, cache_dtype=cache_dtype)
     sizes = ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in held.items())
     print(f"{stage}  rollout: one copy of the weights on {ways_of(layout)} devices; on each: {sizes}", flush=True)
 

@@ -3,10 +3,11 @@
 import jax
 from ml_collections import ConfigDict
 
+from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
-from icegrt_jax.stages.common import Run
+from icegrt_jax.stages.common import Run, write_compiles
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite
 from icegrt_jax.training.preemption import Preempted, Preemption
@@ -29,11 +30,15 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
         update = jit_step(update, run.mesh, state)
         first = start or 0
-        with MetricsWriter(folder, resume_step=start) as writer, Progress(steps, stage, start=first) as progress:
+        with (
+            MetricsWriter(folder, resume_step=start) as writer,
+            Progress(steps, stage, start=first) as progress,
+            Ahead(lambda step: batches[step - 1], stop=steps + 1) as batch_of,
+        ):
             pending = None
             for step in range(first + 1, steps + 1):
                 with progress.phase("data"):
-                    batch = shard_batch(batches[step - 1], run.mesh)
+                    batch = shard_batch(batch_of(step), run.mesh)
                 with progress.phase("update"):
                     state, metrics = update(state, batch)
                     if pending:
@@ -50,6 +55,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                 if stopping and not last:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
+            write_compiles(run, stage, progress.compiles)
     return state
 
 

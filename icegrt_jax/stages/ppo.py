@@ -1,27 +1,30 @@
 """`icegrt ppo`: ICE-GRT. Every iteration samples, scores in one program, and learns in another."""
 
+import functools
 import pathlib
 
 import jax
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
-from icegrt_jax.data.pipeline import prompt_batches, sft_batches
+from icegrt_jax.data.ahead import Ahead
+from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
-from icegrt_jax.parallel.sharding import shard_batch
+from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.stages import common, layouts, scoring, tokenizers
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
-from icegrt_jax.training.ppo import ppo_update, score
+from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.startup import check_first_rollout
 from icegrt_jax.training.state import TrainState, trained, with_trained
+from icegrt_jax.training.widths import trimmed
 
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
@@ -39,13 +42,15 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     state, parts = initial_state(run)
     layouts.show_mesh(run, "ppo", dict(state.models))
     layouts.show_layout(
-        run, "ppo", state.model("policy"), state.full("policy"), rows=ppo.batch_size * ppo.samples_per_prompt,
+        run, "ppo", state.model("policy"), state.full("policy"), cache_dtype=ppo.cache_dtype,
+        rows=ppo.rollout_slots or ppo.batch_size * ppo.samples_per_prompt,
         length=config.max_prompt_length + config.max_response_length,
     )  # fmt: skip
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
     sampler = _sampler_config(run)
     score_step = jit_step(score, run.mesh, state)
+    read = jax.jit(read_roles)
     update_step = jit_step(ppo_update, run.mesh, state)
 
     with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
@@ -56,29 +61,37 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         with (
             MetricsWriter(folder, resume_step=start) as writer,
             Progress(ppo.iterations, "ppo", start=start or 0) as progress,
+            Ahead(functools.partial(_host_batch, batches, replay), stop=ppo.iterations + 1) as host_batch,
         ):
             for step in range((start or 0) + 1, ppo.iterations + 1):
                 with progress.phase("rollout"):
-                    batch = batches[step - 1]
-                    rollout = _rollout(run, state, batch, step, sampler)
+                    batch, replayed = host_batch(step)
+                    rollout = trimmed(_rollout(run, state, batch, step, sampler))
                 if step == 1:
-                    check_first_rollout(state, rollout)
+                    check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
                 records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
-                    texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
+                    texts, scores, counts = [], (), {}
+                    if reader is not None:
+                        # The other roles read ids while the host decodes and tokenises.
+                        with jax.set_mesh(run.mesh):
+                            roles_read = read(shard_tree(state, run.mesh), rollout)
+                        texts, answer_scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
+                        scores = (answer_scores, roles_read)
                     state, experience, scored = score_step(state, rollout, *scores)
-                    if replay is not None:
-                        experience = experience.replace(ptx=shard_batch(replay[step - 1], run.mesh))
+                    if replayed is not None:
+                        experience = experience.replace(ptx=shard_batch(replayed, run.mesh))
                     state, learned = update_step(state, experience)
                     # The host reads and judges the answers while the device learns from them.
                     texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
                     metrics = {**jax.device_get({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
                 check_finite(step, metrics)
-                if metrics["first_logprob_diff"] > ppo.logprob_alarm:
+                difference = metrics.get("sampler_logprob_diff", metrics["first_logprob_diff"])
+                if difference > ppo.logprob_alarm:
                     print(
                         f"ppo  warning: step {step}: sampler and trainer log-probs differ by "
-                        f"{metrics['first_logprob_diff']:.3g} per token (alarm {ppo.logprob_alarm:g})",
+                        f"{difference:.3g} per token (alarm {ppo.logprob_alarm:g})",
                         flush=True,
                     )
                 writer.write(step, metrics)
@@ -93,6 +106,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                 if stopping and not last:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
+        common.write_compiles(run, "ppo", progress.compiles)
     models = {role: state.model(role) for role, _ in state.optimizers}
     common.finish(run, "ppo", step=ppo.iterations, models=models, parts=parts, late_kl=_report_kl(run))
 
@@ -161,7 +175,13 @@ def _sampler_config(run: common.Run) -> SamplerConfig:
         min_p=ppo.min_p,
         eos_ids=run.tokenizer.eos_ids,
         pad_id=run.tokenizer.pad_id,
+        cache_dtype=ppo.cache_dtype,
     )
+
+
+def _host_batch(batches: Batches, replay: Batches | None, step: int) -> tuple[dict, dict | None]:
+    """The prompts of an iteration, and its replay rows or None."""
+    return batches[step - 1], None if replay is None else replay[step - 1]
 
 
 def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler: SamplerConfig) -> Rollout:
@@ -175,7 +195,7 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     with jax.set_mesh(layout):
         rollout = compiled_sampler(
             keys, params, tokens, mask, model=model, config=sampler,
-            num_samples=run.config.ppo.samples_per_prompt,
+            num_samples=run.config.ppo.samples_per_prompt, slots=run.config.ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
 

@@ -28,8 +28,8 @@ from icegrt_jax.training.stored import PartRecord, load_own
 # Keys of config.ppo that the update steps read under the same name.
 SAME_NAME = (
     "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
-    "cliprange_value", "dual_clip", "bootstrap_truncated", "value_warmup", "whiten_rewards", "advantages",
-    "advantage_clip",
+    "cliprange_value", "dual_clip", "recompute_logprobs", "bootstrap_truncated", "value_warmup", "whiten_rewards",
+    "advantages", "advantage_clip",
 )  # fmt: skip
 INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
 

@@ -20,12 +20,11 @@ from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_token
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.sampling import Rollout
-from icegrt_jax.sampling.generate import BUCKET, Generation, decode_responses
+from icegrt_jax.sampling.generate import Generation, decode_responses
 from icegrt_jax.stages.common import Run
 from icegrt_jax.training.forward import answer_scores
 from icegrt_jax.training.state import TrainState
-
-WIDTHS = 4  # different widths of a batch of texts at most, each a compiled program
+from icegrt_jax.training.widths import bucketed
 
 compiled_scores = functools.partial(jax.jit, static_argnames="config")(answer_scores)
 
@@ -58,12 +57,6 @@ class Reader:
         sizes = [len(self.tokenizer.encode_answer(prompt, "", finished=False)[0]) for prompt in prompts]
         no_room = sum(size >= self.length for size in sizes)
         return {"prompts": len(sizes), "longest": max(sizes, default=0), "no_room": no_room}
-
-
-def bucketed(longest: int, length: int) -> int:
-    """The width for rows of `longest` tokens: one of WIDTHS, the largest of them `length`."""
-    step = -(-length // (WIDTHS * BUCKET)) * BUCKET
-    return min(-(-longest // step) * step, length)
 
 
 def make_reader(run: Run, tokenizer: ChatTokenizer) -> Reader | None:
@@ -102,18 +95,16 @@ def score_generation(
 
 
 def score_as_text(
-    run: Run, reader: Reader | None, state: TrainState, rollout: Rollout, prompts: Sequence[Prompt]
-) -> tuple[list[str], tuple[jax.Array, ...], dict[str, int]]:
-    """What a reward model with a tokenizer of its own makes of a rollout; nothing where it has the policy's.
+    run: Run, reader: Reader, state: TrainState, rollout: Rollout, prompts: Sequence[Prompt]
+) -> tuple[list[str], jax.Array, dict[str, int]]:
+    """What a reward model with a tokenizer of its own makes of a rollout.
 
     Waits for the rollout, not for the scores.
 
     Returns:
-      The responses' texts, their scores f32[B] as the last argument of `training.ppo.score`, and counts for
+      The responses' texts, their scores f32[B] for `training.ppo.score`, and counts for
       the metrics: `score_cut`, answers that lost their end.
     """
-    if reader is None:
-        return [], (), {}
     texts, messages = texts_of(run, rollout), [prompt.prompt for prompt in prompts]
     if run.config.overlong_prompts == "cut":  # the reward model is to read what the policy has read
         longest = run.config.max_prompt_length
@@ -124,7 +115,7 @@ def score_as_text(
     params = shard_tree(state.full("reward"), run.mesh)
     with jax.set_mesh(run.mesh):
         scores = compiled_scores(params, config=state.model("reward"), **batch)
-    return texts, (shard_batch(scores, run.mesh),), {"score_cut": cut}
+    return texts, shard_batch(scores, run.mesh), {"score_cut": cut}
 
 
 def texts_of(run: Run, rollout: Rollout) -> list[str]:

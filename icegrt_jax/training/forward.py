@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.models.chunks import over_chunks
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import over_chunks, scalars, token_logprobs, unembed, vocabulary
+from icegrt_jax.models.heads import scalars, token_logprobs, unembed, vocabulary
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.parallel.sharding import by_rows
 from icegrt_jax.rl import exact_kl
@@ -12,11 +13,10 @@ from icegrt_jax.rl import exact_kl
 
 def response_hidden(params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask) -> jax.Array:
     """Hidden states f[B, T, D] from which each response token is predicted."""
-    width = prompts.shape[1]
-    # The last response token predicts nothing that is used.
-    tokens = jnp.concatenate([prompts, responses[:, :-1]], axis=1)
-    seen = jnp.concatenate([prompt_mask, mask[:, :-1]], axis=1)
-    return hidden_states(params, config, tokens, seen)[:, width - 1 :]
+    tokens = jnp.concatenate([prompts, responses], axis=1)
+    seen = jnp.concatenate([prompt_mask, mask], axis=1)
+    # The last token predicts nothing that is used, but without it widths would not be round.
+    return hidden_states(params, config, tokens, seen)[:, prompts.shape[1] - 1 : -1]
 
 
 def response_logprobs(
@@ -30,13 +30,6 @@ def response_logprobs(
       temperature: divides the logits; 0 (greedy) counts as 1.
     """
     hidden = response_hidden(params, config, prompts, prompt_mask, responses, mask)
-    return hidden_logprobs(params, config, hidden, responses, mask, temperature=temperature)
-
-
-def hidden_logprobs(
-    params: dict, config: ModelConfig, hidden, responses, mask, *, temperature: float
-) -> tuple[jax.Array, jax.Array]:
-    """`response_logprobs` of hidden states f[B, T, D] that are there already."""
     logprobs, entropy = token_logprobs(params, config, hidden, responses, temperature=temperature or 1.0)
     return jnp.where(mask, logprobs, 0.0), jnp.where(mask, entropy, 0.0)
 
@@ -78,20 +71,12 @@ def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: ja
     return scalars(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
 
 
-def packed_logprobs(params: dict, config: ModelConfig, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Log-probs f32[B, L-1], entropy and target mask of an SFT batch of packed rows.
+def packed_hidden(params: dict, config: ModelConfig, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Hidden states f[B, L-1, D] of packed rows, the tokens i32[B, L-1] they predict, and which count bool[B, L-1].
 
     Args:
       batch: tokens, segment_ids, positions i32[B, L] and loss_mask bool[B, L], see `data.pipeline`.
     """
-    tokens = batch["tokens"]
-    hidden = hidden_states(
-        params,
-        config,
-        tokens,
-        batch["segment_ids"] > 0,
-        segment_ids=batch["segment_ids"],
-        positions=batch["positions"],
-    )
-    logprobs, entropy = token_logprobs(params, config, hidden[:, :-1], tokens[:, 1:])
-    return logprobs, entropy, batch["loss_mask"][:, 1:]
+    segments, positions = batch["segment_ids"], batch["positions"]
+    hidden = hidden_states(params, config, batch["tokens"], segments > 0, segment_ids=segments, positions=positions)
+    return hidden[:, :-1], batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]

@@ -40,67 +40,75 @@ def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> j
     )  # fmt: skip
 
 
-def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array:
-    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones."""
+def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
+    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones; None when off."""
+    if not state.ppo.bootstrap_truncated:
+        return None
     tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
     mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
     after = answer_scores(state.full("value"), state.model("value"), tokens, mask)
     return jnp.where(rollout.finished, 0.0, after)
 
 
-def _read(state: TrainState, rollout: Rollout, *, with_scores: bool) -> dict[str, jax.Array]:
-    """What the models say of responses, each row by itself: everything in `score` that costs a forward pass."""
-    args = (rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask)
-    ref_logprobs, _ = response_logprobs(
-        state.full("reference"), state.model("policy"), *args, temperature=state.ppo.temperature
-    )
-    read = {
+def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
+    """What the models but the reward model say of a rollout.
+
+    Returns:
+      `ref_logprobs` and `values` f32[B, T]; `bootstrap` f32[B] or None; `token_kl` f32[B, T]; `old_logprobs` f32[B, T]:
+      the sampler's, or with `recompute_logprobs` those of the policy's own forward pass.
+    """
+    args, temperature = _response(rollout), state.ppo.temperature
+    ref_logprobs, _ = response_logprobs(state.full("reference"), state.model("policy"), *args, temperature=temperature)
+    if state.ppo.recompute_logprobs:
+        logprobs, _ = response_logprobs(state.full("policy"), state.model("policy"), *args, temperature=temperature)
+        rollout = rollout.replace(logprobs=logprobs)
+    return {
         "ref_logprobs": ref_logprobs,
         "values": response_values(state.full("value"), state.model("value"), *args),
+        "bootstrap": _bootstrap(state, rollout),
         "token_kl": _token_kl(state, rollout, ref_logprobs),
+        "old_logprobs": rollout.logprobs,
     }
-    if with_scores:
-        read["scores"] = raw_scores(state, rollout)
-    if state.ppo.bootstrap_truncated:
-        read["bootstrap"] = _bootstrap(state, rollout)
-    return read
+
+
+def _response(rollout: Rollout) -> tuple[jax.Array, ...]:
+    return rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask
 
 
 def score(
-    state: TrainState, rollout: Rollout, scores: jax.Array | None = None
+    state: TrainState, rollout: Rollout, scores: jax.Array | None = None, read: dict | None = None
 ) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
     """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
 
     Args:
       scores: f32[B], the reward model's verdicts where it has read the responses as text, with a tokenizer
         of its own. By default it reads the rollout's ids, here.
+      read: what `read_roles` has returned, where the roles have read the rollout already. By default they do, here.
 
     Returns:
       The state with the score moments and the KL coefficient moved on (the rewards use the
       coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
       `scaled_histogram` f32[B].
     """
-    read = _read(state, rollout, with_scores=scores is None)
-    read = read if scores is None else {**read, "scores": scores}
+    scores = raw_scores(state, rollout) if scores is None else scores
+    read = read_roles(state, rollout) if read is None else read
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
-    rollout, read = all_rows((rollout, read), state.axis_name)
-    scores, ref_logprobs, values, token_kl = (read[name] for name in ("scores", "ref_logprobs", "values", "token_kl"))
+    rollout, scores, read = all_rows((rollout, scores, read), state.axis_name)
     config, mask = state.ppo, rollout.mask
+    ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read["values"]
 
     scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
     penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
     in_reward = config.kl_in == "reward"
-    rewards = token_rewards(penalized, token_kl, mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
+    rewards = token_rewards(penalized, read["token_kl"], mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(
-        rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=read.get("bootstrap")
-    )
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=read["bootstrap"])
     normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
 
-    kl = jnp.mean(jnp.sum(jnp.where(mask, rollout.logprobs - ref_logprobs, 0.0), axis=1))
+    kl = jnp.mean(jnp.sum(jnp.where(mask, old_logprobs - ref_logprobs, 0.0), axis=1))
     metrics = {
         "score_raw": jnp.mean(scores),
         "score_scaled": jnp.mean(scaled),
@@ -115,9 +123,11 @@ def score(
         "score_histogram": scores,
         "scaled_histogram": scaled,
     }
+    if config.recompute_logprobs:
+        metrics["sampler_logprob_diff"] = masked_mean(jnp.abs(old_logprobs - rollout.logprobs), mask)
     experience = Experience(
-        rollout.prompts, rollout.prompt_mask, rollout.responses, mask, old_logprobs=rollout.logprobs,
-        ref_logprobs=ref_logprobs, values=values, advantages=normalized, returns=returns,
+        *_response(rollout), old_logprobs=old_logprobs, ref_logprobs=ref_logprobs,
+        values=values, advantages=normalized, returns=returns,
     )  # fmt: skip
     state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
     return state, own_rows(experience, state.axis_name), metrics
@@ -147,9 +157,7 @@ def _only_critic_before(warmup: int, new: TrainState, old: TrainState) -> TrainS
     actor = lambda state: (state.params["policy"], state.opt_state["policy"])
     learning = old.step >= warmup
     params, opt_state = jax.tree.map(lambda x, y: jnp.where(learning, x, y), actor(new), actor(old))
-    return new.replace(
-        params={**new.params, "policy": params}, opt_state={**new.opt_state, "policy": opt_state}
-    )
+    return new.replace(params={**new.params, "policy": params}, opt_state={**new.opt_state, "policy": opt_state})
 
 
 def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -181,19 +189,26 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     def one(carry, xs):
         state, stopped = carry
         minibatch = own_rows(_minibatch(experience, *xs, config.num_minibatches), state.axis_name)
-        shapes = jax.eval_shape(update, state, minibatch)[1]
-        skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
+        if config.kl_early_stop:
+            shapes = jax.eval_shape(update, state, minibatch)[1]
+            skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
+        else:  # a branch would hold the state twice
+            state, metrics = update(state, minibatch)
         made = 1.0 - stopped.astype(jnp.float32)
         if config.kl_early_stop:
             stopped = stopped | (metrics["approx_kl"] > config.kl_early_stop)
         return (state, stopped), (metrics, made)
 
-    (state, _), (metrics, made) = jax.lax.scan(one, (state, jnp.array(False)), (order, part))
+    start = (state, jnp.array(False))
+    if order.shape[0] == 1:  # a loop would hold the state twice
+        (state, _), out = one(start, (order[0], part[0]))
+        metrics, made = jax.tree.map(lambda x: x[None], out)
+    else:
+        (state, _), (metrics, made) = jax.lax.scan(one, start, (order, part))
     means = {name: jnp.sum(x) / jnp.sum(made) for name, x in metrics.items()}
     means["updates"] = jnp.sum(made)
     means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
     means["first_ratio_error"] = jnp.abs(metrics["ratio"][0] - 1.0)
     means["first_logprob_diff"] = metrics["logprob_diff"][0]
     return state.replace(step=state.step + 1), means
-

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import tqdm
 
+from icegrt_jax.training.compiles import Compiles
+
 _LINE_SECONDS = 15.0  # a log file gets a line this often, and at every tenth of the way
 
 
@@ -35,6 +37,7 @@ class Progress:
         self._began = self._printed_at = time.perf_counter()
         # Step and time from which the rate is measured: after the first step, which compiles.
         self._rate_from: tuple[int, float] | None = None
+        self.compiles = Compiles()
         self._bar = None
         if self._stream.isatty():
             self._bar = tqdm.tqdm(
@@ -76,12 +79,17 @@ class Progress:
             self._rate_from = (step, time.perf_counter())
 
     def close(self) -> None:
-        """Ends the bar and prints the time taken, in all and by phase."""
+        """Ends the bar and prints the time taken, in all and by phase, and what was compiled."""
+        self.compiles.close()
         if self._bar is not None:
             self._bar.close()
         elapsed = time.perf_counter() - self._began
         phases = ", ".join(f"{k} {_clock(v)}" for k, v in self._phases.items())
-        self._line(f"{self._step}/{self._total} after {_clock(elapsed)}" + (f" ({phases})" if phases else ""))
+        self._line(
+            f"{self._step}/{self._total} after {_clock(elapsed)}"
+            + (f" ({phases})" if phases else "")
+            + f"; {self.compiles}"
+        )
 
     def __enter__(self) -> "Progress":
         return self

@@ -39,6 +39,7 @@ class PPOConfig:
     length_penalty: float = 0.0
     length_target: int = 0
     whiten_rewards: bool = False
+    recompute_logprobs: bool = False  # old log-probs by the trainer's forward pass instead of the sampler's
     advantages: str = "whiten"
     advantage_clip: float = 0.0
 

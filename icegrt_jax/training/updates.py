@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from icegrt_jax.models.heads import scalars
+from icegrt_jax.models.heads import scalars, token_loss
 from icegrt_jax.rl import (
     count_ranked,
     kl_estimate,
@@ -20,8 +20,7 @@ from icegrt_jax.rl import (
 )
 from icegrt_jax.training.forward import (
     answer_scores,
-    hidden_logprobs,
-    packed_logprobs,
+    packed_hidden,
     response_hidden,
     response_values,
 )
@@ -73,13 +72,16 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
     """
     total = _count(state, batch["loss_mask"][:, 1:])
 
-    def loss_fn(params):
-        logprobs, entropy, mask = packed_logprobs(params, state.model("policy"), batch)
+    def of_tokens(logprobs, entropy, mask):
         metrics = {
             "entropy": masked_mean(entropy, mask, total),
             "target_prob": masked_mean(jnp.exp(jax.lax.stop_gradient(logprobs)), mask, total),
         }
         return nll_loss(logprobs, mask, total), metrics
+
+    def loss_fn(params):
+        model = state.model("policy")
+        return token_loss(of_tokens, params, model, *packed_hidden(params, model, batch))
 
     state, metrics = _apply(state, ("policy",), loss_fn)
     return state.replace(step=state.step + 1), {**metrics, "targets": total}
@@ -150,8 +152,8 @@ def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainStat
         loss, metrics = policy_loss(policy, hidden)
         values = jnp.where(batch.mask, scalars(value, hidden), 0.0)
         value_loss, value_metrics = _value_loss(state, values, batch, total)
-        metrics |= {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
-        return loss + state.ppo.vf_coef * value_loss, {**metrics, **value_metrics}
+        shown = {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
+        return loss + state.ppo.vf_coef * value_loss, {**metrics, **shown, **value_metrics}
 
     return _apply(state, ("policy", "value"), loss_fn)
 
@@ -166,28 +168,36 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
     total = _count(state, batch.mask)
     ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:]) if config.ptx_coef else None
 
-    def loss_fn(params, hidden=None):
-        if hidden is None:
-            hidden = response_hidden(params, state.model("policy"), *_response(batch))
-        logprobs, entropy = hidden_logprobs(
-            params, state.model("policy"), hidden, batch.responses, batch.mask, temperature=config.temperature
-        )
+    def of_tokens(logprobs, entropy, old_logprobs, ref_logprobs, advantages, mask):
         loss, metrics = ppo_policy_loss(
-            logprobs, batch.old_logprobs, batch.advantages, batch.mask, total=total,
+            logprobs, old_logprobs, advantages, mask, total=total,
             cliprange=config.cliprange, cliprange_high=config.cliprange_high or None, dual_clip=config.dual_clip,
         )  # fmt: skip
-        difference = jnp.abs(jax.lax.stop_gradient(logprobs) - batch.old_logprobs)
-        metrics["entropy"] = masked_mean(entropy, batch.mask, total)
-        metrics["logprob_diff"] = masked_mean(difference, batch.mask, total)
+        difference = jnp.abs(jax.lax.stop_gradient(logprobs) - old_logprobs)
+        metrics["entropy"] = masked_mean(entropy, mask, total)
+        metrics["logprob_diff"] = masked_mean(difference, mask, total)
         if config.kl_in == "loss":
-            kl = masked_mean(kl_estimate(logprobs, batch.ref_logprobs, config.kl_kind, batch.mask), batch.mask, total)
+            kl = masked_mean(kl_estimate(logprobs, ref_logprobs, config.kl_kind, mask), mask, total)
             loss = loss + state.kl.kl_coef * kl
             metrics["kl_loss"] = jax.lax.stop_gradient(kl)
+        return loss, metrics
+
+    def of_replay(logprobs, _, mask):
+        return nll_loss(logprobs, mask, ptx_total), {}
+
+    def loss_fn(params, hidden=None):
+        model = state.model("policy")
+        if hidden is None:
+            hidden = response_hidden(params, model, *_response(batch))
+        loss, metrics = token_loss(
+            of_tokens, params, model, hidden, batch.responses,
+            batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.mask,
+            temperature=config.temperature or 1.0,
+        )  # fmt: skip
         if config.ptx_coef:
-            ptx_logprobs, _, ptx_mask = packed_logprobs(params, state.model("policy"), batch.ptx)
-            ptx = nll_loss(ptx_logprobs, ptx_mask, ptx_total)
+            ptx, _ = token_loss(of_replay, params, model, *packed_hidden(params, model, batch.ptx))
             loss = loss + config.ptx_coef * ptx
-            metrics["ptx_loss"] = jax.lax.stop_gradient(ptx)
+            metrics = {**metrics, "ptx_loss": jax.lax.stop_gradient(ptx)}
         return loss, metrics
 
     return loss_fn

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.models import heads
+from icegrt_jax.models import chunks
 from icegrt_jax.models.heads import entropy_of, init_params, pick_logprobs, scalars, token_logprobs, unembed
 from tests.models.examples import CONFIG, make_params, make_tokens
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 3 positions, where 7 do not divide."""
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 0)
-    monkeypatch.setattr(heads, "MIN_CHUNK", 3)
-    assert heads.chunk_length(2, 7, CONFIG.vocab_size) == 3
+    """Chunks of 3 tokens, over which 2 rows of 7 do not divide."""
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 0)
+    monkeypatch.setattr(chunks, "MIN_CHUNK", 3)
+    assert chunks.chunk_length(14, CONFIG.vocab_size) == 3
 
 
 def test_logprobs_and_entropy_of_a_hand_worked_row():
@@ -68,7 +68,7 @@ def test_a_batch_below_the_chunk_size_gives_the_same_logprobs(small_chunks, monk
     hidden = jax.random.normal(jax.random.key(3), (2, 7, CONFIG.d_model))
     compute = lambda: jax.jit(lambda *args: token_logprobs(args[0], CONFIG, *args[1:]))(params, hidden, targets)
     in_chunks = compute()
-    monkeypatch.setattr(heads, "MIN_CHUNK", 7)
+    monkeypatch.setattr(chunks, "MIN_CHUNK", 14)
     chex.assert_trees_all_close(compute(), in_chunks, atol=1e-5)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from icegrt_jax.models import smollm2, transformer
 from icegrt_jax.models.api import load_hf_model, save_model
+from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.heads import unembed
 from tests.models.examples import make_params
 from tests.models.examples_gguf import CONFIG_HERE, write_gguf
@@ -113,7 +114,7 @@ def greedy(model, tokens: np.ndarray, mask: np.ndarray, count: int = NEW_TOKENS)
 
     @jax.jit
     def run(params, tokens, mask):
-        cache = transformer.empty_cache(config, batch, slots)
+        cache = empty_cache(config, batch, slots)
         hidden, cache = transformer.prefill(params, config, tokens, mask, cache)
         token = jnp.argmax(unembed(params, config, hidden[:, -1]), axis=-1).astype(jnp.int32)
         prompt_slots = jnp.pad(mask, ((0, 0), (0, count)))

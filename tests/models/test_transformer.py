@@ -10,9 +10,9 @@ import pytest
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
+from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.models.rope import layer_frequencies
-from icegrt_jax.models.transformer import empty_cache
 from icegrt_jax.models.tree import unstacked
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, reference_hidden, stacked
 

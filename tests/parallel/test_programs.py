@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from icegrt_jax.models import heads
+from icegrt_jax.models import chunks, heads
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
 from icegrt_jax.parallel.mesh import make_mesh
@@ -53,8 +53,8 @@ def compiled_update(shape, model: ModelConfig = MODEL):
 
 @pytest.fixture
 def many_chunks(monkeypatch):
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 1)
-    monkeypatch.setattr(heads, "MIN_CHUNK", 4)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(chunks, "MIN_CHUNK", 4)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)

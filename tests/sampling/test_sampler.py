@@ -9,10 +9,11 @@ import pytest
 import scipy.stats
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import hidden_states
-from icegrt_jax.sampling import SamplerConfig, compiled_sampler, sample_responses, sampler, sequence_keys
+from icegrt_jax.sampling import SamplerConfig, compiled_sampler, draw, sample_responses, sampler, sequence_keys
 from icegrt_jax.training.forward import response_logprobs
 from tests.models.examples import CONFIG as TIED
 from tests.models.examples import make_params, make_tokens, stacked
@@ -29,11 +30,17 @@ PROMPTS = make_tokens(len(LENGTHS), 6)
 PROMPT_MASK = jnp.arange(6)[None, :] >= 6 - jnp.array(LENGTHS)[:, None]
 
 
-def sample(config=CONFIG, params=PARAMS, *, prompts=PROMPTS, mask=PROMPT_MASK, start=0, num_samples=K, **options):
+def sample(
+    config=CONFIG, params=PARAMS, *, prompts=PROMPTS, mask=PROMPT_MASK, start=0, num_samples=K, slots=0, count=None,
+    **options,
+):  # fmt: skip
     """Most tests call this with one set of options, and so share one compiled program."""
     keys = sequence_keys(jax.random.key(3), start, len(prompts) * num_samples)
     options = SamplerConfig(**{"max_new_tokens": T, "temperature": 0.8, "eos_ids": EOS_IDS, "pad_id": 1, **options})
-    return compiled_sampler(keys, params, prompts, mask, model=config, config=options, num_samples=num_samples)
+    return compiled_sampler(
+        keys, params, prompts, mask,
+        model=config, config=options, num_samples=num_samples, slots=slots, count=count,
+    )  # fmt: skip
 
 
 def forward_logprobs(out, temperature, config=CONFIG):
@@ -146,7 +153,7 @@ def test_sampled_pairs_of_tokens_match_the_softmax(options):
 def test_drawn_frequencies_match_the_restricted_softmax(options):
     logits = jnp.array([0.1, 1.5, -0.8, 0.9, 1.2, -2.0, 0.3, 0.6])
     keys = sequence_keys(jax.random.key(5), 0, DRAWS)
-    tokens, logprobs = sampler.draw(keys, jnp.tile(logits, (DRAWS, 1)), SamplerConfig(max_new_tokens=1, **options))
+    tokens, logprobs = draw.draw(keys, jnp.tile(logits, (DRAWS, 1)), SamplerConfig(max_new_tokens=1, **options))
     observed, expected = np.bincount(tokens, minlength=8), restricted(logits, **options)
     assert observed[expected == 0].sum() == 0
     assert p_value(observed, expected) > 1e-3
@@ -210,6 +217,88 @@ def test_a_response_depends_neither_on_its_batch_nor_on_the_batch_size():
     np.testing.assert_array_equal(shuffled.responses, together.responses[order])
 
 
+@pytest.mark.parametrize("config, params", [(CONFIG, PARAMS), (SCANNED, SCANNED_PARAMS)], ids=["unrolled", "scanned"])
+@pytest.mark.parametrize("slots", [1, 3, 8, 20])
+def test_a_response_does_not_depend_on_the_number_of_slots(config, params, slots):
+    prompts, mask = jnp.concatenate([PROMPTS] * 5), jnp.concatenate([PROMPT_MASK] * 5)
+    together = sample(config, params, prompts=prompts, mask=mask, num_samples=1)
+    apart = sample(config, params, prompts=prompts, mask=mask, num_samples=1, slots=slots)
+    for name in ("prompts", "prompt_mask", "responses", "mask", "finished"):
+        np.testing.assert_array_equal(getattr(apart, name), getattr(together, name))
+    np.testing.assert_allclose(apart.logprobs, together.logprobs, atol=1e-5)
+    assert len(set(np.asarray(together.mask.sum(axis=1)))) > 3, "lengths should differ"
+
+
+def test_samples_of_a_prompt_wait_for_slots_together():
+    together, apart = sample(), sample(slots=2 * K)
+    np.testing.assert_array_equal(apart.responses, together.responses)
+    with pytest.raises(UserError, match="slots=12 is not a multiple of the 8 samples"):
+        sample(slots=12)
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_prompts_beyond_the_count_are_not_answered(slots):
+    all_of_them = sample(num_samples=1)
+    some = sample(num_samples=1, slots=slots, count=2)
+    np.testing.assert_array_equal(some.responses[:2], all_of_them.responses[:2])
+    np.testing.assert_array_equal(some.mask[:2], all_of_them.mask[:2])
+    assert not some.mask[2:].any() and not some.finished[2:].any() and (some.responses[2:] == 1).all()
+
+
+def test_a_free_slot_is_filled_while_others_go_on(monkeypatch):
+    """Steps of continuous batching: fewer than batches that each wait for their longest row."""
+    decode_step, calls = sampler.decode_step, []
+
+    def counted(*args):
+        jax.debug.callback(lambda: calls.append(1))
+        return decode_step(*args)
+
+    monkeypatch.setattr(sampler, "decode_step", counted)
+    prompts, mask = jnp.concatenate([PROMPTS] * 10), jnp.concatenate([PROMPT_MASK] * 10)
+    keys, config = sequence_keys(jax.random.key(3), 0, 40), SamplerConfig(max_new_tokens=40, eos_ids=EOS_IDS)
+    run = lambda keys: sample_responses(keys, PARAMS, prompts, mask, model=CONFIG, config=config, slots=4)
+    lengths = np.asarray(jax.block_until_ready(jax.jit(run)(keys)).mask.sum(axis=1))
+    jax.effects_barrier()
+    in_batches = (lengths.reshape(10, 4).max(axis=1) - 1).sum()
+    assert (lengths - 1).sum() / 4 <= len(calls) < 0.75 * in_batches
+
+
+@pytest.mark.parametrize("slots", [0, 4])
+def test_windows_are_counted_in_positions_whatever_the_slots(slots):
+    config = dataclasses.replace(CONFIG, layer_windows=(3,) * CONFIG.num_layers)
+    prompts, mask = jnp.concatenate([PROMPTS] * 3), jnp.concatenate([PROMPT_MASK] * 3)
+    out = sample(config, prompts=prompts, mask=mask, num_samples=1, slots=slots)
+    np.testing.assert_allclose(out.logprobs, forward_logprobs(out, 0.8, config), atol=1e-4)
+    assert jnp.abs(out.logprobs - forward_logprobs(out, 0.8)).max() > 0.01, "the window should matter"
+
+
+@pytest.mark.parametrize("slots", [0, 4])
+def test_an_int8_cache_is_near_the_forward_pass(slots):
+    out = sample(slots=slots and 8, cache_dtype="int8", num_samples=2)
+    difference = jnp.abs(out.logprobs - forward_logprobs(out, 0.8))
+    assert 1e-5 < difference.max() < 0.1 and difference.mean() < 0.02
+    cache = empty_cache(CONFIG, 3, 5, "int8")["0"]
+    assert cache["k"].dtype == jnp.int8 and cache["k_scale"].shape == cache["k"].shape[:-1]
+
+
+def test_a_cache_dtype_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match="cache_dtype='int4'; expected one of compute, int8"):
+        SamplerConfig(max_new_tokens=1, cache_dtype="int4")
+
+
+@pytest.mark.parametrize("vocab_size", [7, 61, 90, 257])
+def test_two_draws_by_blocks_are_one_draw_from_the_softmax(vocab_size):
+    rng = np.random.default_rng(vocab_size)
+    logits = rng.normal(0, 2, vocab_size).astype(np.float32)
+    logits[rng.permutation(vocab_size)[:3]] = draw.EXCLUDED
+    keys = sequence_keys(jax.random.key(7), 0, DRAWS)
+    tokens, log_z = draw.categorical(keys, jnp.tile(logits, (DRAWS, 1)))
+    observed, expected = np.bincount(tokens, minlength=vocab_size), restricted(logits)
+    assert observed[logits == draw.EXCLUDED].sum() == 0
+    assert p_value(observed, expected) > 1e-3
+    np.testing.assert_allclose(log_z, np.log(np.exp(logits.astype(np.float64)).sum()), rtol=1e-6)
+
+
 def test_another_key_gives_another_response():
     assert (sample().responses != sample(start=100).responses).any(axis=1).mean() > 0.9
 
@@ -236,7 +325,7 @@ def test_scanned_layers_sample_as_unrolled_ones():
     np.testing.assert_allclose(scanned.logprobs, unrolled.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize("eos_ids, steps", [((), T), (tuple(range(CONFIG.vocab_size)), 1)])
+@pytest.mark.parametrize("eos_ids, steps", [((), T - 1), (tuple(range(CONFIG.vocab_size)), 0)])
 def test_decoding_stops_when_every_row_has(monkeypatch, eos_ids, steps):
     decode_step, calls = sampler.decode_step, []
 
@@ -250,7 +339,7 @@ def test_decoding_stops_when_every_row_has(monkeypatch, eos_ids, steps):
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert len(calls) == steps
-    assert out.finished.all() == bool(eos_ids) and (out.mask.sum(axis=1) == steps).all()
+    assert out.finished.all() == bool(eos_ids) and (out.mask.sum(axis=1) == steps + 1).all()
 
 
 def test_bfloat16_compute_still_gives_float32_logprobs_of_what_it_sampled():

@@ -7,6 +7,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
+from tests.stages.reward_folders import tiny_folder
 from tests.stages.runs import call, copy_parts
 
 GOOD = {"prompt": "What is 1 + 1?", "response": "2"}
@@ -177,3 +178,13 @@ def test_a_record_that_the_chat_template_refuses_is_named(started, tmp_path, cap
     error = refused(capsys, "sft", started, **{"sft.sources.general": f"jsonl:{path}"})
     assert error.startswith(f"{path}, line 2: the chat template refuses a conversation of the roles system, user")
     assert "(no system role)" in error and nothing_half_written(started, "sft")
+
+
+def test_a_model_of_another_shape_than_was_planned_is_refused(finished, tmp_path, capsys):
+    for name, rows in (("model", 0), ("planned", 4096)):
+        tiny_folder(tmp_path / name, load_tokenizer(finished[0] / "tokenizer"), scalar_head=False, rows=rows)
+    keys = {"model.path": tmp_path / "model", "model.hf_config": tmp_path / "planned", "pretrain.steps": 0}
+    error = refused(capsys, "sft", copy_parts(finished, tmp_path / "run", "data"), **keys)
+    assert error.startswith(f"model.hf_config='{tmp_path}/planned' describes another model than model.path=")
+    assert error.endswith("parameters); name its own config.json, or leave model.hf_config empty.")
+    assert nothing_half_written(tmp_path / "run", "sft")

@@ -27,6 +27,7 @@ def test_every_stage_finishes_and_leaves_its_files(finished):
         assert list((workdir / stage).glob("events.out.tfevents.*")), stage
         assert list((workdir / stage / "checkpoints").iterdir()), stage
         assert files.read_json(workdir / stage / "data.json"), stage
+        assert files.read_json(workdir / stage / "compiles.json")["programs"] > 0, stage
     for stage in STAGES:
         assert "⟦" in (workdir / stage / "example.txt").read_text(encoding="utf-8"), stage
     assert (workdir / "ppo" / "replay_example.txt").is_file()

@@ -124,7 +124,7 @@ def test_a_rollout_is_read_as_the_policy_has_read_it_in_few_programs(policy, sec
         ids = [policy.encode_text(text) + [policy.eos_id] * int(end) for text, end in zip(texts, finished)]
         responses, mask = right_pad(ids, 32, policy.pad_id)
         rollout = Rollout(None, None, responses, mask, None, finished)
-        found, (scores,), counts = scoring.score_as_text(run, Reader(second, length), state, rollout, prompts)
+        found, scores, counts = scoring.score_as_text(run, Reader(second, length), state, rollout, prompts)
         assert found == texts
         return np.asarray(scores), counts["score_cut"]
 
@@ -137,10 +137,6 @@ def test_a_rollout_is_read_as_the_policy_has_read_it_in_few_programs(policy, sec
     assert scoring.compiled_scores._cache_size() == programs
     longest = max(len(second.encode_answer(read[0], text, finished=bool(end))[0]) for text, end in zip(texts, finished))
     assert scored(texts, longest - 1)[1] >= 1
-
-
-def test_with_the_policys_tokenizer_a_rollout_does_not_pass_through_the_host(policy, tmp_path):
-    assert scoring.score_as_text(a_run(tmp_path, policy), None, None, None, []) == ([], (), {})
 
 
 def test_the_length_is_that_of_training_unless_given(policy, second, tmp_path):

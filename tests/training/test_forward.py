@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.models import heads
+from icegrt_jax.models import chunks
 from icegrt_jax.training import forward
 from tests.models.examples import make_params, reference_hidden
 from tests.training.examples import POLICY, SCALAR, B, T, make_experience, make_policy, make_scalar
@@ -105,9 +105,9 @@ def test_tokens_in_the_padding_change_nothing(garbage):
 
 def test_a_chunk_at_a_time_gives_the_same_logprobs(monkeypatch):
     whole = response_logprobs(make_policy(0), POLICY, *ARGS, temperature=1.0)
-    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", 3 * B * POLICY.vocab_size)
-    monkeypatch.setattr(heads, "MIN_CHUNK", 1)
-    assert heads.chunk_length(B, T, POLICY.vocab_size) == 3  # of 8: the last chunk is not full
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 0)
+    monkeypatch.setattr(chunks, "MIN_CHUNK", 15)
+    assert chunks.chunk_length(B * T, POLICY.vocab_size) == 15  # of 128 tokens: the last chunk is not full
     chunked = jax.jit(lambda params: forward.response_logprobs(params, POLICY, *ARGS, temperature=1.0))(make_policy(0))
     for a, b in zip(whole, chunked):
         np.testing.assert_allclose(a, b, atol=1e-6)

@@ -143,6 +143,30 @@ def test_scores_made_elsewhere_take_the_place_of_the_reward_models(rollout, part
     chex.assert_trees_all_close(scored[0].score_stats, expected[0].score_stats, atol=1e-5)
 
 
+def test_roles_read_before_the_scores_are_known_give_the_same_experience(rollout, parts):
+    state = make_state(reference_seed=5, kl_kind="exact", bootstrap_truncated=True)
+    expected = jax.jit(score)(state, rollout)
+    read = jax.jit(ppo.read_roles)(state, rollout)
+    scored = jax.jit(score)(state, rollout, jnp.asarray(parts["scores"], jnp.float32), read)
+    chex.assert_trees_all_close(scored[1:], expected[1:], atol=1e-5)
+
+
+def test_old_logprobs_can_be_the_trainers_own(rollout):
+    """Equal to the sampler's where it is right, and read from the policy where it is not."""
+    state = make_state(reference_seed=5)
+    recomputing = make_state(reference_seed=5, recompute_logprobs=True)
+    _, expected, metrics = jax.jit(score)(state, rollout)
+    assert "sampler_logprob_diff" not in metrics
+    run = jax.jit(score)
+    _, experience, metrics = run(recomputing, rollout)
+    chex.assert_trees_all_close(experience, expected, atol=1e-4)
+    np.testing.assert_allclose(metrics["sampler_logprob_diff"], 0.0, atol=1e-5)
+    wrong = rollout.replace(logprobs=jnp.where(rollout.mask, rollout.logprobs - 0.5, 0.0))
+    _, corrected, metrics = run(recomputing, wrong)
+    chex.assert_trees_all_equal(corrected, experience)
+    np.testing.assert_allclose(metrics["sampler_logprob_diff"], 0.5, atol=1e-4)
+
+
 def test_the_score_lands_on_the_last_token_and_its_fraction_survives(rollout):
     """With gamma and lam 1 and a critic of zeros the returns are the sums of rewards: the score at every token."""
     state = make_state(kl_coef=1e-9, lam=1.0, advantages="none")

@@ -80,7 +80,7 @@ def test_phases_add_up_and_a_failing_one_counts(monkeypatch):
         raise RuntimeError
     assert progress.phases() == {"rollout": 6.0, "update": 2.0}
     progress.close()
-    assert "after 8.0 s (rollout 6.0 s, update 2.0 s)" in stream.getvalue()
+    assert "after 8.0 s (rollout 6.0 s, update 2.0 s); 0 programs compiled in 0.0 s" in stream.getvalue()
 
 
 def test_a_stage_starts_with_what_it_does():

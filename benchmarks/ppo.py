@@ -1,0 +1,97 @@
+"""PPO iterations: samples per second and seconds of rollout, scoring and learning, against TRL and Tunix.
+
+    python -m benchmarks.ppo
+
+Fixed: every response full length, four separate full models, one minibatch: SmolLM2 8 x (64 + 64) with one epoch, a
+tiny Llama 64 x (32 + 64) with four. Natural: 16 real prompts, SmolLM2, up to 128 new tokens, EOS ends, one epoch; how
+long the answers are is chance, so their mean length stands beside the times. On a GPU: a 1B model, 16 x (256 + 256).
+"""
+
+import statistics
+import sys
+
+from benchmarks import cases
+from benchmarks.formulas import learning_flops, ppo_seconds
+from benchmarks.sections import Missing, left_out, ours, run_case, torch_peer, tunix_peer
+
+NATURAL_BATCH, NATURAL_MICRO_BATCH = 16, 8
+NATURAL_SLOTS = 0  # of ours; all prompts in flight at once
+GPU_BATCH, GPU_LENGTH = 16, 256
+
+
+def section(options) -> dict:
+    """The section `ppo`."""
+    if options.gpu:
+        return {"cases": {"update": _gpu(options)}}
+    small = options.tiny()
+    if options.quick:
+        return {"cases": {"tiny": _fixed(options, small, 4, 8, 4, 2)}}
+    return {
+        "cases": {
+            # Tunix takes turns with ours apart from TRL: together they need more memory than many machines have.
+            "smollm2": _fixed(options, options.large(), 8, cases.PROMPT, cases.NEW, 1),
+            "tiny": _fixed(options, small, 64, 32, 64, 4),
+            "natural": _natural(options, options.large()),
+        }
+    }
+
+
+def _limit(options, model: cases.Model, lengths: list[tuple[int, int]], epochs: int) -> float:
+    return sum(ppo_seconds(model.shape, options.machine, lengths, epochs, options.weight_bytes).values())
+
+
+def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int, epochs: int) -> dict:
+    title = f"{model.name}, {batch} x ({prompt} + {new}) tokens, four full models, epochs: {epochs}, minibatches: 1."
+    if why := options.no_model(model):
+        return left_out(title, why)
+    settings = {"model": model.settings(), "batch": batch, "prompt": prompt, "new": new, "epochs": epochs}
+    trl = torch_peer(options, "TRL", "trl_ppo:ppo", settings, "trl")
+    tunix = tunix_peer(options, "tunix:ppo", settings)
+    groups = [[ours("ppo", settings), trl]]
+    if isinstance(tunix, Missing):
+        groups[0].append(tunix)
+    else:
+        groups.append([ours("ppo", settings), tunix])
+    limit = _limit(options, model, [(prompt, new)] * batch, epochs)
+    return run_case(options, title, groups, unit="samples", amount=batch, limit_s=limit)
+
+
+def _natural(options, model: cases.Model) -> dict:
+    title = f"{model.name}, {NATURAL_BATCH} real prompts, up to {cases.NATURAL_NEW} new tokens, EOS ends, epochs: 1."
+    folder = cases.data_folder()
+    if why := options.no_model(model):
+        return left_out(title, why)
+    if folder is None:
+        return left_out(title, "ICEGRT_DATA names no folder with prompts/rl_train.jsonl.gz")
+    prompts, eos_ids = cases.natural_prompts(folder, model.path, NATURAL_BATCH)
+    settings = {
+        "model": model.settings(), "batch": NATURAL_BATCH, "prompt": cases.NATURAL_PROMPT, "new": cases.NATURAL_NEW,
+        "epochs": 1, "prompts": prompts, "eos_ids": eos_ids,
+    }  # fmt: skip
+    mine = {**settings, "slots": NATURAL_SLOTS}
+    # TRL holds the logits of whole rows; all 16 at once would take more memory than two contenders can have here.
+    theirs = {**settings, "micro_batch": NATURAL_MICRO_BATCH}
+    group = [ours("ppo", mine), torch_peer(options, "TRL", "trl_ppo:ppo", theirs, "trl")]
+    case = run_case(options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None)
+    rounds = case["groups"][0][group[0].name].get("rounds", [])
+    if rounds:  # of the lengths that ours had
+        lengths = [list(zip(map(len, prompts), r["info"]["lengths"])) for r in rounds]
+        case["limit_s"] = statistics.median(_limit(options, model, each, 1) for each in lengths)
+    return case
+
+
+def _gpu(options) -> dict:
+    model = options.large()
+    batch, length = (4, 8) if options.quick else (GPU_BATCH, GPU_LENGTH)
+    title = f"{model.name}, {batch} x ({length} + {length}) tokens, four full models, epochs: 1, {options.dtype}."
+    settings = {"model": model.settings(), "batch": batch, "prompt": length, "new": length, "epochs": 1}
+    lengths = [(length, length)] * batch
+    facts = {"flops": learning_flops(model.shape, lengths, 1), **options.flops_rate()}
+    limit = _limit(options, model, lengths, 1)
+    return run_case(options, title, [[ours("ppo", settings)]], unit="samples", amount=batch, limit_s=limit, **facts)
+
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import main
+
+    raise SystemExit(main(["--only=ppo", *sys.argv[1:]]))

@@ -1,0 +1,35 @@
+"""Steps of the reward model: tokens per second on pairs of answers, against TRL.
+
+    python -m benchmarks.reward
+
+4 pairs of 256 tokens each, AdamW, float32, SmolLM2 and a tiny Llama.
+"""
+
+import sys
+
+from benchmarks.formulas import reward_flops
+from benchmarks.sections import left_out, ours, run_case, torch_peer
+
+ROWS, LENGTH = 8, 256
+
+
+def section(options) -> dict:
+    """The section `reward`."""
+    return {"cases": {"smollm2": _case(options, options.large()), "tiny": _case(options, options.tiny())}}
+
+
+def _case(options, model) -> dict:
+    rows, length = (4, 16) if options.quick else (ROWS, LENGTH)
+    title = f"{model.name}, {rows // 2} pairs of {length} tokens a step, {options.dtype}."
+    if why := options.no_model(model):
+        return left_out(title, why)
+    settings = {"model": model.settings(), "rows": rows, "length": length}
+    group = [ours("reward", settings), torch_peer(options, "TRL", "trl_supervised:reward", settings, "trl")]
+    limit = reward_flops(model.shape, rows, length) / options.machine.flops
+    return run_case(options, title, [group], unit="tokens", amount=rows * length, limit_s=limit)
+
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import main
+
+    raise SystemExit(main(["--only=reward", *sys.argv[1:]]))
