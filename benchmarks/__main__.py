@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if not args.check:
         return 0
-    rows = check(found)
+    rows = check({name: result for name, result in found.items() if not result.get("quick")})
     print(table.check_table(rows))
     return int(any(row["verdict"] in (SHORT, FAILED) for row in rows))
 

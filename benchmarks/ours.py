@@ -21,13 +21,14 @@ from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState, create_state
 from icegrt_jax.training.updates import reward_update, sft_update
+from icegrt_jax.training.widths import trimmed
 
 OPTIMIZER = OptimizerConfig(lr=1e-6, total_steps=1000)
 KL = {"kl_coef": 0.05, "target": 6.0, "horizon": 2000.0, "adaptive": True}
 
 
 def ppo_config(epochs: int) -> PPOConfig:
-    """The default config's; a test compares them. A GPU machine need not have what the stages import."""
+    """The default config's; a test compares them. A GPU machine need not have all that the stages import."""
     return PPOConfig(num_ppo_epochs=epochs, score_scale="reference", score_clip=5.0, eos_penalty=1.0)
 
 
@@ -171,7 +172,7 @@ def ppo(
             rollout = compiled_sampler(
                 keys, state.full("policy"), placed["tokens"], placed["mask"], model=config, config=draw, slots=slots
             )
-        rollout = phases.end("rollout", shard_batch(rollout, mesh))
+        rollout = phases.end("rollout", trimmed(shard_batch(rollout, mesh)))
         state, experience, scored = phases.end("score", score_step(state, rollout))
         state, learned = phases.end("learn", update_step(state, experience))
         lengths = np.asarray(rollout.mask).sum(axis=1).tolist()

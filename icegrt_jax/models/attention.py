@@ -164,9 +164,9 @@ def cudnn_attention(
     Without segments nothing but a flag tells the kernel what is seen; with them it reads a mask [B, 1, L, L].
     """
     length, mask, local = q.shape[1], None, (window - 1, 0) if window else None
+    odd = length % 2  # its backward pass wants an even length; nobody sees what is added at the end
+    q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
     if segments is not None:
-        odd = length % 2  # with a mask its backward pass wants an even length
-        q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
         segments = jnp.pad(segments, ((0, 0), (0, odd)))
         mask = segments[:, :, None] == segments[:, None, :]
         if window:  # in the mask: not every cuDNN takes both
