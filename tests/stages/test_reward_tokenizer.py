@@ -163,7 +163,7 @@ def test_a_folder_brings_its_head_or_gets_a_new_one(policy, second, folder, tmp_
 
 
 def refused(capsys, stage, workdir, **keys):
-    assert call(stage, workdir, **keys) == 2
+    assert call(stage, workdir, **{"ppo.num_minibatches": 1, **keys}) == 2
     assert not workdir.exists()
     return capsys.readouterr().err
 
@@ -197,7 +197,7 @@ def test_a_folder_with_the_policys_tokenizer_is_accepted_for_the_critic(finished
 @pytest.mark.slow
 def test_a_critic_from_ice_instruct_starts_at_zero(finished, tmp_path):
     workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "sft", "reward")
-    assert call("ppo", workdir, **{"value.init": "sft", "ppo.iterations": 2}) == 0
+    assert call("ppo", workdir, **{"value.init": "sft", "ppo.iterations": 2, "ppo.num_minibatches": 1}) == 0
     rows = read_metrics(workdir / "ppo" / "metrics.jsonl")
     assert rows[0]["explained_variance"] == pytest.approx(0.0, abs=1e-4), "values of 0 explain nothing"
     assert rows[1]["value"] != 0 and rows[0]["value_loss"] > 0
