@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.transformer import Transformer, softcap
-from icegrt_jax.parallel.sharding import constrain
+from icegrt_jax.parallel.sharding import by_rows, constrain
 
 
 def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:
@@ -38,6 +38,12 @@ def new_head(key: jax.Array, config: ModelConfig) -> dict:
     """A scalar head, std 1/sqrt(D + 1) (arXiv 2009.01325, appendix B.1)."""
     kernel = jax.random.normal(key, (config.d_model, 1), jnp.float32) * (config.d_model + 1) ** -0.5
     return {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}
+
+
+def vocabulary(params: dict, config: ModelConfig) -> dict:
+    """The part of the parameters that `unembed` reads."""
+    name = "embed" if config.tie_embeddings else "lm_head"
+    return {name: params[name]}
 
 
 def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
@@ -116,10 +122,13 @@ def token_logprobs(
       logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter).
     """
 
-    def chunk(hidden, targets):
-        return _read_logits(params, config, hidden, targets, temperature)
+    def rows(weights, hidden, targets):
+        def chunk(hidden, targets):
+            return _read_logits(weights, config, hidden, targets, temperature)
 
-    return over_chunks(chunk, config.vocab_size, hidden, targets)
+        return over_chunks(chunk, config.vocab_size, hidden, targets)
+
+    return by_rows(rows, vocabulary(params, config), hidden, targets)
 
 
 def token_loss(
@@ -143,5 +152,7 @@ def token_loss(
     def chunk(unembedding, hidden, targets, *arrays):
         return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), *arrays)
 
-    name = "embed" if config.tie_embeddings else "lm_head"
-    return sum_over_chunks(chunk, config.vocab_size, {name: params[name]}, hidden, targets, *arrays)
+    def share(weights, *arrays):  # of the rows at hand, f32[1] each
+        return jax.tree.map(lambda x: x[None], sum_over_chunks(chunk, config.vocab_size, weights, *arrays))
+
+    return jax.tree.map(jnp.sum, by_rows(share, vocabulary(params, config), hidden, targets, *arrays))

@@ -82,7 +82,8 @@ class Embed(nn.Module):
         c = self.config
         init = nn.initializers.normal(c.init_std)
         table = self.param("embedding", init, (c.vocab_size, c.d_model), jnp.float32)
-        rows = jnp.take(table, tokens, axis=0).astype(jnp.dtype(c.dtype))
+        # Gathered over its width like any matrix; XLA would rather gather the batch.
+        rows = jnp.take(constrain(table, "features", None), tokens, axis=0).astype(jnp.dtype(c.dtype))
         if self.has_variable("params", "embedding_scale"):
             scale = jnp.take(self.get_variable("params", "embedding_scale"), tokens, axis=0)
             rows = rows * scale[..., None].astype(rows.dtype)

@@ -24,7 +24,15 @@ from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.tree import map_with_path
 from icegrt_jax.parallel.mesh import ROLLOUT_AXES, possible_ways
-from icegrt_jax.parallel.sharding import cache_rules, device_bytes, leaf_axes, part_bytes, spec_of, split_axes
+from icegrt_jax.parallel.sharding import (
+    ROLLOUT,
+    cache_rules,
+    device_bytes,
+    leaf_axes,
+    part_bytes,
+    spec_of,
+    split_axes,
+)
 
 # A training axis in the axes of the rollout.
 PARTS = {"fsdp": ("fsdp_copies", "fsdp_rows", "fsdp_heads"), "tensor": ("tensor_rows", "tensor_heads")}
@@ -82,8 +90,13 @@ def as_computed(params: dict, *, dtype: str) -> dict:
     return map_with_path(cast, params)
 
 
+def lies_already(mesh: Mesh) -> bool:
+    """Whether training has every matrix whole on every device, so that sampling needs no copy."""
+    return mesh.shape["fsdp"] == mesh.shape["tensor"] == 1
+
+
 def to_rollout(params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh) -> dict:
-    """The policy where it samples; the same arrays where training has it whole on every device.
+    """The policy where it samples; the same arrays where it `lies_already`.
 
     Args:
       params: the policy's complete tree, placed as in training; adapters and int8 kernels stay what they are.
@@ -91,9 +104,7 @@ def to_rollout(params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh) -> d
       mesh: of the run.
       rollout: from `rollout_mesh`.
     """
-    if mesh.shape["fsdp"] == mesh.shape["tensor"] == 1:
-        return params
-    return moved_to_rollout(params, dtype=model.dtype, mesh=mesh, rollout=rollout)
+    return params if lies_already(mesh) else moved_to_rollout(params, dtype=model.dtype, mesh=mesh, rollout=rollout)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "mesh", "rollout"))
@@ -118,32 +129,34 @@ def moved_to_rollout(params: dict, *, dtype: str, mesh: Mesh, rollout: Mesh) -> 
     return map_with_path(move, as_computed(params, dtype=dtype))
 
 
-def place_rows(tree, rollout: Mesh):
-    """Arrays with rows in front where they are sampled, split over as many devices as their number divides over."""
-
-    def place(x):
-        return jax.device_put(x, NamedSharding(rollout, spec_of([split_axes(x.shape[0], "rows", rollout)])))
-
-    return jax.tree.map(place, tree)
+def ways_of(rollout: Mesh) -> int:
+    """Over how many devices one copy of the weights is split."""
+    return math.prod(rollout.shape[axis] for axis in ROLLOUT["features"])
 
 
-def layout_bytes(params: dict, model: ModelConfig, mesh: Mesh, ways: int, *, rows: int, length: int) -> dict[str, int]:
-    """Bytes per device of the policy as trained, of its copy for sampling, and of the cache.
+def layout_bytes(
+    params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh, *, rows: int, length: int, cache_dtype: str = "compute"
+) -> dict[str, int]:
+    """Bytes per device of the policy as trained, of its copy for sampling (0 where it `lies_already`) and of the cache.
 
     Args:
       params: the policy's complete tree, arrays or abstract.
       model: its shape.
       mesh: of the run.
-      ways: see `rollout_mesh`.
+      rollout: from `rollout_layout`.
       rows: responses sampled at a time.
       length: slots of the cache, prompt and response.
+      cache_dtype: see `models.cache`.
     """
-    rollout = rollout_mesh(mesh, model, ways)
     copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), params)
-    cache = jax.tree.leaves(jax.eval_shape(lambda: empty_cache(model, rows, length)))
-    split = lambda x: [split_axes(n, rule, rollout) for n, rule in zip(x.shape, cache_rules(model), strict=True)]
+    cache = jax.tree.leaves(jax.eval_shape(lambda: empty_cache(model, rows, length, cache_dtype)))
+
+    def split(x):
+        rules = cache_rules(x.ndim, scanned=model.scan_layers)
+        return [split_axes(size, rule, rollout) for size, rule in zip(x.shape, rules, strict=True)]
+
     return {
         "training": device_bytes(params, mesh),
-        "rollout": device_bytes(copy, rollout),
+        "rollout": 0 if lies_already(mesh) else device_bytes(copy, rollout),
         "cache": sum(part_bytes(x, split(x), rollout) for x in cache),
     }

@@ -8,7 +8,7 @@ import math
 import re
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import AXES, BATCH_AXES, ROLLOUT_AXES
@@ -56,9 +56,10 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def split_axes(size: int, rule: str | None, mesh) -> tuple[str, ...]:
-    """The mesh axes over which an array's axis of that size is split; of axes that do not divide it stays whole."""
+def split_axes(size: int, rule: str | None, mesh, among: set[str] | None = None) -> tuple[str, ...]:
+    """The mesh axes (of those in `among`) that split an array's axis of that size; what does not divide is whole."""
     axes = LAYOUTS[mesh.axis_names][rule] if rule else ()
+    axes = tuple(axis for axis in axes if among is None or axis in among)
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):
         axes = axes[:-1]
     return axes
@@ -109,7 +110,7 @@ def device_bytes(tree, mesh) -> int:
     return sum(part_bytes(leaf, leaf_axes(path_name(path), leaf.shape, mesh), mesh) for path, leaf in leaves)
 
 
-def row_parts(mesh: Mesh) -> int:
+def row_parts(mesh) -> int:
     """Over how many devices the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in LAYOUTS[mesh.axis_names]["rows"])
 
@@ -120,16 +121,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def shard_batch(batch, mesh: Mesh):
-    """Host arrays of the global batch as arrays split over the mesh."""
-    return jax.device_put(batch, batch_sharding(mesh))
+    """Host arrays of the global batch as arrays split over the mesh, as far as the number of rows divides."""
+    return jax.device_put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
 
 
-def batch_parts(batch: int) -> int:
-    """Parts into which the mesh in use splits a batch of that many rows; 1 outside a mesh of ours."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.axis_names not in LAYOUTS:
-        return 1
-    return math.prod(mesh.shape[axis] for axis in split_axes(batch, "rows", mesh))
+def _row_sharding(rows: int, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, spec_of([split_axes(rows, "rows", mesh)]))
 
 
 def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
@@ -140,25 +137,56 @@ def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names not in LAYOUTS or mesh.size == 1:
         return x
-    axes = [split_axes(size, rule, mesh) for size, rule in zip(x.shape, rules, strict=True)]
+    axes = [split_axes(size, rule, mesh, _ours(mesh)) for size, rule in zip(x.shape, rules, strict=True)]
     return jax.lax.with_sharding_constraint(x, spec_of(axes)) if any(axes) else x
 
 
-def cache_rules(config) -> tuple[str | None, ...]:
-    """Of keys and values f[B, K, S, H]; scanned layers have an axis in front."""
-    return (*(None,) * config.scan_layers, "rows", "heads", None, None)
+def _ours(mesh) -> set[str]:
+    """The axes that XLA splits; within `by_rows` some are split already."""
+    return {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
 
 
-def constrain_cache(cache, config):
+def by_rows(fn, weights, *arrays):
+    """`fn(weights, *arrays)`, a function of each row by itself, computed by every device on its own rows.
+
+    For loops over chunks of a batch: the weights are gathered over `fsdp` once, in front of the loop, and their
+    gradient is summed once, behind it. XLA would do both for every chunk. `tensor` stays XLA's, and where rows are
+    not split this is a plain call.
+
+    Args:
+      fn: its results have rows in front, as `arrays` have.
+      weights: a tree.
+      arrays: [B, ...] each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES or AxisType.Manual in mesh.axis_types:
+        return fn(weights, *arrays)
+    if row_parts(mesh) == 1 or arrays[0].shape[0] % row_parts(mesh):
+        return fn(weights, *arrays)
+    rows = P(BATCH_AXES)
+    specs = (P(), *(rows,) * len(arrays))
+    local = jax.shard_map(fn, in_specs=specs, out_specs=rows, axis_names=set(BATCH_AXES), check_vma=False)
+    return local(weights, *arrays)
+
+
+def cache_rules(ndim: int, *, scanned: bool) -> tuple[str | None, ...]:
+    """Of keys and values [B, K, S, H], their scales [B, K, S], or positions [B, S]; scanned layers come in front."""
+    heads = ("heads",) if ndim - scanned > 2 else ()
+    front = (*(None,) * scanned, "rows", *heads)
+    return front + (None,) * (ndim - len(front))
+
+
+def constrain_cache(cache, *, scanned: bool):
     """The cache split over rows and heads inside a compiled program."""
-    rules = cache_rules(config)
-    heads = rules.index("heads")
+    return jax.tree.map(lambda x: constrain(x, *cache_rules(x.ndim, scanned=scanned)), cache)
 
-    def split(x):  # scales [B, K, S] and positions [B, S] are split as far as they have the axes
-        own = rules[: x.ndim] if x.ndim >= len(rules) - 1 else rules[:heads]
-        return constrain(x, *own, *(None,) * (x.ndim - len(own)))
 
-    return jax.tree.map(split, cache)
+def batch_parts(batch: int) -> int:
+    """Parts into which the mesh in use splits a batch of that many rows; 1 outside a mesh of ours."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in split_axes(batch, "rows", mesh, _ours(mesh)))
 
 
 def constrain_batch(tree):
@@ -169,7 +197,7 @@ def constrain_batch(tree):
 def constrain_params(tree):
     """Keeps a tree of parameters or gradients split as the table says, inside a compiled program."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.axis_names not in LAYOUTS or mesh.size == 1:
+    if mesh.axis_names not in LAYOUTS or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
         return tree
     return jax.tree_util.tree_map_with_path(
         lambda path, x: jax.lax.with_sharding_constraint(x, leaf_spec(path_name(path), x.shape, mesh)), tree

@@ -14,6 +14,7 @@ from icegrt_jax.plan.compiled import Compiled, compile_program
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.programs import run_programs
 from icegrt_jax.plan.topology import Topology, devices
+from icegrt_jax.stages.common import check_minibatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,9 @@ def check_rows(config: ConfigDict, mesh: Mesh) -> None:
             check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
             check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
     if config.ppo.iterations:
-        for key in ("batch_size", "microbatch", "score_batch"):
+        for key in ("batch_size", "microbatch", "score_batch", "rollout_slots"):
             check_batch(f"ppo.{key}", config.ppo[key], mesh)
-        if config.ppo.ptx.coef:
-            check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
+        check_minibatches(config.ppo, mesh)
 
 
 def programs_for(config: ConfigDict, target: Target, answers: int) -> tuple[Mesh, list[Program]]:

@@ -185,6 +185,12 @@ def _empty_slots(keys: jax.Array, model: ModelConfig, config: SamplerConfig, slo
     )
 
 
+def _in_place(state: Slots, model: ModelConfig) -> Slots:
+    """The state split over a mesh as it was: rows over rows, and the cache over heads as well."""
+    cache = constrain_cache(state.cache, scanned=model.scan_layers)
+    return constrain_batch(state.replace(cache=None)).replace(cache=cache)
+
+
 def _with_finished(state: Slots) -> Slots:
     """The state with the finished rows copied to where the results are."""
     done = {name: getattr(state, name) for name in ("tokens", "logprobs", "length", "ended")}
@@ -214,14 +220,8 @@ def _step(params: dict, model: ModelConfig, config: SamplerConfig, width: int, s
     place = width + state.hand % config.max_new_tokens
     seen = state.seen.at[:, place].set(state.active)
     hidden, cache = decode_step(params, model, state.token, state.position, seen, state.cache, place)
-    cache = constrain_cache(cache, model)
     state = state.replace(cache=cache, seen=seen, position=state.position + 1, hand=state.hand + 1)
-    return _split(_drawn(params, model, config, hidden, state))
-
-
-def _split(state: Slots) -> Slots:
-    """Rows stay split over the devices that share them."""
-    return constrain_batch(state.replace(cache=None)).replace(cache=state.cache)
+    return _in_place(_drawn(params, model, config, hidden, state), model)
 
 
 def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots):
@@ -259,12 +259,13 @@ def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, 
     moved = {name: getattr(state, name) for name in ("cache", "out", "hand", "next")}
     merged = jax.tree.map(place, state.replace(**dict.fromkeys(moved)), admitted)
     cache = repeat_rows(cache, num_samples, scanned=model.scan_layers)
-    return _split(merged.replace(
-        cache=constrain_cache(insert_rows(state.cache, cache, into, scanned=model.scan_layers), model),
+    merged = merged.replace(
+        cache=insert_rows(state.cache, cache, into, scanned=model.scan_layers),
         out=state.out,
         hand=state.hand,
         next=state.next + at_a_time,
-    ))  # fmt: skip
+    )
+    return _in_place(merged, model)
 
 
 compiled_sampler = jax.jit(sample_responses, static_argnames=("model", "config", "num_samples", "slots"))

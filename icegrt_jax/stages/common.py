@@ -78,8 +78,16 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         if stage == "ppo":
             check_batch("ppo.score_batch", config.ppo.score_batch, mesh)
             check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
-        if stage == "ppo" and config.ppo.ptx.coef:
-            check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
+            check_minibatches(config.ppo, mesh)
+
+
+def check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+    """Refuses minibatches of responses or of replay that do not divide over the mesh."""
+    rows, parts = ppo.batch_size * ppo.samples_per_prompt, ppo.num_minibatches
+    if ppo.ptx.coef:
+        check_batch("ppo.ptx.batch_size", ppo.ptx.batch_size, mesh)
+        check_batch("ppo.ptx.batch_size / num_minibatches", ppo.ptx.batch_size // parts, mesh)
+    check_batch("ppo.batch_size * samples_per_prompt / num_minibatches", rows // parts, mesh)
 
 
 def start(config: ConfigDict, workdir: pathlib.Path) -> Run:

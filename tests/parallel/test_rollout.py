@@ -19,7 +19,6 @@ from icegrt_jax.parallel.rollout import (
     choose_ways,
     layout_bytes,
     moved_to_rollout,
-    place_rows,
     rollout_layout,
     rollout_mesh,
     to_rollout,
@@ -44,6 +43,7 @@ LAYOUTS = [
     ((1, 1, 8), 8, MODEL),  # the same within the tensor axis
     ((1, 4, 2), 2, dataclasses.replace(MODEL, scan_layers=True)),
     ((2, 4, 1), 1, MODEL),  # whole on every device
+    ((8, 1, 1), 1, MODEL),  # as in training
 ]
 each_layout = pytest.mark.parametrize("shape, ways, model", LAYOUTS, ids=[f"{x[0]}-{x[1]}" for x in LAYOUTS])
 
@@ -116,7 +116,7 @@ def test_decoding_sends_activations_and_no_parameters(shape, ways, model):
         return collectives(compiled.as_text())
 
     rollout = rollout_mesh(mesh, model, ways)
-    found = sent(to_rollout(params, model, mesh, rollout), rollout, place_rows(inputs(), rollout))
+    found = sent(to_rollout(params, model, mesh, rollout), rollout, shard_batch(inputs(), rollout))
     assert any(c.in_loop for c in found) or ways == 1
     # Neither per token nor before the loop, where XLA may put what does not change in it.
     assert max(c.elements for c in found) < SMALLEST
@@ -145,7 +145,7 @@ def test_samples_do_not_depend_on_the_layout(shape, ways, model, expected):
     rollout = rollout_mesh(mesh, model, ways)
     params = to_rollout(shard_tree(params, mesh), model, mesh, rollout)
     with jax.set_mesh(rollout):
-        got = sampled(params, model, *place_rows(inputs(), rollout))
+        got = sampled(params, model, *shard_batch(inputs(), rollout))
     wanted = expected[model.num_kv_heads]
     np.testing.assert_array_equal(got.responses, wanted.responses)
     np.testing.assert_allclose(got.logprobs, wanted.logprobs, atol=1e-5)
@@ -188,7 +188,8 @@ def test_bytes_of_both_layouts_are_those_on_a_device():
     mesh, model = make_mesh(1, 4, 2), dataclasses.replace(MODEL, dtype="bfloat16")
     params = shard_tree(params_of(model), mesh)
     held = lambda tree: sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
-    got = layout_bytes(params, model, mesh, 8, rows=ROWS, length=7)
-    moved = to_rollout(params, model, mesh, rollout_mesh(mesh, model, 8))
+    rollout = rollout_mesh(mesh, model, 8)
+    got = layout_bytes(params, model, mesh, rollout, rows=ROWS, length=7)
+    moved = to_rollout(params, model, mesh, rollout)
     # Two layers of keys and values, 8 rows of 7 slots of 2 heads of 16, over 4 parts of the rows and 2 of the heads.
     assert got == {"training": held(params), "rollout": held(moved), "cache": 2 * 2 * 8 * 7 * 2 * 16 * 2 // 8}
