@@ -214,8 +214,9 @@ def test_a_reward_model_with_another_vocabulary_reads_text_in_programs_of_its_ow
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, ADAPTERS], ids=["full", "shared_base"])
 def test_every_program_of_a_run_is_planned(values, tmp_path, capsys):
-    values = {**values, "ppo.microbatch": 8, "ppo.score_batch": 8, "ppo.rollout_slots": 8}
-    code, out = icegrt_plan(capsys, write_config(tmp_path / "all.py", **values), "--quick", "--json", "--cache=")
+    blocks = {"ppo.microbatch": 8, "ppo.score_batch": 8, "ppo.rollout_slots": 8}
+    config = write_config(tmp_path / "all.py", **values, **blocks)
+    code, out = icegrt_plan(capsys, config, "--quick", "--json", "--cache=")
     assert code == 0, out.err
     found = json.loads(out.out)
     programs = {program["name"]: program for program in found["programs"]}
