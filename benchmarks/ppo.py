@@ -88,7 +88,7 @@ def _gpu(options) -> dict:
     title = f"{model.name}, {batch} x ({length} + {length}) tokens, four full models, epochs: 1, {options.dtype}."
     settings = {"model": model.settings(), "batch": batch, "prompt": length, "new": length, "epochs": 1}
     lengths = [(length, length)] * batch
-    facts = {"flops": learning_flops(model.shape, lengths, 1), **options.flops_rate()}
+    facts = {"flops": learning_flops(model.shape, lengths, 1), "flops_phase": "learn", **options.flops_rate()}
     limit = _limit(options, model, lengths, 1)
     return run_case(options, title, [[ours("ppo", settings)]], unit="samples", amount=batch, limit_s=limit, **facts)
 
