@@ -59,7 +59,7 @@ def get_config(switch=""):
     c.evaluate.judge = "choice"
     c.evaluate.general.dolly = "alpaca:instruct/dolly_hhrlhf/heldout.jsonl"
     c.evaluate.general_judge = "overlap"
-    c.evaluate.limit, c.evaluate.best_of = 256, 4
+    c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 256, 16, 4  # 64 answers at a time beside the model
 
     if switch == "smoke":
         c.max_response_length = 24

@@ -172,7 +172,9 @@ def default_config() -> ConfigDict:
     c.data_dir = ""  # folder of JSON lines named in the sources; empty: $ICEGRT_DATA
     c.domain = ""  # "adreview": the embedded domain writes its data to WORKDIR/data
     c.domain_sizes = named()  # {set: records}, see data/adreview/build.py
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: what the others leave
+    # -1: what the others leave. rollout_tensor: devices that share one copy of the weights while sampling, the tensor
+    # axis times a divisor of the fsdp axis; 0: the fewest that need no more memory than an update
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "rollout_tensor": 0})
     c.tokenizer = ConfigDict({"vocab_size": 1024})  # of the one trained for the embedded domain
     c.max_prompt_length = 128  # tokens
     c.overlong_prompts = "drop"  # drop, cut or keep

@@ -8,6 +8,7 @@ The fused ways give what the plain one gives at every real token, up to rounding
 """
 
 import functools
+import math
 import re
 
 import jax
@@ -19,7 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.models import splash
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.mesh import AXES, BATCH_AXES
+from icegrt_jax.parallel.mesh import AXES
+from icegrt_jax.parallel.sharding import LAYOUTS, split_axes
 
 FUSED = {"tpu": "splash", "gpu": "cudnn"}
 SHORTEST = 128  # tokens of a row below which the plain way costs nothing that a kernel could save
@@ -76,7 +78,7 @@ def _is_local() -> bool:
 def _is_split() -> bool:
     """Whether it is the program of all devices of our mesh, which XLA splits."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.axis_names == AXES and set(mesh.axis_types) == {AxisType.Auto}
+    return mesh.axis_names in LAYOUTS and set(mesh.axis_types) == {AxisType.Auto}
 
 
 @functools.cache
@@ -143,12 +145,13 @@ def over_mesh(local, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Arr
     if _is_local():
         return local(q, k, v, segments, which)
     mesh = jax.sharding.get_abstract_mesh()
-    batch = BATCH_AXES if q.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None
-    parts, heads, kv_heads = mesh.shape["tensor"], q.shape[2], k.shape[2]
-    split = "tensor" if heads % parts == 0 and (kv_heads % parts == 0 or parts % kv_heads == 0) else None
-    if split and kv_heads % parts:  # fewer than devices: every device gets the one that its query heads share
+    batch, split = split_axes(q.shape[0], "rows", mesh), split_axes(q.shape[2], "heads", mesh)
+    parts, kv_heads = math.prod(mesh.shape[axis] for axis in split), k.shape[2]
+    if kv_heads % parts and parts % kv_heads:
+        split, parts = (), 1
+    if kv_heads % parts:  # fewer than devices: every device gets the one that its query heads share
         k, v = (jnp.repeat(x, parts // kv_heads, axis=2) for x in (k, v))
-    spread, rows = P(batch, None, split, None), P(batch, None)
+    spread, rows = P(batch or None, None, split or None, None), P(batch or None, None)
     specs = (spread, spread, spread, None if segments is None else rows, P())
     return jax.shard_map(local, in_specs=specs, out_specs=spread, check_vma=False)(q, k, v, segments, which)
 
@@ -161,9 +164,9 @@ def cudnn_attention(
     Without segments nothing but a flag tells the kernel what is seen; with them it reads a mask [B, 1, L, L].
     """
     length, mask, local = q.shape[1], None, (window - 1, 0) if window else None
+    odd = length % 2  # its backward pass wants an even length; nobody sees what is added at the end
+    q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
     if segments is not None:
-        odd = length % 2  # with a mask its backward pass wants an even length
-        q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (q, k, v))
         segments = jnp.pad(segments, ((0, 0), (0, odd)))
         mask = segments[:, :, None] == segments[:, None, :]
         if window:  # in the mask: not every cuDNN takes both

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel.sharding import constrain_cache
 
 CACHE_DTYPES = ("compute", "int8")
 
@@ -23,7 +24,8 @@ def empty_cache(config: ModelConfig, batch: int, length: int, dtype: str = "comp
         layer["positions"] = ((batch, length), jnp.int32)
     layers = (config.num_layers,) if config.scan_layers else ()
     empty = lambda: {name: jnp.zeros((*layers, *shape), dtype) for name, (shape, dtype) in layer.items()}
-    return empty() if config.scan_layers else {str(i): empty() for i in range(config.num_layers)}
+    cache = empty() if config.scan_layers else {str(i): empty() for i in range(config.num_layers)}
+    return constrain_cache(cache, scanned=config.scan_layers)
 
 
 def quantized(x: jax.Array) -> tuple[jax.Array, jax.Array]:

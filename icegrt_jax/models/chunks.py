@@ -9,15 +9,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.models.attention import platform
 from icegrt_jax.parallel.sharding import batch_parts, constrain_batch
 
-CHUNK_ELEMENTS = 2**24  # logits that a device holds at a time
+# Logits that a device holds at a time. Each chunk reads and writes the gradient of the whole table, so where products
+# are fast a chunk must be long.
+CHUNK_ELEMENTS = 2**24
+CHUNK_ELEMENTS_ACCELERATOR = 2**26
 MIN_CHUNK = 64  # tokens; with fewer, reading the weights would take longer than the product
 
 
 def chunk_length(tokens: int, vocab_size: int) -> int:
     """Tokens in a chunk: about CHUNK_ELEMENTS logits, at least MIN_CHUNK tokens, and chunks of nearly one size."""
-    most = max(MIN_CHUNK, CHUNK_ELEMENTS // vocab_size)
+    elements = CHUNK_ELEMENTS if platform() == "cpu" else CHUNK_ELEMENTS_ACCELERATOR
+    most = max(MIN_CHUNK, elements // vocab_size)
     return -(-tokens // -(-tokens // most))
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.transformer import Transformer, softcap
+from icegrt_jax.parallel.sharding import by_rows, constrain
 
 
 def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:
@@ -39,6 +40,12 @@ def new_head(key: jax.Array, config: ModelConfig) -> dict:
     return {"kernel": kernel, "bias": jnp.zeros((1,), jnp.float32)}
 
 
+def vocabulary(params: dict, config: ModelConfig) -> dict:
+    """The part of the parameters that `unembed` reads."""
+    name = "embed" if config.tie_embeddings else "lm_head"
+    return {name: params[name]}
+
+
 def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of hidden states f[..., D]."""
     if config.tie_embeddings:
@@ -46,7 +53,10 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     else:
         module, equation, table = params["lm_head"], "...d,dv->...v", "kernel"
     weights = module[table].astype(hidden.dtype)
+    between = (None,) * (hidden.ndim - 2)
+    hidden = constrain(hidden, "mlp_rows", *between, None)
     logits = jnp.einsum(equation, hidden, weights, preferred_element_type=jnp.float32)
+    logits = constrain(logits, "mlp_rows", *between, "features")
     scale = module.get(f"{table}_scale")  # of int8 weights, see `quantize.py`
     if scale is not None:
         logits *= jnp.expand_dims(scale, range(logits.ndim - 1))
@@ -112,10 +122,13 @@ def token_logprobs(
       logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter).
     """
 
-    def chunk(hidden, targets):
-        return _read_logits(params, config, hidden, targets, temperature)
+    def rows(weights, hidden, targets):
+        def chunk(hidden, targets):
+            return _read_logits(weights, config, hidden, targets, temperature)
 
-    return over_chunks(chunk, config.vocab_size, hidden, targets)
+        return over_chunks(chunk, config.vocab_size, hidden, targets)
+
+    return by_rows(rows, vocabulary(params, config), hidden, targets)
 
 
 def token_loss(
@@ -139,5 +152,7 @@ def token_loss(
     def chunk(unembedding, hidden, targets, *arrays):
         return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), *arrays)
 
-    name = "embed" if config.tie_embeddings else "lm_head"
-    return sum_over_chunks(chunk, config.vocab_size, {name: params[name]}, hidden, targets, *arrays)
+    def share(weights, *arrays):  # of the rows at hand, f32[1] each
+        return jax.tree.map(lambda x: x[None], sum_over_chunks(chunk, config.vocab_size, weights, *arrays))
+
+    return jax.tree.map(jnp.sum, by_rows(share, vocabulary(params, config), hidden, targets, *arrays))

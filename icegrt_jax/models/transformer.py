@@ -16,6 +16,7 @@ from icegrt_jax.models import attention
 from icegrt_jax.models.cache import write
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.rope import layer_frequencies, rope
+from icegrt_jax.parallel.sharding import constrain
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
@@ -81,7 +82,8 @@ class Embed(nn.Module):
         c = self.config
         init = nn.initializers.normal(c.init_std)
         table = self.param("embedding", init, (c.vocab_size, c.d_model), jnp.float32)
-        rows = jnp.take(table, tokens, axis=0).astype(jnp.dtype(c.dtype))
+        # Gathered over its width like any matrix; XLA would rather gather the batch.
+        rows = jnp.take(constrain(table, "features", None), tokens, axis=0).astype(jnp.dtype(c.dtype))
         if self.has_variable("params", "embedding_scale"):
             scale = jnp.take(self.get_variable("params", "embedding_scale"), tokens, axis=0)
             rows = rows * scale[..., None].astype(rows.dtype)
@@ -119,9 +121,9 @@ class Attention(nn.Module):
         groups = c.num_heads // c.num_kv_heads
 
         def heads(name, count):
-            return Linear(count * c.head_dim, use_bias=c.qkv_bias, name=name)(x).reshape(
-                batch, length, count, c.head_dim
-            )
+            projected = Linear(count * c.head_dim, use_bias=c.qkv_bias, name=name)(x)
+            # Heads that do not divide over the mesh stay whole, where XLA would cut through them.
+            return constrain(projected.reshape(batch, length, count, c.head_dim), "rows", None, "heads", None)
 
         q, k, v = heads("q", c.num_heads), heads("k", c.num_kv_heads), heads("v", c.num_kv_heads)
         if c.qk_norm:
@@ -165,7 +167,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
+        x = constrain(x, "mlp_rows", None, None)
         gated = ACTIVATIONS[c.activation](Linear(c.d_ff, name="gate")(x)) * Linear(c.d_ff, name="up")(x)
+        gated = constrain(gated, "mlp_rows", None, "features")
         return Linear(c.d_model, init_scale=0.5 / c.num_layers, name="down")(gated)
 
 
@@ -178,9 +182,9 @@ class Block(nn.Module):
     def __call__(self, x, cache, constants, positions, attend, index):
         c = self.config
         added, cache = Attention(c, name="attn")(norm(c, "attn_norm")(x), constants, positions, attend, cache, index)
-        x = x + (norm(c, "attn_post_norm")(added) if c.post_norms else added)
+        x = constrain(x + (norm(c, "attn_post_norm")(added) if c.post_norms else added), "rows", None, None)
         added = MLP(c, name="mlp")(norm(c, "mlp_norm")(x))
-        x = x + (norm(c, "mlp_post_norm")(added) if c.post_norms else added)
+        x = constrain(x + (norm(c, "mlp_post_norm")(added) if c.post_norms else added), "rows", None, None)
         return x, cache
 
 
@@ -229,7 +233,7 @@ class Transformer(nn.Module):
         c = self.config
         embed = Embed(c, name="embed")
         layers = scanned_layers(c, "layers") if c.scan_layers else Layers(c, name="layers")
-        x = embed(tokens)
+        x = constrain(embed(tokens), "rows", None, None)
         if c.scale_embeddings:
             x *= jnp.asarray(c.d_model**0.5, jnp.float32).astype(x.dtype)  # rounded first, as transformers does
         x, cache = layers(x, cache, layer_constants(c), positions, attend, index)

@@ -1,6 +1,7 @@
 """The one mesh of a run, with axes `data`, `fsdp` and `tensor`."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -9,6 +10,8 @@ from icegrt_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # a batch is split over both
+# The same devices while responses are sampled: parts of `fsdp` and of `tensor`, see `rollout.py`.
+ROLLOUT_AXES = ("data", "fsdp_copies", "fsdp_rows", "fsdp_heads", "tensor_rows", "tensor_heads")
 
 
 def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, int, int]:
@@ -27,10 +30,33 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
     return tuple(sizes)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices of the run; -1 takes what the other axes leave."""
-    shape = mesh_shape(data, fsdp, tensor, jax.device_count())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, rollout_tensor: int = 0, *, devices: Sequence | None = None
+) -> Mesh:
+    """A mesh over all devices of the run, or those given; -1 takes what the other axes leave.
+
+    The arguments are the keys of `config.mesh`; the last of them is only checked here, see `rollout.py`.
+    """
+    shape = mesh_shape(data, fsdp, tensor, jax.device_count() if devices is None else len(devices))
+    mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    check_ways(rollout_tensor, mesh)
+    return mesh
+
+
+def possible_ways(mesh: Mesh) -> list[int]:
+    """The values `mesh.rollout_tensor` can have: the tensor axis times a divisor of the fsdp axis."""
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    return [tensor * part for part in range(1, fsdp + 1) if fsdp % part == 0]
+
+
+def check_ways(ways: int, mesh: Mesh) -> None:
+    """Refuses a split of the weights for sampling that the mesh has not got; 0 leaves the choice to us."""
+    if ways and ways not in possible_ways(mesh):
+        raise UserError(
+            f"mesh.rollout_tensor={ways} with fsdp={mesh.shape['fsdp']} and tensor={mesh.shape['tensor']}; expected "
+            f"the tensor axis times a divisor of the fsdp axis, {' or '.join(map(str, possible_ways(mesh)))}, or 0 to "
+            "have it chosen."
+        )
 
 
 def check_batch(name: str, size: int, mesh: Mesh) -> None:

@@ -1,33 +1,54 @@
-"""One table from parameter name to mesh axes, the same for the four roles and their optimizer states."""
+"""Where arrays live: one table of rules for parameters, optimizer states, caches and activations of all four roles.
+
+A rule names what an axis of an array *is* (rows, heads, …). The layout of the mesh at hand says over which mesh
+axes that is split: `TRAINING`, or while responses are sampled `ROLLOUT` (see `rollout.py`).
+"""
 
 import math
 import re
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from icegrt_jax.parallel.mesh import BATCH_AXES
+from icegrt_jax.parallel.mesh import AXES, BATCH_AXES, ROLLOUT_AXES
 
 # The last axes of a leaf; a leading layer axis of scanned layers is never split.
 TABLE = (
-    (r"embed/embedding$", ("tensor", "fsdp")),
-    (r"attn/[qkv]/kernel$", ("fsdp", "tensor")),
-    (r"attn/[qkv]/bias$", ("tensor",)),
-    (r"attn/o/kernel$", ("tensor", "fsdp")),
-    (r"mlp/(gate|up)/kernel$", ("fsdp", "tensor")),
-    (r"mlp/down/kernel$", ("tensor", "fsdp")),
-    (r"lm_head/kernel$", ("fsdp", "tensor")),
+    (r"embed/embedding$", ("features", "width")),
+    (r"attn/[qkv]/kernel$", ("width", "heads")),
+    (r"attn/[qkv]/bias$", ("heads",)),
+    (r"attn/o/kernel$", ("heads", "width")),
+    (r"mlp/(gate|up)/kernel$", ("width", "features")),
+    (r"mlp/down/kernel$", ("features", "width")),
+    (r"lm_head/kernel$", ("width", "features")),
     # Adapters: the side that meets the kernel's axis is split like it, the rank is not.
-    (r"attn/[qkv]/lora_a$", ("fsdp", None)),
-    (r"attn/[qkv]/lora_b$", (None, "tensor")),
-    (r"attn/o/lora_a$", ("tensor", None)),
-    (r"attn/o/lora_b$", (None, "fsdp")),
-    (r"mlp/(gate|up)/lora_a$", ("fsdp", None)),
-    (r"mlp/(gate|up)/lora_b$", (None, "tensor")),
-    (r"mlp/down/lora_a$", ("tensor", None)),
-    (r"mlp/down/lora_b$", (None, "fsdp")),
+    (r"attn/[qkv]/lora_a$", ("width", None)),
+    (r"attn/[qkv]/lora_b$", (None, "heads")),
+    (r"attn/o/lora_a$", ("heads", None)),
+    (r"attn/o/lora_b$", (None, "width")),
+    (r"mlp/(gate|up)/lora_a$", ("width", None)),
+    (r"mlp/(gate|up)/lora_b$", (None, "features")),
+    (r"mlp/down/lora_a$", ("features", None)),
+    (r"mlp/down/lora_b$", (None, "width")),
 )
+
+# What is split over which mesh axes; of several, the last ones are left out until the size divides.
+TRAINING = {
+    "rows": BATCH_AXES,  # of a batch
+    "mlp_rows": BATCH_AXES,  # the same rows in the MLP and in front of the vocabulary
+    "width": ("fsdp",),  # D of a parameter: gathered where it is used
+    "heads": ("tensor",),
+    "features": ("tensor",),  # F of the MLP, V of the vocabulary
+}
+ROLLOUT = {
+    "rows": ("data", "fsdp_copies", "fsdp_rows", "tensor_rows"),  # of the cache, too
+    "mlp_rows": ("data", "fsdp_copies"),  # weights stay put: rows are gathered instead
+    "width": (),
+    "heads": ("tensor_heads", "fsdp_heads"),
+    "features": ("tensor_rows", "tensor_heads", "fsdp_rows", "fsdp_heads"),
+}
+LAYOUTS = {AXES: TRAINING, ROLLOUT_AXES: ROLLOUT}
 
 
 def path_name(path: tuple) -> str:
@@ -35,16 +56,34 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """How one array is split; an axis whose size does not divide stays whole."""
-    for pattern, axes in TABLE:
-        if re.search(pattern, name) and len(shape) >= len(axes):
-            fitting = [
-                axis if axis is not None and size % mesh.shape[axis] == 0 else None
-                for axis, size in zip(axes, shape[-len(axes) :], strict=True)
+def split_axes(size: int, rule: str | None, mesh, among: set[str] | None = None) -> tuple[str, ...]:
+    """The mesh axes (of those in `among`) that split an array's axis of that size; what does not divide is whole."""
+    axes = LAYOUTS[mesh.axis_names][rule] if rule else ()
+    axes = tuple(axis for axis in axes if among is None or axis in among)
+    while axes and size % math.prod(mesh.shape[axis] for axis in axes):
+        axes = axes[:-1]
+    return axes
+
+
+def spec_of(axes_of_each: list[tuple[str, ...]]) -> P:
+    """A PartitionSpec of the mesh axes that split each axis."""
+    return P(*(axes if len(axes) > 1 else (axes[0] if axes else None) for axes in axes_of_each))
+
+
+def leaf_axes(name: str, shape: tuple[int, ...], mesh) -> list[tuple[str, ...]]:
+    """For each axis of a parameter or its moments the mesh axes that split it."""
+    for pattern, rules in TABLE:
+        if re.search(pattern, name) and len(shape) >= len(rules):
+            whole = [()] * (len(shape) - len(rules))
+            return whole + [
+                split_axes(size, rule, mesh) for size, rule in zip(shape[-len(rules) :], rules, strict=True)
             ]
-            return P(*(None,) * (len(shape) - len(axes)), *fitting)
-    return P()
+    return []
+
+
+def leaf_spec(name: str, shape: tuple[int, ...], mesh) -> P:
+    """How one array is split, as the table says."""
+    return spec_of(leaf_axes(name, shape, mesh))
 
 
 def tree_shardings(tree, mesh: Mesh):
@@ -59,37 +98,97 @@ def shard_tree(tree, mesh: Mesh):
     return jax.device_put(tree, tree_shardings(tree, mesh))
 
 
+def part_bytes(x, axes_of_each: list[tuple[str, ...]], mesh) -> int:
+    """Bytes of each device's part of an array that is split over these mesh axes."""
+    parts = math.prod(mesh.shape[axis] for axes in axes_of_each for axis in axes)
+    return math.prod(x.shape) * x.dtype.itemsize // parts
+
+
+def device_bytes(tree, mesh) -> int:
+    """Bytes of a tree (arrays or abstract) on each device, placed as the table says."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return sum(part_bytes(leaf, leaf_axes(path_name(path), leaf.shape, mesh), mesh) for path, leaf in leaves)
+
+
+def row_parts(mesh) -> int:
+    """Over how many devices the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in LAYOUTS[mesh.axis_names]["rows"])
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis split over `data` and `fsdp`."""
-    return NamedSharding(mesh, P(BATCH_AXES))
+    """Leading axis split over the devices that share the rows."""
+    return NamedSharding(mesh, P(LAYOUTS[mesh.axis_names]["rows"]))
 
 
 def shard_batch(batch, mesh: Mesh):
-    """Host arrays of the global batch as arrays split over the mesh."""
-    return jax.device_put(batch, batch_sharding(mesh))
+    """Host arrays of the global batch as arrays split over the mesh, as far as the number of rows divides."""
+    return jax.device_put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
+
+
+def _row_sharding(rows: int, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, spec_of([split_axes(rows, "rows", mesh)]))
+
+
+def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
+    """Keeps an activation split as its rules say (one for each axis) inside a compiled program.
+
+    On one device, and outside a mesh of ours (pmap, a plain call), it does nothing.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS or mesh.size == 1:
+        return x
+    axes = [split_axes(size, rule, mesh, _ours(mesh)) for size, rule in zip(x.shape, rules, strict=True)]
+    return jax.lax.with_sharding_constraint(x, spec_of(axes)) if any(axes) else x
+
+
+def _ours(mesh) -> set[str]:
+    """The axes that XLA splits; within `by_rows` some are split already."""
+    return {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
+
+
+def by_rows(fn, weights, *arrays):
+    """`fn(weights, *arrays)`, a function of each row by itself, computed by every device on its own rows.
+
+    For loops over chunks of a batch: the weights are gathered over `fsdp` once, in front of the loop, and their
+    gradient is summed once, behind it. XLA would do both for every chunk. `tensor` stays XLA's, and where rows are
+    not split this is a plain call.
+
+    Args:
+      fn: its results have rows in front, as `arrays` have.
+      weights: a tree.
+      arrays: [B, ...] each.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES or AxisType.Manual in mesh.axis_types:
+        return fn(weights, *arrays)
+    if row_parts(mesh) == 1 or arrays[0].shape[0] % row_parts(mesh):
+        return fn(weights, *arrays)
+    rows = P(BATCH_AXES)
+    specs = (P(), *(rows,) * len(arrays))
+    local = jax.shard_map(fn, in_specs=specs, out_specs=rows, axis_names=set(BATCH_AXES), check_vma=False)
+    return local(weights, *arrays)
+
+
+def cache_rules(ndim: int, *, scanned: bool) -> tuple[str | None, ...]:
+    """Of keys and values [B, K, S, H], their scales [B, K, S], or positions [B, S]; scanned layers come in front."""
+    heads = ("heads",) if ndim - scanned > 2 else ()
+    front = (*(None,) * scanned, "rows", *heads)
+    return front + (None,) * (ndim - len(front))
+
+
+def constrain_cache(cache, *, scanned: bool):
+    """The cache split over rows and heads inside a compiled program."""
+    return jax.tree.map(lambda x: constrain(x, *cache_rules(x.ndim, scanned=scanned)), cache)
 
 
 def batch_parts(batch: int) -> int:
-    """Parts into which the mesh in use splits a batch of that many rows; 1 where it does not divide.
-
-    Outside a mesh of ours (pmap, a plain call) a batch is whole.
-    """
+    """Parts into which the mesh in use splits a batch of that many rows; 1 outside a mesh of ours."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(axis not in mesh.axis_names for axis in BATCH_AXES):
+    if mesh.axis_names not in LAYOUTS:
         return 1
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    return parts if batch % parts == 0 else 1
+    return math.prod(mesh.shape[axis] for axis in split_axes(batch, "rows", mesh, _ours(mesh)))
 
 
 def constrain_batch(tree):
-    """Keeps the leading axis split inside a compiled program.
-
-    A gather by a permutation comes back replicated without it. Outside a mesh of ours (pmap, a plain
-    call) it does nothing.
-    """
-
-    def constrain(x):
-        split = x.ndim and batch_parts(x.shape[0]) > 1
-        return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if split else x
-
-    return jax.tree.map(constrain, tree)
+    """Keeps the leading axis of every array split; a gather by a permutation comes back replicated without it."""
+    return jax.tree.map(lambda x: constrain(x, "rows", *(None,) * (x.ndim - 1)) if x.ndim else x, tree)

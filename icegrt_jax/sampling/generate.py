@@ -1,16 +1,19 @@
 """Text in, sampled text out: batches any number of prompts through the compiled sampler."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from icegrt_jax.data.packing import left_pad
 from icegrt_jax.data.records import user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel.sharding import row_parts, shard_batch
 from icegrt_jax.sampling.draw import SamplerConfig
 from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
 
@@ -70,19 +73,27 @@ def generate_batches(
     *,
     num_samples: int = 1,
     batch_size: int = 64,
+    layout: Mesh | None = None,
 ) -> Generation:
     """Samples `num_samples` responses to every prompt, those of `batch_size` prompts in flight at a time.
 
-    A response depends on the key, its prompt and its place in the list, not on the batch size.
+    A response depends on the key, its prompt and its place in the list, not on the batch size. `layout` is the mesh
+    of `parallel.rollout` on which `params` lie; without one they lie on one device.
     """
     tokens, mask = prompt_arrays(prompts, tokenizer)
-    count, batch_size = len(tokens), min(batch_size, len(tokens))
+    count, batch_size, within = len(tokens), min(batch_size, len(tokens)), contextlib.nullcontext()
+    if layout is not None:
+        batch_size = -(-batch_size // row_parts(layout)) * row_parts(layout)
     padded = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)  # few shapes, few programs
     keys = sequence_keys(key, 0, len(padded) * num_samples)
-    rollout = compiled_sampler(
-        keys, params, tokens[padded], mask[padded],
-        model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
-    )  # fmt: skip
+    inputs = (keys, tokens[padded], mask[padded])
+    if layout is not None:
+        inputs, within = shard_batch(inputs, layout), jax.set_mesh(layout)
+    with within:
+        rollout = compiled_sampler(
+            inputs[0], params, *inputs[1:],
+            model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
+        )  # fmt: skip
     joined = jax.tree.map(lambda x: x[: count * num_samples], jax.device_get(rollout))
     return Generation(
         joined.prompts,

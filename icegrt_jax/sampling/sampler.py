@@ -23,6 +23,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
+from icegrt_jax.parallel.sharding import constrain_batch, constrain_cache
 from icegrt_jax.sampling.draw import SamplerConfig, draw
 
 TAKEN_APART = ("cpu", "gpu")  # back ends where decoding with stacked layers has been measured, and is slower
@@ -178,6 +179,12 @@ def _empty_slots(keys: jax.Array, model: ModelConfig, config: SamplerConfig, slo
     )
 
 
+def _in_place(state: Slots, model: ModelConfig) -> Slots:
+    """The state split over a mesh as it was: rows over rows, and the cache over heads as well."""
+    cache = constrain_cache(state.cache, scanned=model.scan_layers)
+    return constrain_batch(state.replace(cache=None)).replace(cache=cache)
+
+
 def _with_finished(state: Slots) -> Slots:
     """The state with the finished rows copied to where the results are."""
     done = {name: getattr(state, name) for name in ("tokens", "logprobs", "length", "ended")}
@@ -208,7 +215,7 @@ def _step(params: dict, model: ModelConfig, config: SamplerConfig, width: int, s
     seen = state.seen.at[:, place].set(state.active)
     hidden, cache = decode_step(params, model, state.token, state.position, seen, state.cache, place)
     state = state.replace(cache=cache, seen=seen, position=state.position + 1, hand=state.hand + 1)
-    return _drawn(params, model, config, hidden, state)
+    return _in_place(_drawn(params, model, config, hidden, state), model)
 
 
 def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots):
@@ -246,12 +253,13 @@ def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, 
     moved = {name: getattr(state, name) for name in ("cache", "out", "hand", "next")}
     merged = jax.tree.map(place, state.replace(**dict.fromkeys(moved)), admitted)
     cache = repeat_rows(cache, num_samples, scanned=model.scan_layers)
-    return merged.replace(
+    merged = merged.replace(
         cache=insert_rows(state.cache, cache, into, scanned=model.scan_layers),
         out=state.out,
         hand=state.hand,
         next=state.next + at_a_time,
     )
+    return _in_place(merged, model)
 
 
 compiled_sampler = jax.jit(sample_responses, static_argnames=("model", "config", "num_samples", "slots"))

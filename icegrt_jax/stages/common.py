@@ -74,10 +74,18 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         if (pathlib.Path(workdir) / stage / "done.json").is_file():
             continue
         check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
-        if stage == "ppo" and config.ppo.rollout_slots:
-            check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
-        if stage == "ppo" and config.ppo.ptx.coef:
-            check_batch("ppo.ptx.batch_size", config.ppo.ptx.batch_size, mesh)
+        if stage == "ppo":
+            if config.ppo.rollout_slots:
+                check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
+            _check_minibatches(config.ppo, mesh)
+
+
+def _check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+    rows, parts = ppo.batch_size * ppo.samples_per_prompt, ppo.num_minibatches
+    if ppo.ptx.coef:
+        check_batch("ppo.ptx.batch_size", ppo.ptx.batch_size, mesh)
+        check_batch("ppo.ptx.batch_size / num_minibatches", ppo.ptx.batch_size // parts, mesh)
+    check_batch("ppo.batch_size * samples_per_prompt / num_minibatches", rows // parts, mesh)
 
 
 def start(config: ConfigDict, workdir: pathlib.Path) -> Run:

@@ -15,8 +15,8 @@ from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
 from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import Generation, generate_batches, prompt_arrays
-from icegrt_jax.stages import common, scoring
+from icegrt_jax.sampling.generate import Generation, prompt_arrays
+from icegrt_jax.stages import common, layouts, scoring
 from icegrt_jax.training.progress import Progress
 
 
@@ -95,10 +95,8 @@ def _sampler(run: common.Run, temperature: float) -> SamplerConfig:
 
 
 def _answers(run, model, params, prompts, *, temperature: float, num_samples: int = 1) -> Generation:
-    return generate_batches(
-        run.key("evaluate"), params, model, run.tokenizer, [p.prompt for p in prompts], _sampler(run, temperature),
-        num_samples=num_samples, batch_size=run.config.evaluate.batch_size,
-    )  # fmt: skip
+    asked, sampler = [p.prompt for p in prompts], _sampler(run, temperature)
+    return layouts.generate(run, model, params, asked, run.key("evaluate"), sampler, num_samples=num_samples)
 
 
 def _evaluate(run, model, params, domain, general, progress: Progress) -> dict:

@@ -11,10 +11,11 @@ from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.stages import common, scoring, tokenizers
+from icegrt_jax.stages import common, layouts, scoring, tokenizers
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
@@ -39,6 +40,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     ppo, folder = config.ppo, run.folder("ppo")
     state, parts = initial_state(run)
+    layouts.show_mesh(run, "ppo", dict(state.models))
+    layouts.show_layout(
+        run, "ppo", state.model("policy"), state.full("policy"), cache_dtype=ppo.cache_dtype,
+        rows=ppo.rollout_slots or ppo.batch_size * ppo.samples_per_prompt,
+        length=config.max_prompt_length + config.max_response_length,
+    )  # fmt: skip
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
     sampler = _sampler_config(run)
@@ -181,12 +188,14 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
     count = run.config.ppo.batch_size * run.config.ppo.samples_per_prompt
     keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
-    prompts = shard_batch({"tokens": batch["tokens"], "mask": batch["mask"]}, run.mesh)
-    with jax.set_mesh(run.mesh):
+    model, params = state.model("policy"), state.full("policy")
+    layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
+    params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
+    keys, tokens, mask = shard_batch((keys, batch["tokens"], batch["mask"]), layout)
+    with jax.set_mesh(layout):
         rollout = compiled_sampler(
-            keys, state.full("policy"), prompts["tokens"], prompts["mask"],
-            model=state.model("policy"), config=sampler, num_samples=run.config.ppo.samples_per_prompt,
-            slots=run.config.ppo.rollout_slots,
+            keys, params, tokens, mask, model=model, config=sampler,
+            num_samples=run.config.ppo.samples_per_prompt, slots=run.config.ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
 

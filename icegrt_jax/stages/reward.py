@@ -27,8 +27,8 @@ from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import Generation, generate_batches
-from icegrt_jax.stages import common, loop, scoring, tokenizers
+from icegrt_jax.sampling.generate import Generation
+from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
 from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
 from icegrt_jax.training.state import create_state
 from icegrt_jax.training.updates import reward_update
@@ -59,6 +59,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         overlong=section.overlong,
     )
     model, params = initial_reward_model(run, tokenizer)
+    layouts.show_mesh(run, "reward", {"reward": model})
     common.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     report = dict(batches.report)
     if reader is not None:
@@ -123,10 +124,7 @@ def sample_instruct(run: common.Run, prompts: list[Prompt], key: jax.Array, *, n
         eos_ids=run.tokenizer.eos_ids,
         pad_id=run.tokenizer.pad_id,
     )
-    return generate_batches(
-        key, params, model, run.tokenizer, [p.prompt for p in prompts], sampler,
-        num_samples=num_samples, batch_size=run.config.evaluate.batch_size,
-    )  # fmt: skip
+    return layouts.generate(run, model, params, [p.prompt for p in prompts], key, sampler, num_samples=num_samples)
 
 
 def initial_reward_model(run: common.Run, tokenizer: ChatTokenizer) -> tuple[ModelConfig, dict]:

@@ -10,8 +10,7 @@ from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import generate_batches
-from icegrt_jax.stages import common
+from icegrt_jax.stages import common, layouts
 
 STAGES = ("pretrain", "sft", "ppo")
 
@@ -55,9 +54,9 @@ def main(
         eos_ids=model.tokenizer.eos_ids,
         pad_id=model.tokenizer.pad_id,
     )
-    texts = generate_batches(
-        run.key("sample"), model.params, model.config, model.tokenizer, prompt_ids, sampler,
-        num_samples=num_samples, batch_size=config.evaluate.batch_size,
+    texts = layouts.generate(
+        run, model.config, model.params, prompt_ids, run.key("sample"), sampler,
+        num_samples=num_samples, tokenizer=model.tokenizer,
     ).text  # fmt: skip
     rankings = []
     for i, record in enumerate(records):

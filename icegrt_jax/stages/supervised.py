@@ -3,7 +3,7 @@
 from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Record
 from icegrt_jax.models.lora import LoRAConfig
-from icegrt_jax.stages import common, loop
+from icegrt_jax.stages import common, layouts, loop
 from icegrt_jax.stages.roles import whole_or_adapter
 from icegrt_jax.training.state import create_state
 from icegrt_jax.training.updates import sft_update
@@ -15,6 +15,7 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
         return
     section = run.config[stage]
     model, params = common.policy_before(run, stage)
+    layouts.show_mesh(run, stage, {"policy": model})
     batches = sft_batches(
         run.load(section.sources, kind),
         section.weights,

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from icegrt_jax.models.chunks import over_chunks
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import scalars, token_logprobs, unembed
+from icegrt_jax.models.heads import scalars, token_logprobs, unembed, vocabulary
 from icegrt_jax.models.transformer import hidden_states
+from icegrt_jax.parallel.sharding import by_rows
 from icegrt_jax.rl import exact_kl
 
 
@@ -47,12 +48,16 @@ def response_exact_kl(
     hidden = response_hidden(params, config, *args)
     ref_hidden = response_hidden(ref_params, ref_config, *args)
 
-    def chunk(hidden, ref_hidden):
-        logits = unembed(params, config, hidden) / (temperature or 1.0)
-        ref_logits = unembed(ref_params, ref_config, ref_hidden) / (temperature or 1.0)
-        return exact_kl(logits, ref_logits)
+    def rows(weights, *states):
+        def chunk(hidden, ref_hidden):
+            logits = unembed(weights[0], config, hidden) / (temperature or 1.0)
+            ref_logits = unembed(weights[1], ref_config, ref_hidden) / (temperature or 1.0)
+            return exact_kl(logits, ref_logits)
 
-    return jnp.where(mask, over_chunks(chunk, config.vocab_size, hidden, ref_hidden), 0.0)
+        return over_chunks(chunk, config.vocab_size, *states)
+
+    weights = (vocabulary(params, config), vocabulary(ref_params, ref_config))
+    return jnp.where(mask, by_rows(rows, weights, hidden, ref_hidden), 0.0)
 
 
 def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:

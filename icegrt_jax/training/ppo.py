@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.parallel.pmap import all_rows, own_rows
 from icegrt_jax.parallel.sharding import constrain_batch
 from icegrt_jax.rl import (
     eos_penalty,
@@ -89,9 +90,11 @@ def score(
       coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
       `scaled_histogram` f32[B].
     """
-    config, mask = state.ppo, rollout.mask
     scores = raw_scores(state, rollout) if scores is None else scores
     read = read_roles(state, rollout) if read is None else read
+    # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
+    rollout, scores, read = all_rows((rollout, scores, read), state.axis_name)
+    config, mask = state.ppo, rollout.mask
     ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read["values"]
 
     scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
@@ -127,7 +130,7 @@ def score(
         values=values, advantages=normalized, returns=returns,
     )  # fmt: skip
     state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
-    return state, experience, metrics
+    return state, own_rows(experience, state.axis_name), metrics
 
 
 def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count: int) -> Experience:
@@ -168,6 +171,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
       `updates` (their number), `first_ratio_error` (mean |ratio - 1| and `first_logprob_diff` of the
       iteration's first minibatch: nothing but numerics when the policy has not moved yet).
     """
+    experience = all_rows(experience, state.axis_name)  # under pmap, so that minibatches are those of one device
     config, rows = state.ppo, experience.mask.shape[0]
     size = rows // config.num_minibatches
     key = jax.random.fold_in(state.key, state.step)
@@ -184,12 +188,12 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
 
     def one(carry, xs):
         state, stopped = carry
-        minibatch = _minibatch(experience, *xs, config.num_minibatches)
+        minibatch = own_rows(_minibatch(experience, *xs, config.num_minibatches), state.axis_name)
         if config.kl_early_stop:
             shapes = jax.eval_shape(update, state, minibatch)[1]
             skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
             state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
-        else:  # a branch would hold the state twice
+        else:
             state, metrics = update(state, minibatch)
         made = 1.0 - stopped.astype(jnp.float32)
         if config.kl_early_stop:
@@ -197,7 +201,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
         return (state, stopped), (metrics, made)
 
     start = (state, jnp.array(False))
-    if order.shape[0] == 1:  # a loop would hold the state twice
+    if order.shape[0] == 1:
         (state, _), out = one(start, (order[0], part[0]))
         metrics, made = jax.tree.map(lambda x: x[None], out)
     else:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from icegrt_jax.errors import UserError
 from icegrt_jax.parallel.mesh import AXES, make_mesh
 from icegrt_jax.parallel.pmap import pmap_step, replicate, split_batch, unreplicate
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree, tree_shardings
@@ -153,8 +154,9 @@ def rollout(initial):
 # Four updates one after the other: smaller steps keep their rounding from growing.
 GENTLE = dataclasses.replace(OPTIMIZER, lr=0.02)
 PPO_STATE = dict(
-    optimizer=GENTLE, num_ppo_epochs=2, num_minibatches=2, ptx_coef=0.3, score_scale="reference", eos_penalty=0.5
-)
+    optimizer=GENTLE, num_ppo_epochs=2, num_minibatches=2, ptx_coef=0.3, score_scale="running_mean_std",
+    eos_penalty=0.5, whiten_rewards=True, bootstrap_truncated=True,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +199,28 @@ def test_an_iteration_of_ppo_is_the_same_on_any_mesh(shape, rollout, iteration, 
     assert seen and all(s.shard_shape((rows, T))[0] == rows // (shape[0] * shape[1]) for s in seen)
 
 
-def test_sampled_responses_are_the_same_on_any_mesh(rollout):
-    mesh = make_mesh(2, 2, 2)
-    state = make_state()
-    state = state.replace(params=shard_tree(state.params, mesh))
-    with jax.set_mesh(mesh):
-        sharded = make_rollout(state, place=lambda x: shard_batch(x, mesh))
-    np.testing.assert_array_equal(sharded.responses, rollout.responses)
-    np.testing.assert_allclose(sharded.logprobs, rollout.logprobs, atol=1e-5)
+def test_an_iteration_of_ppo_by_pmap_is_that_of_one_device(rollout, iteration):
+    """Moments of the scores, whitening, advantages, the KL and the minibatches are those of the global batch."""
+    state = replicate(to_host(make_state(**PPO_STATE)))
+    state, experience, scored = pmap_step(score)(state, split_batch(rollout))
+    experience = experience.replace(ptx=split_batch(make_sft_batch()))
+    state, learned = pmap_step(ppo_update)(state, experience)
+    for leaf in jax.tree.leaves(jax.device_get((state.params, state.kl, scored, learned))):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape), "the replicas differ")
+    wanted_state, wanted_experience, wanted_metrics = iteration
+    state = to_host(unreplicate(state))
+    chex.assert_trees_all_close(state.params, wanted_state.params, atol=2e-5, rtol=0)
+    chex.assert_trees_all_close((state.kl, state.score_stats), (wanted_state.kl, wanted_state.score_stats), rtol=1e-5)
+    joined = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), experience)
+    chex.assert_trees_all_close(joined, wanted_experience, atol=2e-5, rtol=0)
+    metrics = jax.tree.map(lambda x: x[0], jax.device_get({**scored, **learned}))
+    chex.assert_trees_all_close(metrics, wanted_metrics, atol=2e-5, rtol=2e-5)
+
+
+def test_minibatches_that_do_not_divide_are_refused_by_pmap(rollout):
+    state = replicate(to_host(make_state(num_minibatches=4)))
+    with pytest.raises(UserError, match="batch of 4 does not divide over 8 devices; use a multiple of 8"):
+        pmap_step(ppo_update)(state, split_batch(make_experience()))
 
 
 @pytest.mark.parametrize("head_only", [False, True], ids=["adapters", "head"])

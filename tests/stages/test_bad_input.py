@@ -102,14 +102,20 @@ def test_a_stage_whose_predecessor_has_not_finished_says_which(started, capsys):
          "sft.batch_size=12 does not divide over 8 devices (mesh axes data x fsdp); use a multiple of 8."),
         ({"ppo.ptx.batch_size": 4, "ppo.ptx.coef": 0.5},
          "ppo.ptx.batch_size=4 does not divide over 8 devices (mesh axes data x fsdp); use a multiple of 8."),
+        ({"ppo.num_minibatches": 2},
+         "ppo.batch_size * samples_per_prompt / num_minibatches=4 does not divide over 8 devices (mesh axes data x "
+         "fsdp); use a multiple of 8."),
+        ({"mesh.fsdp": 4, "mesh.rollout_tensor": 3},
+         "mesh.rollout_tensor=3 with fsdp=4 and tensor=1; expected the tensor axis times a divisor of "
+         "the fsdp axis, 1 or 2 or 4, or 0 to have it chosen."),
         ({"mesh.data": 3}, "mesh data=3, fsdp=1, tensor=1 is 3 devices, but there are 8; set one of the sizes to -1."),
         ({"ppo.lamb": 0.9}, "unknown key --config.ppo.lamb; did you mean --config.ppo.lam?"),
         ({"ppo.kl.kind": "k4"}, "ppo.kl.kind='k4'; expected one of 'k1', 'k2', 'k3', 'exact'."),
     ],
-    ids=["batch", "replay", "mesh", "key", "choice"],
+    ids=["batch", "replay", "minibatch", "rollout", "mesh", "key", "choice"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_leaves_no_workdir_behind(tmp_path, capsys, keys, message):
-    assert refused(capsys, "run", tmp_path / "new", **keys) == message
+    assert refused(capsys, "run", tmp_path / "new", **{"ppo.num_minibatches": 1, **keys}) == message
     assert not (tmp_path / "new").exists(), "it would be refused to the corrected command"
 
 
@@ -122,6 +128,7 @@ def test_prompts_over_the_budget_are_dropped_cut_or_kept_and_counted(finished, t
     workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "sft", "reward")
     path = write_rows(tmp_path / "rows.jsonl", {"prompt": "short"}, {"prompt": "so long " * 100})
     keys = {"ppo.sources.ads": f"jsonl:{path}", "ppo.judge": "", "overlong_prompts": overlong, "ppo.iterations": 1}
+    keys["ppo.num_minibatches"] = 1
     assert call("ppo", workdir, **keys) == 0
     assert f"ppo  data ads: records: 2, {expected}" in capsys.readouterr().out
     counts = files.read_json(workdir / "ppo" / "data.json")["ads"]
@@ -148,7 +155,7 @@ def test_a_double_bos_is_stopped_before_training(finished, tmp_path, capsys, sta
     tokenizer.bos_token = "<|user|>"
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     tokenizer.save_pretrained(workdir / "tokenizer")
-    error = refused(capsys, stage, workdir)
+    error = refused(capsys, stage, workdir, **{"ppo.num_minibatches": 1})
     assert error.startswith(f"{stage}: double BOS: '<|user|>' stands twice in a row")
     assert nothing_half_written(workdir, stage)
 
