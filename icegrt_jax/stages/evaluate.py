@@ -6,6 +6,7 @@ answered greedily. Best-of-n samples n answers of ICE-Instruct and keeps the one
 
 import pathlib
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -123,7 +124,8 @@ def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
     with progress.phase("best of n"):
         out = _answers(run, model, params, domain, temperature=run.config.evaluate.temperature, num_samples=n)
         reader, size = scoring.load_reader(run), run.config.evaluate.batch_size
-        scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
+        with jax.set_mesh(run.mesh):
+            scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
         best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
     texts = [out.text[i] for i in best]
     metrics = mean_grades(run.config.evaluate.judge, domain, texts)

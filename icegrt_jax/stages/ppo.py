@@ -68,7 +68,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     batch, replayed = host_batch(step)
                     rollout = trimmed(_rollout(run, state, batch, step, sampler))
                 if step == 1:
-                    check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
+                    with jax.set_mesh(run.mesh):
+                        check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
                 records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
                     texts, scores, counts = [], (), {}

@@ -159,10 +159,11 @@ def measure(run: common.Run, params: dict, model: ModelConfig, tokenizer: ChatTo
         )  # fmt: skip
         rows = [batches[i] for i in range(batches.report[name]["kept"])]
         batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
-        scores = [
-            scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
-            for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
-        ]
+        with jax.set_mesh(run.mesh):
+            scores = [
+                scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
+                for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
+            ]
         arrays = [jnp.asarray(x) for x in (np.stack(scores), batch["ranks"], batch["valid"])]
         bins = calibration(*arrays)
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays))
@@ -184,5 +185,6 @@ def fit_normalization(run: common.Run, params: dict, model: ModelConfig, reader:
     """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
     prompts = normalization_prompts(run)
     answers = sample_instruct(run, prompts, run.key("normalize"), num_samples=1)
-    scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
+    with jax.set_mesh(run.mesh):
+        scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
     return ScoreStats.create(float(scores.mean()), float(scores.std()))
