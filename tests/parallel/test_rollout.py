@@ -139,6 +139,18 @@ def test_refilling_slots_sends_no_parameters_either():
     np.testing.assert_array_equal(got.responses, sample(inputs()[0], params_of(MODEL), *inputs()[1:]).responses)
 
 
+def test_the_cache_of_the_prompts_stays_on_the_devices_that_made_it():
+    mesh, long = make_mesh(8, 1, 1), 96  # tokens of a prompt
+    rollout = rollout_mesh(mesh, MODEL, 1)
+    tokens = np.ones((ROWS, long), np.int32)
+    keys, tokens, mask = shard_batch((inputs()[0], tokens, np.ones_like(tokens, bool)), rollout)
+    params = shard_tree(params_of(MODEL), mesh)
+    with jax.set_mesh(rollout):
+        compiled = compiled_sampler.lower(keys, params, tokens, mask, model=MODEL, config=SAMPLER).compile()
+    cached = ROWS * MODEL.num_kv_heads * long * MODEL.head_dim  # keys of one layer
+    assert max((c.elements for c in collectives(compiled.as_text())), default=0) < cached // 8
+
+
 @pytest.fixture(scope="module")
 def expected():
     return {kv: jax.device_get(sampled(params_of(m), m, *inputs())) for kv, m in ((2, MODEL), (8, WIDE))}
