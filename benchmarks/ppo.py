@@ -83,7 +83,7 @@ def _natural(options, model: cases.Model) -> dict:
 
 def _gpu(options) -> dict:
     # Four models and two optimizers leave no room for all activations: layers are recomputed in the backward pass.
-    model = dataclasses.replace(options.large(), remat=True)
+    model = dataclasses.replace(options.large(), remat="full")
     batch, length = (4, 8) if options.quick else (GPU_BATCH, GPU_LENGTH)
     title = f"{model.name}, {batch} x ({length} + {length}) tokens, four full models, epochs: 1, {options.dtype}."
     settings = {"model": model.settings(), "batch": batch, "prompt": length, "new": length, "epochs": 1}
