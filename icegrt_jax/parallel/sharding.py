@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import BATCH_AXES
+from icegrt_jax.parallel.placing import put
 
 # The last axes of a leaf; a leading layer axis of scanned layers is never split.
 TABLE = (
@@ -56,7 +57,7 @@ def tree_shardings(tree, mesh: Mesh):
 
 def shard_tree(tree, mesh: Mesh):
     """The tree with every array placed as the table says."""
-    return jax.device_put(tree, tree_shardings(tree, mesh))
+    return put(tree, tree_shardings(tree, mesh))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -66,7 +67,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def shard_batch(batch, mesh: Mesh):
     """Host arrays of the global batch as arrays split over the mesh."""
-    return jax.device_put(batch, batch_sharding(mesh))
+    return put(batch, batch_sharding(mesh))
 
 
 def constrain_batch(tree):

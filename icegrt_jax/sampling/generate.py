@@ -11,6 +11,7 @@ from icegrt_jax.data.records import user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel import hosts
 from icegrt_jax.sampling.sampler import SamplerConfig, compiled_sampler, sequence_keys
 
 BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
@@ -83,7 +84,7 @@ def generate_batches(
         rollout = compiled_sampler(
             keys, params, tokens[rows], mask[rows], model=model, config=config, num_samples=num_samples
         )
-        rollouts.append(jax.device_get(rollout))
+        rollouts.append(hosts.fetch(rollout))
     real = len(tokens) * num_samples  # the rest answers the prompts that filled up the last batch
     joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:real], *rollouts)
     return Generation(

@@ -9,6 +9,7 @@ from icegrt_jax import files
 from icegrt_jax.data.pipeline import prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_batch
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
@@ -46,7 +47,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         start = checkpoints.latest()
         if start is not None:
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
-        files.cut_jsonl(folder / "samples.jsonl", start)
+        if hosts.is_main():
+            files.cut_jsonl(folder / "samples.jsonl", start)
+        hosts.barrier("ppo begins")
         with (
             MetricsWriter(folder, resume_step=start) as writer,
             Progress(ppo.iterations, "ppo", start=start or 0) as progress,
@@ -57,17 +60,18 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     rollout = _rollout(run, state, batch, step, sampler)
                 if step == 1:
                     check_first_rollout(state, rollout)
-                records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
+                index = hosts.all_rows(batch["index"], run.mesh)
+                records = [prompts[i] for i in index for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
                     texts, scores, counts = scoring.score_as_text(run, reader, state, rollout, records)
                     state, experience, scored = score_step(state, rollout, *scores)
                     if replay is not None:
-                        experience = experience.replace(ptx=shard_batch(replay[step - 1], run.mesh))
+                        experience = experience.replace(ptx=hosts.place_rows(replay[step - 1], run.mesh))
                     state, learned = update_step(state, experience)
                     # The host reads and judges the answers while the device learns from them.
                     texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
-                    metrics = {**jax.device_get({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
+                    metrics = {**hosts.fetch({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
                 check_finite(step, metrics)
                 if metrics["first_logprob_diff"] > ppo.logprob_alarm:
                     print(
@@ -78,7 +82,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                 writer.write(step, metrics)
                 shown = ("score_raw", "gold", "kl", "length")
                 progress.update(step, {name: metrics[name] for name in shown if name in metrics})
-                if step % config.log.samples_every == 0 or step in (1, ppo.iterations):
+                if hosts.is_main() and (step % config.log.samples_every == 0 or step in (1, ppo.iterations)):
                     files.append_jsonl(folder / "samples.jsonl", _sample_rows(step, records, texts, metrics))
                 last, stopping = step == ppo.iterations, preemption.reached(step)
                 if last or stopping or step % config.log.ppo_checkpoint_every == 0:
@@ -100,7 +104,9 @@ def _kl_target(kl: ConfigDict) -> dict[str, float]:
 
 
 def _report_kl(run: common.Run) -> float:
-    """Mean KL of the second half of the run, in nats; says whether it is within the target's band."""
+    """Mean KL of the second half of the run, in nats, known to the main process; says whether it is in the target's band."""
+    if not hosts.is_main():
+        return 0.0
     rows, kl = read_metrics(run.folder("ppo") / "metrics.jsonl"), run.config.ppo.kl
     late = [row["kl"] for row in rows[len(rows) // 2 :]]
     mean, band, text = sum(late) / len(late), _kl_target(kl), ""
@@ -123,6 +129,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
         max_prompt_length=config.max_prompt_length,
         seed=config.seed,
         overlong=config.overlong_prompts,
+        share=run.share,
     )
     common.audit(run, "ppo", batches, run.tokenizer)
     report, replay = dict(batches.report), None
@@ -135,6 +142,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
             length=ppo.ptx.length,
             seed=config.seed + 1,
             overlong="drop",
+            share=run.share,
         )
         common.audit(run, "ppo", replay, run.tokenizer, name="replay_example")
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
@@ -162,7 +170,7 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
     count = run.config.ppo.batch_size * run.config.ppo.samples_per_prompt
     keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
-    prompts = shard_batch({"tokens": batch["tokens"], "mask": batch["mask"]}, run.mesh)
+    prompts = hosts.place_rows({"tokens": batch["tokens"], "mask": batch["mask"]}, run.mesh)
     with jax.set_mesh(run.mesh):
         rollout = compiled_sampler(
             keys, state.full("policy"), prompts["tokens"], prompts["mask"],

@@ -1,0 +1,138 @@
+"""Where the processes of a run meet: small files in a folder of the workdir, which all of them see.
+
+A compiled program cannot say which process it waits for. Files can: each process puts down its own, and after the
+time limit those that are not there are named. Knows nothing of JAX.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.files import read_json, write_json_atomic
+from icegrt_jax.parallel.pulse import Pulse
+
+POLL = (0.01, 0.5)  # seconds between two looks, at first and at most
+CONTINUE = "see its own log; the same command on every host continues from the last checkpoint"
+GRACE = 10.0  # seconds in which a living process answers a roll call
+
+
+class HostError(UserError):
+    """The run cannot go on because of another process: it is missing, or it has stopped."""
+
+
+class Meeting:
+    """The processes of one start of a run.
+
+    Every process calls `exchange` the same number of times, in the same order.
+
+    Args:
+      folder: of this start alone, seen by all processes.
+      index: which process this is, of `count`.
+      timeout: seconds that others are waited for.
+    """
+
+    def __init__(self, folder: pathlib.Path, index: int, count: int, timeout: float):
+        self.index, self.count, self.timeout = index, count, timeout
+        self._folder, self._calls = folder, 0
+        self._hosts: dict[int, str] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def introduce(self, hosts: Sequence[str]) -> None:
+        """Keeps the host of each process, for messages."""
+        self._hosts = dict(enumerate(hosts))
+
+    def watch(self, patience: float, lost: Callable[[str], None]) -> Pulse:
+        """Calls `lost`, from a thread, with a sentence on processes that give no sign of life for `patience` seconds."""
+
+        def say(silent: list[int]) -> None:
+            notes = [f"{self.named(i)} stopped: {note}" for i in silent if (note := self._note(i)) is not None]
+            lost(notes[0] if notes else f"no sign of life from {self.named(*silent)} for {patience:g} s; {CONTINUE}.")
+
+        return Pulse(self._folder, self.index, self.count, patience, say).start()
+
+    def named(self, *processes: int) -> str:
+        """`process 1 (host-b)`, several joined by commas."""
+        return ", ".join(f"process {i} ({self._hosts[i]})" if i in self._hosts else f"process {i}" for i in processes)
+
+    def exchange(self, what: str, value: Any = None, *, timeout: float | None = None, hint: str = "") -> list[Any]:
+        """What each process brought, JSON; a barrier where it is None.
+
+        Raises:
+          HostError: one has stopped with an error, or has not come within `timeout` (by default the run's own).
+        """
+        self._calls += 1
+        limit = self.timeout if timeout is None else timeout
+        write_json_atomic(self._file(self._calls, self.index), value)
+        missing = self._wait(lambda: self._absent(self._calls), limit)
+        if missing:
+            verb = "has" if len(missing) == 1 else "have"
+            raise HostError(
+                f"{self.named(*missing)} {verb} not come to '{what}' within {limit:g} s; {hint or CONTINUE}."
+            )
+        values = [read_json(self._file(self._calls, i)) for i in range(self.count)]
+        # Whoever came here has read what was exchanged before the last time.
+        self._file(self._calls - 2, self.index).unlink(missing_ok=True)
+        return values
+
+    def wait_for(self, path: pathlib.Path) -> None:
+        """Returns when this process sees a file that another has written."""
+        until = time.monotonic() + self.timeout
+        while not path.exists():
+            if time.monotonic() > until:
+                raise HostError(
+                    f"{self.named(self.index)} does not see {path}; the workdir must be a folder that all hosts share."
+                )
+            time.sleep(POLL[0])
+
+    def leave(self, sentence: str) -> None:
+        """Tells the others that this process stops, and why."""
+        write_json_atomic(self._folder / f"stopped.{self.index}", sentence)
+
+    def wait_until_left(self, grace: float = GRACE) -> None:
+        """Returns when all others have left too, or are given up."""
+        until = time.monotonic() + grace
+        while any(self._note(i) is None for i in range(self.count)) and time.monotonic() < until:
+            time.sleep(POLL[0])
+
+    def roll_call(self, grace: float = GRACE) -> str:
+        """What is known of the processes that cannot be reached, as one sentence; "" where all answer.
+
+        Called by those that a collective has failed on: the rest are gone.
+        """
+        write_json_atomic(self._folder / f"here.{self.index}", None)
+        here = lambda i: (self._folder / f"here.{i}").is_file()
+        try:
+            missing = self._wait(lambda: [i for i in range(self.count) if not here(i)], grace)
+        except HostError as error:
+            return str(error)
+        if not missing:
+            return ""
+        return f"lost {self.named(*missing)}; {CONTINUE}."
+
+    def _wait(self, absent: Callable[[], list[int]], limit: float) -> list[int]:
+        """Those still absent when the limit is over; HostError as soon as one has left a note."""
+        until, pause = time.monotonic() + limit, POLL[0]
+        while missing := absent():
+            for i in missing:
+                if (note := self._note(i)) is not None:
+                    raise HostError(f"{self.named(i)} stopped: {note}")
+            if time.monotonic() > until:
+                return missing
+            time.sleep(pause)
+            pause = min(1.5 * pause, POLL[1])
+        return []
+
+    def _absent(self, call: int) -> list[int]:
+        return [i for i in range(self.count) if not self._file(call, i).is_file()]
+
+    def _file(self, call: int, index: int) -> pathlib.Path:
+        return self._folder / f"{call}.{index}"
+
+    def _note(self, index: int) -> str | None:
+        try:
+            return read_json(self._folder / f"stopped.{index}")
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
