@@ -147,7 +147,7 @@ def _parser() -> _Parser:
 
 
 def _add_process_flags(parser: _Parser) -> None:
-    group = parser.add_argument_group("several hosts", "the same command on each; found on TPU pods, Slurm, MPI and GKE")
+    group = parser.add_argument_group("several hosts", "the same command on each; found by JAX on TPU pods, Slurm, ...")
     add = group.add_argument
     # Written with either dash: the flags of a launcher look like this, ours like that.
     add("--distributed", choices=("auto", "off"), default="auto", help="off: one process (default auto)")

@@ -61,7 +61,7 @@ class Launch:
             return
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdigit():
-            raise UserError(f"--coordinator={self.coordinator}; expected HOST:PORT of process 0, such as 10.0.0.2:8476.")
+            raise UserError(f"--coordinator={self.coordinator}; expected HOST:PORT of process 0, as 10.0.0.2:8476.")
         if not 0 <= self.process_id < self.num_processes:
             raise UserError(
                 f"--process-id={self.process_id} with --num-processes={self.num_processes}; "
@@ -124,7 +124,7 @@ def run(
         pulse = meeting.watch(_patience(launch), _lost)
         _compare(meeting, config, workdir, command)
         if jax.process_index():
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
         else:
             undo = prepare()
         meeting.exchange("the first file of the run")
@@ -292,7 +292,8 @@ def _contents(workdir: pathlib.Path) -> dict[str, int]:
     """What decides how a run goes on, with sizes: config, data, finished stages and checkpoints."""
     files = [workdir / "config.json", *workdir.glob("data/*"), *workdir.glob("*/done.json")]
     sizes = {str(path.relative_to(workdir)): path.stat().st_size for path in files if path.is_file()}
-    return sizes | {str(path.relative_to(workdir)): 0 for path in workdir.glob("*/checkpoints/*") if path.name.isdigit()}
+    checkpoints = [path for path in workdir.glob("*/checkpoints/*") if path.name.isdigit()]
+    return sizes | {str(path.relative_to(workdir)): 0 for path in checkpoints}
 
 
 def _tidy(workdir: pathlib.Path) -> None:

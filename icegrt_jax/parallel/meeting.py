@@ -45,7 +45,7 @@ class Meeting:
         self._hosts = dict(enumerate(hosts))
 
     def watch(self, patience: float, lost: Callable[[str], None]) -> Pulse:
-        """Calls `lost`, from a thread, with a sentence on processes that give no sign of life for `patience` seconds."""
+        """Calls `lost`, from a thread, with a sentence on those that give no sign of life for `patience` seconds."""
 
         def say(silent: list[int]) -> None:
             notes = [f"{self.named(i)} stopped: {note}" for i in silent if (note := self._note(i)) is not None]

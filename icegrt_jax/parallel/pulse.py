@@ -19,7 +19,9 @@ class Pulse:
     Silence is counted in rounds of this thread: while the shared folder itself hangs, no round ends.
     """
 
-    def __init__(self, folder: pathlib.Path, index: int, count: int, patience: float, lost: Callable[[list[int]], None]):
+    def __init__(
+        self, folder: pathlib.Path, index: int, count: int, patience: float, lost: Callable[[list[int]], None]
+    ):
         self._folder, self._index, self._lost = folder, index, lost
         self._interval = min(INTERVAL, patience / 5)
         self._rounds = max(int(patience / self._interval), 1)

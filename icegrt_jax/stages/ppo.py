@@ -104,9 +104,9 @@ def _kl_target(kl: ConfigDict) -> dict[str, float]:
 
 
 def _report_kl(run: common.Run) -> float:
-    """Mean KL of the second half of the run, in nats, known to the main process; says whether it is in the target's band."""
+    """Mean KL of the second half of the run, in nats; says whether it is within the target's band."""
     if not hosts.is_main():
-        return 0.0
+        return 0.0  # for done.json, which the main process writes
     rows, kl = read_metrics(run.folder("ppo") / "metrics.jsonl"), run.config.ppo.kl
     late = [row["kl"] for row in rows[len(rows) // 2 :]]
     mean, band, text = sum(late) / len(late), _kl_target(kl), ""

@@ -18,7 +18,6 @@ import sys
 import jax
 from jax.experimental import multihost_utils
 
-
 _calls = itertools.count(1)  # of this process, in all stages
 
 

@@ -1,0 +1,139 @@
+"""Does a run have the same numbers on one, two and four processes, and does it survive losing one?
+
+    python experiments/hosts/run.py --work=runs/hosts
+
+Real processes on this machine, over loopback, four simulated devices in all. Runs the quickstart's smoke config through
+every stage in each layout; then once more, terminated and killed on the way and continued with other numbers of
+processes. Writes results/hosts.json and results/table.md beside this file; a layout that has finished is not run again.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from icegrt_jax import files
+from icegrt_jax.training.metrics import read_metrics
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+LAYOUTS = {"1 x 4": (1, 4), "2 x 2": (2, 2), "4 x 1": (4, 1)}  # processes x devices of each
+STAGES = ("pretrain", "sft", "reward", "ppo")
+# Compiling costs more than running here: code that is not optimised is ready seven times sooner.
+XLA = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+LIMIT = 60  # seconds that one process waits for another
+
+
+def start(workdir: pathlib.Path, processes: int, devices: int) -> list[subprocess.Popen]:
+    """`icegrt run` on the smoke config, as so many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"{XLA} --xla_force_host_platform_device_count={devices}",
+    }  # fmt: skip
+    smoke = "--config=configs/quickstart.py:smoke"
+    command = [sys.executable, "-m", "icegrt_jax", "run", smoke, f"--workdir={workdir}"]
+    started = []
+    for i in range(processes):
+        flags = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={processes}", f"--process-id={i}"]
+        flags = [*flags, f"--host-timeout={LIMIT}"] if processes > 1 else []
+        started.append(subprocess.Popen(
+            [*command, *flags], cwd=ROOT, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        ))  # fmt: skip
+    return started
+
+
+def ends(started: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
+    """Exit codes and what went to stderr."""
+    errors = [process.communicate()[1] for process in started]
+    return [process.returncode for process in started], errors
+
+
+def stop_at(started: list[subprocess.Popen], workdir: pathlib.Path, stage: str, step: int, number: int, which: int):
+    """Sends process `which` a signal when the stage's metrics show a step; gives exit codes and stderr."""
+    metrics = workdir / stage / "metrics.jsonl"
+    while all(process.poll() is None for process in started):
+        if metrics.is_file() and any(row["step"] >= step for row in files.read_jsonl(metrics)):
+            started[which].send_signal(number)
+            break
+        time.sleep(0.05)
+    return ends(started)
+
+
+def interrupted(workdir: pathlib.Path) -> list[dict]:
+    """One run in three parts: two processes, one asked to stop; four, one killed; then one alone to the end."""
+    parts = []
+    for what, layout, *stop in [
+        ("SIGTERM to process 1 in sft", (2, 2), "sft", 4, signal.SIGTERM, 1),
+        ("SIGKILL of process 2 in ppo", (4, 1), "ppo", 3, signal.SIGKILL, 2),
+        ("to the end", (1, 4)),
+    ]:
+        started = start(workdir, *layout)
+        began = time.monotonic()
+        codes, errors = stop_at(started, workdir, *stop) if stop else ends(started)
+        said = [next((x for x in reversed(e.splitlines()) if x.startswith(("error:", "SIGTERM:"))), "") for e in errors]
+        parts.append({"what": what, "processes": layout[0], "exit codes": codes, "last words": said})
+        print(f"{what}: {codes} after {time.monotonic() - began:.0f} s\n" + "\n".join(said), flush=True)
+    return parts
+
+
+def difference(one: pathlib.Path, other: pathlib.Path) -> dict:
+    """The largest difference of any metric of any step, by stage, and whether what was sampled and judged is equal."""
+    found = {}
+    for stage in STAGES:
+        rows, others = (read_metrics(folder / stage / "metrics.jsonl") for folder in (one, other))
+        assert [row.keys() for row in rows] == [row.keys() for row in others], stage
+        pairs = [(a[key], b[key]) for a, b in zip(rows, others, strict=True) for key in a]
+        assert all(math.isfinite(x) for pair in pairs for x in pair)
+        found[f"{stage}: of a metric"] = max(abs(a - b) / max(abs(a), 1.0) for a, b in pairs)
+    texts = lambda folder: [(r["step"], r["response"]) for r in files.read_jsonl(folder / "ppo" / "samples.jsonl")]
+    results = lambda folder: files.read_json(folder / "evaluate" / "results.json")
+    rankings = lambda folder: (folder / "data" / "own_rankings.jsonl").read_bytes()
+    return found | {
+        "PPO's samples equal": texts(one) == texts(other),
+        "own rankings equal": rankings(one) == rankings(other),
+        "evaluation equal": results(one) == results(other),
+    }
+
+
+def table(results: dict) -> str:
+    names = list(results["against one process"])
+    rows = [f"| against 1 x 4 | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    for key in results["against one process"][names[0]]:
+        cells = [results["against one process"][name][key] for name in names]
+        cells = [("yes" if x else "no") if isinstance(x, bool) else f"{x:.1e}" for x in cells]
+        rows.append(f"| {key} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder of the runs")
+    work = parser.parse_args().work.absolute()
+    for name, layout in LAYOUTS.items():
+        began = time.monotonic()
+        codes, errors = ends(start(work / name.replace(" ", ""), *layout))
+        assert not any(codes), errors
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    parts = interrupted(work / "interrupted")
+    one = work / "1x4"
+    runs = {**{name: work / name.replace(" ", "") for name in list(LAYOUTS)[1:]}, "interrupted": work / "interrupted"}
+    results = {
+        "against one process": {name: difference(one, folder) for name, folder in runs.items()},
+        "the interrupted run": parts,
+    }
+    files.write_json_atomic(HERE / "results" / "hosts.json", results)
+    files.write_text_atomic(HERE / "results" / "table.md", table(results))
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

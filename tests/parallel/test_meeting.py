@@ -1,0 +1,81 @@
+"""Where processes meet: values are exchanged, and whoever is missing is named."""
+
+import threading
+import time
+
+import pytest
+
+from icegrt_jax.parallel.meeting import HostError
+from icegrt_jax.parallel.pulse import Pulse
+from tests.parallel.meetings import meetings, on_hosts
+
+
+def test_every_process_gets_what_all_have_brought_in_their_order(tmp_path):
+    def talk(meeting):
+        return [meeting.exchange("numbers", [meeting.index, turn]) for turn in range(5)]
+
+    assert on_hosts(tmp_path, 3, talk) == [[[[i, turn] for i in range(3)] for turn in range(5)]] * 3
+    assert len(list((tmp_path / "meeting").iterdir())) <= 2 * 3, "old values are cleared away"
+
+
+def test_nobody_passes_a_barrier_before_the_last_has_come(tmp_path):
+    arrived = []
+
+    def walk(meeting):
+        time.sleep(0.1 * meeting.index)
+        arrived.append(meeting.index)
+        meeting.exchange("the gate")
+        return len(arrived)
+
+    assert on_hosts(tmp_path, 3, walk) == [3, 3, 3]
+
+
+def test_the_missing_are_named_when_the_time_is_over(tmp_path):
+    first, *_ = meetings(tmp_path, 3, timeout=0.1)
+    with pytest.raises(HostError, match=r"process 1 \(host-1\), process 2 \(host-2\) have not come to 'the gate'"):
+        first.exchange("the gate")
+
+
+def test_a_process_that_stopped_is_not_waited_for_and_its_reason_is_told(tmp_path):
+    first, second = meetings(tmp_path, 2, timeout=60)
+    second.leave("reward: no records in it.")
+    began = time.monotonic()
+    with pytest.raises(HostError, match=r"process 1 \(host-1\) stopped: reward: no records in it."):
+        first.exchange("the gate")
+    assert time.monotonic() - began < 10
+
+
+def test_a_roll_call_names_who_does_not_answer(tmp_path):
+    first, second, _ = meetings(tmp_path, 3)
+    other = threading.Thread(target=second.roll_call, args=(0.3,))
+    other.start()
+    found = first.roll_call(0.3)
+    other.join()
+    assert found.startswith("lost process 2 (host-2); see its own log")
+    assert on_hosts(tmp_path / "all", 2, lambda meeting: meeting.roll_call(5)) == ["", ""]
+
+
+def test_a_file_that_never_shows_up_says_that_the_folder_is_not_shared(tmp_path):
+    first, _ = meetings(tmp_path, 2, timeout=0.05)
+    with pytest.raises(HostError, match="does not see .*done.json; the workdir must be a folder that all hosts share"):
+        first.wait_for(tmp_path / "done.json")
+
+
+def test_silence_is_noticed_and_life_is_not_taken_for_it(tmp_path):
+    lost, quiet = threading.Event(), []
+    pulses = [Pulse(tmp_path, i, 3, 0.5, lambda silent: (quiet.append(silent), lost.set())) for i in range(2)]
+    pulses[0].start(), pulses[1].start()  # the third never comes
+    assert lost.wait(20)
+    for pulse in pulses:
+        pulse.stop()
+    assert all(silent == [2] for silent in quiet)
+
+
+def test_a_lost_process_that_left_a_note_is_told_with_it(tmp_path):
+    said, heard = [], threading.Event()
+    first, second = meetings(tmp_path, 2)
+    second.leave("out of memory")
+    pulse = first.watch(0.2, lambda sentence: (said.append(sentence), heard.set()))
+    assert heard.wait(20)
+    pulse.stop()
+    assert said == ["process 1 (host-1) stopped: out of memory"]
