@@ -193,53 +193,62 @@ def _initialize(launch: Launch, found: str | None) -> None:
 
 @contextlib.contextmanager
 def _joining(launch: Launch, workdir: pathlib.Path):
-    """Ends the process with a sentence where not all have come within the limit; JAX's own end is an abort."""
+    """Ends the process with a sentence where not all have come within the limit; JAX's own end is an abort.
+
+    Who is there is told by files that change: those of an earlier start do not.
+    """
     folder = workdir / FOLDER / "joining"
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{'' if launch.process_id is None else launch.process_id}.{socket.gethostname()}.{os.getpid()}"
-    joined = threading.Event()
+    own = f"{'' if launch.process_id is None else launch.process_id}.{socket.gethostname()}.{os.getpid()}"
+    joined, at_first, here = threading.Event(), {}, {own}
 
-    def stamp():
-        with contextlib.suppress(OSError):  # main clears the folder once all have come
-            (folder / name).write_text(str(time.time_ns()), encoding="utf-8")
+    def look():
+        # The main process clears the folder away once all have come.
+        with contextlib.suppress(OSError):
+            (folder / own).write_text(str(time.time_ns()), encoding="utf-8")
+            for path in folder.iterdir():
+                stamp = path.read_text(encoding="utf-8")
+                if at_first.setdefault(path.name, stamp) != stamp:
+                    here.add(path.name)
 
     def wait():
         until = time.monotonic() + launch.timeout
-        while not joined.wait(1.0):
-            stamp()
+        while not joined.wait(min(1.0, launch.timeout / 5)):
+            look()
             if time.monotonic() > until:
-                print(f"error: {_absentees(launch, folder)}", file=sys.stderr)
-                (folder / name).unlink(missing_ok=True)
-                for empty in (folder, folder.parent, workdir):
-                    with contextlib.suppress(OSError):
-                        empty.rmdir()
+                print(f"error: {_absentees(launch, workdir, here)}", file=sys.stderr)
+                leave()
                 _end(LOST)
 
-    stamp()
+    def leave():
+        (folder / own).unlink(missing_ok=True)
+        for empty in (folder, folder.parent, workdir):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+    look()
     threading.Thread(target=wait, daemon=True).start()
     try:
         yield
-    finally:
+    except UserError:
         joined.set()
-        with contextlib.suppress(OSError):
-            (folder / name).unlink()
+        leave()
+        raise
+    joined.set()
 
 
-def _absentees(launch: Launch, folder: pathlib.Path) -> str:
-    """Who has not come, told by the files that are stamped anew while we look."""
-    look = lambda: {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
-    before = look()
-    time.sleep(3.0)
-    here = {name.split(".")[0]: name for name, stamp in look().items() if before.get(name) != stamp}
-    where = f"within {launch.timeout:g} s ({folder.parent.parent} must be a folder that all hosts share)"
+def _absentees(launch: Launch, workdir: pathlib.Path, here: set[str]) -> str:
+    """Who has not come, from the names of those that have: PROCESS.HOST.PID, the first empty where it is not known."""
+    where = f"within {launch.timeout:g} s ({workdir} must be a folder that all hosts share)"
     if launch.num_processes:
-        missing = [str(i) for i in range(launch.num_processes) if str(i) not in here]
+        came = {name.split(".")[0] for name in here}
+        missing = [str(i) for i in range(launch.num_processes) if str(i) not in came]
         if not missing:
             return f"all processes are there, but not all reach {launch.coordinator}; check its port and the network."
-        of = f"of {launch.num_processes}, coordinator {launch.coordinator}"
-        return f"process {', '.join(missing)} {of}, did not come {where}."
-    hosts = sorted(name.split(".", 1)[1].rpartition(".")[0] for name in here.values())
-    return f"not all processes came {where}; those that did are on {', '.join(hosts)}."
+        of = f"of {launch.num_processes}, coordinator {launch.coordinator},"
+        return f"process {', '.join(missing)} {of} did not come {where}."
+    names = sorted(name.split(".", 1)[1].rpartition(".")[0] for name in here)
+    return f"not all processes came {where}; those that did are on {', '.join(names)}."
 
 
 def _meet(launch: Launch, workdir: pathlib.Path) -> Meeting:
@@ -257,7 +266,7 @@ def _meet(launch: Launch, workdir: pathlib.Path) -> Meeting:
     meeting = Meeting(workdir / FOLDER / name, jax.process_index(), jax.process_count(), launch.timeout)
     hosts.open_meeting(meeting)
     hint = f"{workdir} must be a folder that all hosts share"
-    meeting.introduce(meeting.exchange("the start", socket.gethostname(), timeout=FIRST_LOOK, hint=hint))
+    meeting.introduce(meeting.exchange("the start", socket.gethostname(), timeout=min(FIRST_LOOK, launch.timeout), hint=hint))
     return meeting
 
 
@@ -311,7 +320,8 @@ def _stop(error: BaseException, meeting: Meeting | None, workdir: pathlib.Path, 
     if isinstance(error, jax.errors.JaxRuntimeError) and meeting is not None:
         lost = meeting.roll_call()  # a collective failed: is anybody gone?
     if isinstance(error, HostError) or lost:
-        sentence = f"error: {lost or error}"
+        # Said as well: where only this process has failed, the others are there and cannot answer.
+        sentence = f"error: {lost} ({' '.join(str(error).split())[:200]})" if lost else f"error: {error}"
     elif isinstance(error, UserError):
         sentence, code = f"error: {who}: {error}", 2
     elif isinstance(error, KeyboardInterrupt):

@@ -18,8 +18,13 @@ from tests.stages.runs import DRIVER, ROOT, command, copy_parts, run
 LIMIT = 30  # seconds that one waits for another
 
 
-def start(stage, workdir, count, *, stop=None, limit=LIMIT, **keys):
-    """The command as so many processes of one device; `stop` is (process, stage, step, signal)."""
+def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
+    """The command as so many processes of one device.
+
+    Args:
+      stop: (process, stage, step, signal).
+      last: keys of the config that the last process has otherwise.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -28,6 +33,7 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, **keys):
     started = []
     for i in range(count):
         process = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]
+        keys = (last or {}) if i == count - 1 else {}
         arguments = command(stage, workdir, *process, f"--host-timeout={limit}", **keys)
         here = stop and stop[0] == i
         program = ["-c", DRIVER, *(str(x) for x in stop[1:])] if here else ["-m", "icegrt_jax"]
@@ -42,6 +48,10 @@ def ends(started):
     """Exit codes, what was printed and what was said on stderr, of each process."""
     said = [process.communicate(timeout=300) for process in started]
     return [process.returncode for process in started], [out for out, _ in said], [err for _, err in said]
+
+
+def same(one, other, name):
+    return (one / name).read_bytes() == (other / name).read_bytes()
 
 
 def assert_same_numbers(workdir, whole, *stages):
@@ -62,13 +72,13 @@ def test_a_run_of_two_processes_that_loses_one_goes_on_as_one_and_ends_with_the_
     assert "sft  data domain" in printed[0] and printed[1].count("\n") <= 3, "one process prints"
     assert "[4/6] ppo" in errors[0] and "[4/6] ppo" not in errors[1]
     assert_same_numbers(workdir, whole, "pretrain", "sft", "reward")
-    assert (workdir / "data" / "own_rankings.jsonl").read_bytes() == (whole / "data" / "own_rankings.jsonl").read_bytes()
+    assert same(workdir, whole, "data/own_rankings.jsonl")
     process = run("run", workdir)  # one process reads what two have written
     assert process.returncode == 0, process.stderr
     assert_same_numbers(workdir, whole, "ppo")
     texts = lambda folder: [row["response"] for row in files.read_jsonl(folder / "ppo" / "samples.jsonl")]
     assert texts(workdir) == texts(whole)
-    assert files.read_json(workdir / "evaluate" / "results.json") == files.read_json(whole / "evaluate" / "results.json")
+    assert same(workdir, whole, "evaluate/results.json")
 
 
 @pytest.mark.slow
@@ -79,7 +89,7 @@ def test_two_processes_read_the_checkpoints_of_one_and_evaluate_alike(finished, 
     shutil.copy(whole / "config.json", workdir / "config.json")
     codes, printed, errors = ends(start("evaluate", workdir, 2))
     assert codes == [0, 0], errors
-    assert files.read_json(workdir / "evaluate" / "results.json") == files.read_json(whole / "evaluate" / "results.json")
+    assert same(workdir, whole, "evaluate/results.json")
     assert "ICE-GRT" in printed[0] and "ICE-GRT" not in printed[1]
     assert not (workdir / ".hosts").exists()
 
@@ -87,16 +97,7 @@ def test_two_processes_read_the_checkpoints_of_one_and_evaluate_alike(finished, 
 @pytest.mark.slow
 def test_processes_with_different_configs_are_refused_by_name_and_nothing_is_left(tmp_path):
     workdir = tmp_path / "run"
-    first, _ = start("sft", workdir, 2), None
-    first[1].kill()
-    first[1].communicate()
-    port = next(a for a in first[0].args if a.startswith("--coordinator="))
-    other = subprocess.Popen(
-        [sys.executable, "-m", "icegrt_jax", *command("sft", workdir, port, "--num-processes=2", "--process-id=1",
-         f"--host-timeout={LIMIT}", seed=1)],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    codes, _, errors = ends([first[0], other])
+    codes, _, errors = ends(start("sft", workdir, 2, last={"seed": 1}))
     assert codes == [2, 2], errors
     for error in errors:
         last = error.splitlines()[-1]
