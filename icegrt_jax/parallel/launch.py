@@ -265,8 +265,9 @@ def _meet(launch: Launch, workdir: pathlib.Path) -> Meeting:
     name = bytes(multihost_utils.broadcast_one_to_all(drawn).astype(np.uint8)).hex()
     meeting = Meeting(workdir / FOLDER / name, jax.process_index(), jax.process_count(), launch.timeout)
     hosts.open_meeting(meeting)
+    first_look = min(FIRST_LOOK, launch.timeout)
     hint = f"{workdir} must be a folder that all hosts share"
-    meeting.introduce(meeting.exchange("the start", socket.gethostname(), timeout=min(FIRST_LOOK, launch.timeout), hint=hint))
+    meeting.introduce(meeting.exchange("the start", socket.gethostname(), timeout=first_look, hint=hint))
     return meeting
 
 
