@@ -4,7 +4,7 @@
 
 Real processes on this machine, over loopback, four simulated devices in all. Runs the quickstart's smoke config through
 every stage in each layout; then once more, terminated and killed on the way and continued with other numbers of
-processes. Writes results/hosts.json and results/table.md beside this file; a layout that has finished is not run again.
+processes. Writes results/hosts.json and results/table.md beside this file; what has finished is not run again.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,9 +69,14 @@ def stop_at(started: list[subprocess.Popen], workdir: pathlib.Path, stage: str, 
     return ends(started)
 
 
-def interrupted(workdir: pathlib.Path) -> list[dict]:
-    """One run in three parts: two processes, one asked to stop; four, one killed; then one alone to the end."""
+def interrupted(workdir: pathlib.Path, programs: list[pathlib.Path]) -> list[dict]:
+    """One run in three parts: two processes, one asked to stop; four, one killed; then one alone to the end.
+
+    Compiled programs are taken over from runs that have them.
+    """
     parts = []
+    for folder in programs:
+        shutil.copytree(folder / "compile_cache", workdir / "compile_cache", dirs_exist_ok=True)
     for what, layout, *stop in [
         ("SIGTERM to process 1 in sft", (2, 2), "sft", 4, signal.SIGTERM, 1),
         ("SIGKILL of process 2 in ppo", (4, 1), "ppo", 3, signal.SIGKILL, 2),
@@ -118,17 +124,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder of the runs")
     work = parser.parse_args().work.absolute()
+    runs = {name: work / name.replace(" ", "") for name in LAYOUTS}
     for name, layout in LAYOUTS.items():
-        began = time.monotonic()
-        codes, errors = ends(start(work / name.replace(" ", ""), *layout))
-        assert not any(codes), errors
-        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-    parts = interrupted(work / "interrupted")
-    one = work / "1x4"
-    runs = {**{name: work / name.replace(" ", "") for name in list(LAYOUTS)[1:]}, "interrupted": work / "interrupted"}
+        if not (runs[name] / "report" / "index.html").is_file():
+            codes, errors = ends(start(runs[name], *layout))
+            assert not any(codes), errors
+    broken, told = work / "interrupted", work / "interrupted.json"
+    if not told.is_file():
+        shutil.rmtree(broken, ignore_errors=True)
+        files.write_json_atomic(told, interrupted(broken, list(runs.values())))
+    one, *_ = runs
+    others = {**{name: folder for name, folder in runs.items() if name != one}, "interrupted": broken}
     results = {
-        "against one process": {name: difference(one, folder) for name, folder in runs.items()},
-        "the interrupted run": parts,
+        "against one process": {name: difference(runs[one], folder) for name, folder in others.items()},
+        "the interrupted run": files.read_json(told),
     }
     files.write_json_atomic(HERE / "results" / "hosts.json", results)
     files.write_text_atomic(HERE / "results" / "table.md", table(results))

@@ -24,6 +24,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
     config: ConfigDict = run.config
     steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
     folder = run.folder(stage)
+    state = shard_tree(state, run.mesh)  # new leaves too: a checkpoint is restored to where they are
     with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
         start = checkpoints.latest()
         if start is not None:

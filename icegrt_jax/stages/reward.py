@@ -66,7 +66,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if reader is not None:
         report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
     common.write_report(run, "reward", report)
-    kept = workdir / "reward" / "tokenizer"
+    kept = run.folder("reward") / "tokenizer"
     hosts.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     lora = common.lora_config(section.lora)
