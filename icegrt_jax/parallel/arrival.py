@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from icegrt_jax.errors import UserError
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.meeting import Meeting
+from icegrt_jax.version import __version__
 
 FOLDER = ".hosts"  # in the workdir; a folder in it for each start, removed at its end
 FIRST_LOOK = 60.0  # seconds in which a shared folder shows what another host has written
@@ -38,7 +39,10 @@ def joining(
       timeout: seconds.
     """
     folder = workdir / FOLDER / "joining"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another --workdir.") from error
     own = f"{'' if index is None else index}.{socket.gethostname()}.{os.getpid()}"
     joined, at_first, here = threading.Event(), {}, {own}
 
@@ -109,7 +113,7 @@ def compare(meeting: Meeting, config: str, workdir: pathlib.Path, command: list[
     mine = {
         "config": _flat(json.loads(config)),
         "command": {"stage and flags": command},
-        "version": {name: importlib.metadata.version(name) for name in ("icegrt_jax", "jax", "jaxlib")},
+        "version": {"icegrt_jax": __version__, "jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib")},
         "workdir": _contents(workdir),
     }
     first, *others = meeting.exchange("the comparison of configs", mine)

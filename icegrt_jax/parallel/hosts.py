@@ -17,7 +17,7 @@ from icegrt_jax.parallel.meeting import Meeting
 from icegrt_jax.parallel.sharding import batch_sharding
 
 T = TypeVar("T")
-# One for the process, as JAX's own client is: set once by `launch.run`, before any stage begins.
+# One for the process, as JAX's own client is: set once by `arrival.meet`, before any stage begins.
 _meetings: list[Meeting] = []
 
 
