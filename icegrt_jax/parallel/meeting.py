@@ -2,9 +2,13 @@
 
 A compiled program cannot say which process it waits for. Files can: each process puts down its own, and after the
 time limit those that are not there are named. Knows nothing of JAX.
+
+Shared folders show news late, each in its own way: NFS remembers for up to a minute what a folder does not hold, but
+reads a known file anew; a mounted bucket remembers a file's content, but lists a folder anew. So everything is said
+twice, by a new name and in a file that is always there.
 """
 
-import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +20,7 @@ from icegrt_jax.parallel.pulse import Pulse
 
 POLL = (0.01, 0.5)  # seconds between two looks, at first and at most
 CONTINUE = "see its own log; the same command on every host continues from the last checkpoint"
+HERE = "here"  # what is answered to a roll call
 GRACE = 10.0  # seconds in which a living process answers a roll call
 
 
@@ -38,7 +43,9 @@ class Meeting:
         self.index, self.count, self.timeout = index, count, timeout
         self._folder, self._calls = folder, 0
         self._hosts: dict[int, str] = {}
+        self._said: dict[str, Any] = {"call": 0}
         folder.mkdir(parents=True, exist_ok=True)
+        self._say()
 
     def introduce(self, hosts: Sequence[str]) -> None:
         """Keeps the host of each process, for messages."""
@@ -66,7 +73,8 @@ class Meeting:
         self._calls += 1
         limit = self.timeout if timeout is None else timeout
         write_json_atomic(self._file(self._calls, self.index), value)
-        missing = self._wait(lambda: self._absent(self._calls), limit)
+        self._say(call=self._calls)
+        missing = self._wait(self._calls, limit)
         if missing:
             verb = "has" if len(missing) == 1 else "have"
             raise HostError(
@@ -90,6 +98,7 @@ class Meeting:
     def leave(self, sentence: str) -> None:
         """Tells the others that this process stops, and why."""
         write_json_atomic(self._folder / f"stopped.{self.index}", sentence)
+        self._say(stopped=sentence)
 
     def wait_until_left(self, grace: float = GRACE) -> None:
         """Returns when all others have left too, or are given up."""
@@ -102,20 +111,20 @@ class Meeting:
 
         Called by those that a collective has failed on: the rest are gone.
         """
-        write_json_atomic(self._folder / f"here.{self.index}", None)
-        here = lambda i: (self._folder / f"here.{i}").is_file()
+        write_json_atomic(self._file(HERE, self.index), None)
+        self._say(here=True)
         try:
-            missing = self._wait(lambda: [i for i in range(self.count) if not here(i)], grace)
+            missing = self._wait(HERE, grace)
         except HostError as error:
             return str(error)
         if not missing:
             return ""
         return f"lost {self.named(*missing)}; {CONTINUE}."
 
-    def _wait(self, absent: Callable[[], list[int]], limit: float) -> list[int]:
-        """Those still absent when the limit is over; HostError as soon as one has left a note."""
+    def _wait(self, call: int | str, limit: float) -> list[int]:
+        """Those who have not come to `call` when the limit is over; HostError once one of them has left a note."""
         until, pause = time.monotonic() + limit, POLL[0]
-        while missing := absent():
+        while missing := self._absent(call):
             for i in missing:
                 if (note := self._note(i)) is not None:
                     raise HostError(f"{self.named(i)} stopped: {note}")
@@ -125,14 +134,25 @@ class Meeting:
             pause = min(1.5 * pause, POLL[1])
         return []
 
-    def _absent(self, call: int) -> list[int]:
-        return [i for i in range(self.count) if not self._file(call, i).is_file()]
+    def _absent(self, call: int | str) -> list[int]:
+        names = set(os.listdir(self._folder))
+        said = lambda i: self._heard(i).get("here", False) if call == HERE else self._heard(i).get("call", 0) >= call
+        return [i for i in range(self.count) if self._file(call, i).name not in names and not said(i)]
 
-    def _file(self, call: int, index: int) -> pathlib.Path:
+    def _file(self, call: int | str, index: int) -> pathlib.Path:
         return self._folder / f"{call}.{index}"
 
-    def _note(self, index: int) -> str | None:
+    def _say(self, **news: Any) -> None:
+        self._said |= news
+        write_json_atomic(self._folder / f"says.{self.index}", self._said)
+
+    def _heard(self, index: int) -> dict[str, Any]:
         try:
+            return read_json(self._folder / f"says.{index}")
+        except (OSError, ValueError):
+            return {}
+
+    def _note(self, index: int) -> str | None:
+        if f"stopped.{index}" in os.listdir(self._folder):
             return read_json(self._folder / f"stopped.{index}")
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
+        return self._heard(index).get("stopped")

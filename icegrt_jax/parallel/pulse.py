@@ -5,6 +5,7 @@ on where to look. A thread looks after the others meanwhile.
 """
 
 import contextlib
+import os
 import pathlib
 import threading
 from collections.abc import Callable
@@ -14,9 +15,10 @@ PATIENCE = 60.0  # seconds of silence, at most
 
 
 class Pulse:
-    """Writes `pulse.INDEX` again and again, and calls `lost` once with those whose own has not changed for long.
+    """Writes a new beat again and again, and calls `lost` once with those whose own has not changed for long.
 
-    Silence is counted in rounds of this thread: while the shared folder itself hangs, no round ends.
+    A beat is a new name and new content of a file that stays, for the reason that `meeting` gives. Silence is counted
+    in rounds of this thread: while the shared folder itself hangs, no round ends.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Pulse:
             beat += 1
             with contextlib.suppress(OSError):
                 (self._folder / f"pulse.{self._index}").write_text(str(beat), encoding="utf-8")
+                (self._folder / f"beat.{self._index}.{beat}").touch()
+                (self._folder / f"beat.{self._index}.{beat - 1}").unlink(missing_ok=True)
             for i in self._silent:
                 now = self._read(i)
                 self._silent[i] = self._silent[i] + 1 if now == self._seen.get(i, "") else 0
@@ -53,7 +57,8 @@ class Pulse:
                 return
 
     def _read(self, index: int) -> str:
-        try:
-            return (self._folder / f"pulse.{index}").read_text(encoding="utf-8")
-        except OSError:
-            return ""
+        seen = ""
+        with contextlib.suppress(OSError):
+            seen += " ".join(sorted(x for x in os.listdir(self._folder) if x.startswith(f"beat.{index}.")))
+            seen += " " + (self._folder / f"pulse.{index}").read_text(encoding="utf-8")
+        return seen
