@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 from icegrt_jax import files
 from icegrt_jax.training.metrics import read_metrics
@@ -27,7 +28,9 @@ ROOT = HERE.parent.parent
 LAYOUTS = {"1 x 4": (1, 4), "2 x 2": (2, 2), "4 x 1": (4, 1)}  # processes x devices of each
 STAGES = ("pretrain", "sft", "reward", "ppo")
 # Compiling costs more than running here: code that is not optimised is ready seven times sooner.
-XLA = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+XLA = "--xla_backend_optimization_level=0"
+if version("jaxlib") < "0.11":  # gone in later ones, which end the process over a flag they do not know
+    XLA += " --xla_cpu_use_fusion_emitters=false"
 LIMIT = 60  # seconds that one process waits for another
 
 
