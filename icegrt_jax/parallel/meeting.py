@@ -20,8 +20,8 @@ from icegrt_jax.parallel.pulse import Pulse
 
 POLL = (0.01, 0.5)  # seconds between two looks, at first and at most
 CONTINUE = "see its own log; the same command on every host continues from the last checkpoint"
-HERE = "here"  # what is answered to a roll call
-GRACE = 10.0  # seconds in which a living process answers a roll call
+STOPPED, LEFT = "stopped", "left"  # what is said last
+GRACE = 20.0  # seconds in which the others leave when one has
 
 
 class HostError(UserError):
@@ -52,13 +52,15 @@ class Meeting:
         self._hosts = dict(enumerate(hosts))
 
     def watch(self, patience: float, lost: Callable[[str], None]) -> Pulse:
-        """Calls `lost`, from a thread, with a sentence on those that give no sign of life for `patience` seconds."""
+        """Calls `lost`, from a thread, with a sentence on those silent for `patience` seconds, or that have stopped."""
+        stopped = lambda i: self._note(i) is not None
+        say = lambda processes: lost(self.why(processes))
+        return Pulse(self._folder, self.index, self.count, patience, say, stopped).start()
 
-        def say(silent: list[int]) -> None:
-            notes = [f"{self.named(i)} stopped: {note}" for i in silent if (note := self._note(i)) is not None]
-            lost(notes[0] if notes else f"no sign of life from {self.named(*silent)} for {patience:g} s; {CONTINUE}.")
-
-        return Pulse(self._folder, self.index, self.count, patience, say).start()
+    def why(self, lost: Sequence[int]) -> str:
+        """What is known of processes that do not answer any more."""
+        notes = [f"{self.named(i)} stopped: {note}" for i in lost if (note := self._note(i)) is not None]
+        return notes[0] if notes else f"no sign of life from {self.named(*lost)}; {CONTINUE}."
 
     def named(self, *processes: int) -> str:
         """`process 1 (host-b)`, several joined by commas."""
@@ -95,33 +97,24 @@ class Meeting:
                 )
             time.sleep(POLL[0])
 
-    def leave(self, sentence: str) -> None:
-        """Tells the others that this process stops, and why."""
-        write_json_atomic(self._folder / f"stopped.{self.index}", sentence)
-        self._say(stopped=sentence)
+    def leave(self, sentence: str | None = None) -> None:
+        """Tells the others that this process goes, and with a sentence that it stops and why.
+
+        The folder may be cleared away when all have left.
+        """
+        if sentence is not None:
+            write_json_atomic(self._file(STOPPED, self.index), sentence)
+            self._say(**{STOPPED: sentence})
+        write_json_atomic(self._file(LEFT, self.index), None)
+        self._say(**{LEFT: True})
 
     def wait_until_left(self, grace: float = GRACE) -> None:
         """Returns when all others have left too, or are given up."""
         until = time.monotonic() + grace
-        while any(self._note(i) is None for i in range(self.count)) and time.monotonic() < until:
+        while self._absent(LEFT) and time.monotonic() < until:
             time.sleep(POLL[0])
 
-    def roll_call(self, grace: float = GRACE) -> str:
-        """What is known of the processes that cannot be reached, as one sentence; "" where all answer.
-
-        Called by those that a collective has failed on: the rest are gone.
-        """
-        write_json_atomic(self._file(HERE, self.index), None)
-        self._say(here=True)
-        try:
-            missing = self._wait(HERE, grace)
-        except HostError as error:
-            return str(error)
-        if not missing:
-            return ""
-        return f"lost {self.named(*missing)}; {CONTINUE}."
-
-    def _wait(self, call: int | str, limit: float) -> list[int]:
+    def _wait(self, call: int, limit: float) -> list[int]:
         """Those who have not come to `call` when the limit is over; HostError once one of them has left a note."""
         until, pause = time.monotonic() + limit, POLL[0]
         while missing := self._absent(call):
@@ -135,9 +128,10 @@ class Meeting:
         return []
 
     def _absent(self, call: int | str) -> list[int]:
+        """Who has not come to a call, or has not left."""
         names = set(os.listdir(self._folder))
-        said = lambda i: self._heard(i).get("here", False) if call == HERE else self._heard(i).get("call", 0) >= call
-        return [i for i in range(self.count) if self._file(call, i).name not in names and not said(i)]
+        came = lambda said: said.get(LEFT, False) if call == LEFT else said.get("call", 0) >= call
+        return [i for i in range(self.count) if self._file(call, i).name not in names and not came(self._heard(i))]
 
     def _file(self, call: int | str, index: int) -> pathlib.Path:
         return self._folder / f"{call}.{index}"
@@ -153,6 +147,5 @@ class Meeting:
             return {}
 
     def _note(self, index: int) -> str | None:
-        if f"stopped.{index}" in os.listdir(self._folder):
-            return read_json(self._folder / f"stopped.{index}")
-        return self._heard(index).get("stopped")
+        file = self._file(STOPPED, index)
+        return read_json(file) if file.name in os.listdir(self._folder) else self._heard(index).get(STOPPED)

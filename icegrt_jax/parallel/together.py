@@ -13,7 +13,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.parallel import arrival
 from icegrt_jax.parallel import launch as launching
 from icegrt_jax.parallel.meeting import HostError, Meeting
-from icegrt_jax.parallel.pulse import PATIENCE
+from icegrt_jax.parallel.pulse import PATIENCE, Pulse
 
 LATER = 60  # seconds by which JAX's own limits come after ours, which say more
 LOST = 1  # exit code of a run that lost a process
@@ -56,12 +56,12 @@ def run(
             leaving = agreed
         meeting.exchange("the end")
         pulse.stop()
+        meeting.leave()
         if meeting.index == 0:
+            meeting.wait_until_left()  # some may still be reading
             arrival.tidy(workdir)
     except BaseException as error:
-        if pulse is not None:
-            pulse.stop()
-        _stop(error, meeting, workdir, undo)
+        _stop(error, meeting, pulse, workdir, undo)
     if leaving is not None:
         raise leaving
 
@@ -98,14 +98,21 @@ def _initialize(launch: launching.Launch, found: str | None) -> None:
         ) from error
 
 
-def _stop(error: BaseException, meeting: Meeting | None, workdir: pathlib.Path, undo: Callable[[], None]) -> None:
+def _stop(
+    error: BaseException,
+    meeting: Meeting | None,
+    pulse: Pulse | None,
+    workdir: pathlib.Path,
+    undo: Callable[[], None],
+) -> None:
     """Says why, tells the others, and ends the process."""
     who, code, lost = f"process {jax.process_index()}", LOST, ""
-    if isinstance(error, jax.errors.JaxRuntimeError) and meeting is not None:
-        lost = meeting.roll_call()  # a collective failed: is anybody gone?
+    if isinstance(error, jax.errors.JaxRuntimeError) and pulse is not None and (silent := pulse.silent_from_now()):
+        lost = meeting.why(silent)  # a collective has failed because somebody is gone
+    if pulse is not None:
+        pulse.stop()
     if isinstance(error, HostError) or lost:
-        # Said as well: where only this process has failed, the others are there and cannot answer.
-        sentence = f"error: {lost} ({' '.join(str(error).split())[:200]})" if lost else f"error: {error}"
+        sentence = f"error: {lost or error}"
     elif isinstance(error, UserError):
         sentence, code = f"error: {who}: {error}", 2
     elif isinstance(error, KeyboardInterrupt):
@@ -114,7 +121,7 @@ def _stop(error: BaseException, meeting: Meeting | None, workdir: pathlib.Path, 
         sentence = "".join(traceback.format_exception(error)) + who
     print(sentence, file=sys.stderr, flush=True)
     if meeting is not None:
-        meeting.leave("interrupted" if code == 130 else " ".join(str(error).split())[:400] or type(error).__name__)
+        meeting.leave("interrupted" if code == 130 else " ".join((lost or str(error) or repr(error)).split())[:400])
         if meeting.index == 0:
             # With process 0 goes JAX's coordinator, which would abort the others in the middle of their sentence.
             meeting.wait_until_left()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from icegrt_jax.parallel import meeting
+from icegrt_jax.parallel import meeting, pulse
 from icegrt_jax.parallel.meeting import HostError
 from icegrt_jax.parallel.pulse import Pulse
 from tests.parallel.meetings import meetings, on_hosts
@@ -65,16 +65,6 @@ def test_a_process_that_stopped_is_not_waited_for_and_its_reason_is_told(tmp_pat
     assert time.monotonic() - began < 10
 
 
-def test_a_roll_call_names_who_does_not_answer(tmp_path):
-    first, second, _ = meetings(tmp_path, 3)
-    other = threading.Thread(target=second.roll_call, args=(0.3,))
-    other.start()
-    found = first.roll_call(0.3)
-    other.join()
-    assert found.startswith("lost process 2 (host-2); see its own log")
-    assert on_hosts(tmp_path / "all", 2, lambda meeting: meeting.roll_call(5)) == ["", ""]
-
-
 def test_a_file_that_never_shows_up_says_that_the_folder_is_not_shared(tmp_path):
     first, _ = meetings(tmp_path, 2, timeout=0.05)
     with pytest.raises(HostError, match="does not see .*done.json; the workdir must be a folder that all hosts share"):
@@ -83,19 +73,41 @@ def test_a_file_that_never_shows_up_says_that_the_folder_is_not_shared(tmp_path)
 
 def test_silence_is_noticed_and_life_is_not_taken_for_it(tmp_path):
     lost, quiet = threading.Event(), []
-    pulses = [Pulse(tmp_path, i, 3, 0.5, lambda silent: (quiet.append(silent), lost.set())) for i in range(2)]
+    pulses = [Pulse(tmp_path, i, 3, 1.0, lambda silent: (quiet.append(silent), lost.set())) for i in range(2)]
     pulses[0].start(), pulses[1].start()  # the third never comes
     assert lost.wait(20)
-    for pulse in pulses:
-        pulse.stop()
+    for each in pulses:
+        each.stop()
     assert all(silent == [2] for silent in quiet)
 
 
-def test_a_lost_process_that_left_a_note_is_told_with_it(tmp_path):
+def test_who_is_silent_from_now_on_is_found_without_waiting_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(pulse, "INTERVAL", 0.1)
+    pulses = [Pulse(tmp_path, i, 3, 100.0, lambda silent: None).start() for i in range(3)]
+    assert pulses[0].silent_from_now() == []
+    pulses[2].stop()
+    pulses[0].silent_from_now()  # its last beat may come in between
+    assert pulses[0].silent_from_now() == [2]
+    for each in pulses:
+        each.stop()
+
+
+def test_those_inside_a_program_hear_of_one_that_stopped_with_its_reason(tmp_path):
     said, heard = [], threading.Event()
     first, second = meetings(tmp_path, 2)
+    watching = first.watch(1.0, lambda sentence: (said.append(sentence), heard.set()))
     second.leave("out of memory")
-    pulse = first.watch(0.2, lambda sentence: (said.append(sentence), heard.set()))
-    assert heard.wait(20)
-    pulse.stop()
+    assert heard.wait(60)
+    watching.stop()
     assert said == ["process 1 (host-1) stopped: out of memory"]
+
+
+def test_the_folder_stays_until_all_have_left(tmp_path):
+    first, second = meetings(tmp_path, 2)
+    first.leave()
+    began = time.monotonic()
+    threading.Timer(0.3, second.leave).start()
+    first.wait_until_left(60)
+    assert 0.2 < time.monotonic() - began < 30
+    with pytest.raises(HostError, match="process 1 .* has not come"):  # who has left as it should is no error by itself
+        first.exchange("more", timeout=0.1)
