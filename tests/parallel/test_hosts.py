@@ -46,7 +46,7 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
 
 def ends(started):
     """Exit codes, what was printed and what was said on stderr, of each process."""
-    said = [process.communicate(timeout=300) for process in started]
+    said = [process.communicate() for process in started]
     return [process.returncode for process in started], [out for out, _ in said], [err for _, err in said]
 
 
@@ -66,6 +66,7 @@ def assert_same_numbers(workdir, whole, *stages):
 @pytest.mark.slow
 def test_a_run_of_two_processes_that_loses_one_goes_on_as_one_and_ends_with_the_numbers_of_one(finished, tmp_path):
     whole, workdir = finished[0], tmp_path / "run"
+    shutil.copytree(whole / "compile_cache", workdir / "compile_cache")  # of the one process at the end
     codes, printed, errors = ends(start("run", workdir, 2, stop=(1, "ppo", 3, int(signal.SIGKILL))))
     assert codes == [1, -9], errors
     assert "process 1" in errors[0].splitlines()[-1] and "continues from the last checkpoint" in errors[0]
