@@ -1,5 +1,6 @@
 """A run of several processes, from their start to an end that all of them take part in or hear of."""
 
+import functools
 import os
 import pathlib
 import sys
@@ -35,7 +36,7 @@ def run(
     Args:
       found: the launcher, None where the flags say it.
     """
-    with arrival.joining(workdir, launch.num_processes, launch.process_id, launch.timeout, _lost):
+    with arrival.joining(workdir, launch.num_processes, launch.process_id, launch.timeout, _give_up):
         _initialize(launch, found)
     if jax.process_count() == 1:
         arrival.tidy(workdir)
@@ -43,7 +44,7 @@ def run(
     meeting, pulse, undo, leaving = None, None, lambda: None, None
     try:
         meeting = arrival.meet(workdir, launch.timeout)
-        pulse = meeting.watch(_patience(launch), _lost)
+        pulse = meeting.watch(_patience(launch), functools.partial(_lost, meeting))
         arrival.compare(meeting, config, workdir, command)
         if jax.process_index():
             sys.stdout = open(os.devnull, "w", encoding="utf-8")
@@ -71,9 +72,17 @@ def _patience(launch: launching.Launch) -> float:
     return min(PATIENCE, launch.timeout)
 
 
-def _lost(sentence: str) -> None:
-    """Called beside a main thread that may wait for ever."""
+def _give_up(sentence: str) -> None:
     print(f"error: {sentence}", file=sys.stderr)
+    _end(LOST)
+
+
+def _lost(meeting: Meeting, sentence: str) -> None:
+    """Called beside a main thread that may wait for ever."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    meeting.leave(sentence)
+    if meeting.index == 0:
+        meeting.wait_until_left()  # JAX's coordinator goes with this process
     _end(LOST)
 
 

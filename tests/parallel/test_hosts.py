@@ -55,12 +55,17 @@ def same(one, other, name):
 
 
 def assert_same_numbers(workdir, whole, *stages):
-    """Metrics to 1e-3 of their size (float32 sums in another order), what was sampled to the letter."""
+    """Metrics to 1e-3 of their size: float32 sums in another order.
+
+    The ranking loss does not see a constant in all scores. What moves it is rounding, of which Adam makes whole steps.
+    """
     for stage in stages:
         rows, expected = (read_metrics(folder / stage / "metrics.jsonl") for folder in (workdir, whole))
         assert [row.keys() for row in rows] == [row.keys() for row in expected], stage
         for row, wanted in zip(rows, expected, strict=True):
-            np.testing.assert_allclose(list(row.values()), list(wanted.values()), rtol=1e-3, atol=1e-3, err_msg=stage)
+            for name in row:
+                atol = 0.02 if name in ("score", "score_raw") else 1e-3
+                np.testing.assert_allclose(row[name], wanted[name], rtol=1e-3, atol=atol, err_msg=f"{stage} {name}")
 
 
 @pytest.mark.slow
