@@ -31,6 +31,7 @@ STAGES = ("pretrain", "sft", "reward", "ppo")
 XLA = "--xla_backend_optimization_level=0"
 if version("jaxlib") < "0.11":  # gone in later ones, which end the process over a flag they do not know
     XLA += " --xla_cpu_use_fusion_emitters=false"
+SCORES = ("score", "score_raw")
 LIMIT = 60  # seconds that one process waits for another
 
 
@@ -100,9 +101,14 @@ def difference(one: pathlib.Path, other: pathlib.Path) -> dict:
     for stage in STAGES:
         rows, others = (read_metrics(folder / stage / "metrics.jsonl") for folder in (one, other))
         assert [row.keys() for row in rows] == [row.keys() for row in others], stage
-        pairs = [(a[key], b[key]) for a, b in zip(rows, others, strict=True) for key in a]
-        assert all(math.isfinite(x) for pair in pairs for x in pair)
-        found[f"{stage}: of a metric"] = max(abs(a - b) / max(abs(a), 1.0) for a, b in pairs)
+        pairs = [(key, a[key], b[key]) for a, b in zip(rows, others, strict=True) for key in a]
+        assert all(math.isfinite(a) and math.isfinite(b) for _, a, b in pairs)
+        largest = lambda kept, pairs=pairs: max(
+            (abs(a - b) / max(abs(a), 1.0) for key, a, b in pairs if (key in SCORES) == kept), default=0.0
+        )
+        found[f"{stage}, metrics"] = largest(False)
+        if stage in ("reward", "ppo"):
+            found[f"{stage}, mean raw score"] = largest(True)
     texts = lambda folder: [(r["step"], r["response"]) for r in files.read_jsonl(folder / "ppo" / "samples.jsonl")]
     results = lambda folder: files.read_json(folder / "evaluate" / "results.json")
     rankings = lambda folder: (folder / "data" / "own_rankings.jsonl").read_bytes()
