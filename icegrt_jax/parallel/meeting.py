@@ -105,8 +105,7 @@ class Meeting:
         if sentence is not None:
             write_json_atomic(self._file(STOPPED, self.index), sentence)
             self._say(**{STOPPED: sentence})
-        write_json_atomic(self._file(LEFT, self.index), None)
-        self._say(**{LEFT: True})
+        write_json_atomic(self._file(LEFT, self.index), None)  # the last word: the folder may be gone after it
 
     def wait_until_left(self, grace: float = GRACE) -> None:
         """Returns when all others have left too, or are given up."""
@@ -130,7 +129,7 @@ class Meeting:
     def _absent(self, call: int | str) -> list[int]:
         """Who has not come to a call, or has not left."""
         names = set(os.listdir(self._folder))
-        came = lambda said: said.get(LEFT, False) if call == LEFT else said.get("call", 0) >= call
+        came = lambda said: call != LEFT and said.get("call", 0) >= call
         return [i for i in range(self.count) if self._file(call, i).name not in names and not came(self._heard(i))]
 
     def _file(self, call: int | str, index: int) -> pathlib.Path:
@@ -148,4 +147,7 @@ class Meeting:
 
     def _note(self, index: int) -> str | None:
         file = self._file(STOPPED, index)
-        return read_json(file) if file.name in os.listdir(self._folder) else self._heard(index).get(STOPPED)
+        try:
+            return read_json(file) if file.name in os.listdir(self._folder) else self._heard(index).get(STOPPED)
+        except FileNotFoundError:  # cleared away: all have left
+            return None
