@@ -15,6 +15,7 @@ from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
+from icegrt_jax.parallel import hosts
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
 from icegrt_jax.stages import common, layouts, scoring
@@ -52,8 +53,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
             ],
             "order": list(rows),
         }
-        files.write_json_atomic(folder / "results.json", results)
-        files.write_json_atomic(folder / "done.json", {"step": len(rows), "models": {}})
+        hosts.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
+        common.finish(run, "evaluate", step=len(rows), models={})
     show(folder)
 
 

@@ -24,6 +24,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
@@ -57,6 +58,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         length=section.length,
         seed=config.seed,
         overlong=section.overlong,
+        share=run.share,
     )
     model, params = initial_reward_model(run, tokenizer)
     layouts.show_mesh(run, "reward", {"reward": model})
@@ -65,7 +67,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if reader is not None:
         report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
     common.write_report(run, "reward", report)
-    tokenizers.keep_reward_tokenizer(tokenizer, run.workdir)
+    kept = run.folder("reward") / "tokenizer"
+    hosts.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     lora = common.lora_config(section.lora)
     source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
@@ -89,7 +92,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
 def rank_own_answers(run: common.Run) -> None:
     """Writes data/own_rankings.jsonl: ICE-Instruct's answers, ranked by the simulated annotators."""
     path = run.workdir / "data" / "own_rankings.jsonl"
-    if path.is_file():
+    if hosts.from_main("own rankings are looked for", path.is_file):
         return
     prompts = fitting_prompts(run, read_jsonl(run.workdir / "data" / "ranking_prompts.jsonl", Prompt))
     k = run.config.reward.on_policy_k
@@ -101,7 +104,7 @@ def rank_own_answers(run: common.Run) -> None:
         if len(own) > 1:
             ranks = annotators.rank(f"{run.config.seed}/own/{i}", prompt.meta, own)
             rankings.append(Ranking(prompt.prompt, own, ranks, prompt.meta))
-    write_jsonl(path, rankings)
+    hosts.main_first(path, lambda: write_jsonl(path, rankings))
 
 
 def fitting_prompts(run: common.Run, prompts: list[Prompt]) -> list[Prompt]:
@@ -164,12 +167,14 @@ def measure(run: common.Run, params: dict, model: ModelConfig, tokenizer: ChatTo
                 scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
                 for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
             ]
-        arrays = [jnp.asarray(x) for x in (np.stack(scores), batch["ranks"], batch["valid"])]
+        arrays = [jnp.asarray(x) for x in (np.stack(hosts.fetch(scores)), batch["ranks"], batch["valid"])]
         bins = calibration(*arrays)
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays))
         heldout[f"{name}/calibration_error"] = float(bins.ece)
         report[name] = {x: np.asarray(getattr(bins, x)).tolist() for x in ("confidence", "accuracy", "count")}
-    files.write_json_atomic(run.folder("reward") / "calibration.json", next(iter(report.values())) | {"all": report})
+    if hosts.is_main():
+        first = next(iter(report.values()))
+        files.write_json_atomic(run.folder("reward") / "calibration.json", first | {"all": report})
     print("reward  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in heldout.items()), flush=True)
     return heldout
 
