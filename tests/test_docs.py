@@ -22,9 +22,8 @@ from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
 from icegrt_jax.parallel import launch
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = (
-    "README.md", "docs/design.md", "docs/numerics.md", "docs/data.md", "docs/adreview.md", "docs/hosts.md", "docs/tpu.md",
-)  # fmt: skip
+DOCS = ("design", "numerics", "data", "adreview", "hosts", "tpu")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.
 MODULE = re.compile(r"[\w/]+\.py(:\w+)?")
 PLACE = re.compile(r"(icegrt_jax|configs|experiments|notebooks|docs|tests)/[\w./]*")
