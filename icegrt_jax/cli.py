@@ -28,6 +28,7 @@ STAGES = {
     "export": "the model of a finished stage as a folder that transformers loads",
     "sample": "K answers per prompt from a checkpoint, written as records to be ranked",
     "data": "check records, or build a TFDS dataset from them",
+    "plan": "whether a run fits a TPU slice and what it costs, compiled ahead of time, without a TPU",
     "check-model": "whether a Hugging Face folder computes here what it computes in transformers",
 }
 WITHOUT_CONFIG = ("data", "check-model")
@@ -78,6 +79,11 @@ def _run(argv: list[str]) -> int:
         _refuse(unknown[0], args)
     flags = vars(args)
     stage = flags.pop("program")
+    if stage == "plan":
+        spec = flags.pop("config")
+        config = configuration.load_config(spec, overrides)
+        importlib.import_module("icegrt_jax.config").check(config)
+        return _module(stage).main(config, name=spec, **flags) or 0
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
         return 0
@@ -136,6 +142,9 @@ def _parser() -> _Parser:
             'Tuples are quoted: --config.key="(1, 2)". Booleans: --config.key=true or false.'
         )
         stage.add_argument("--config", required=True, metavar="FILE[:SWITCH]", help="config file, and its variant")
+        if name == "plan":
+            _add_plan_flags(stage)
+            continue
         stage.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes")
         if name in DISTRIBUTED:
             _add_process_flags(stage)
@@ -166,6 +175,19 @@ def _add_sample_flags(parser: _Parser) -> None:
     add("--num_samples", type=_positive(int), default=4, metavar="K", help="answers per prompt (default 4)")
     add("--temperature", type=_positive(float), default=1.0, help="of the sampler (default 1.0)")
     add("--max_new_tokens", type=_positive(int), default=128, help="longest answer in tokens (default 128)")
+
+
+def _add_plan_flags(parser: _Parser) -> None:
+    parser.epilog += "\nExit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
+    add = parser.add_argument
+    add("--topology", required=True, metavar="SLICE", help="v5e:1x1, v5e:2x4, v4:2x2x4, v5p:4x4x4, v6e:16x16, cpu:8")
+    add("--slices", type=_positive(int), default=1, metavar="N", help="of that shape (default 1)")
+    add("--memory", type=_positive(float), default=0.0, metavar="GIB", help="of a chip (default: what it has)")
+    add("--answers", type=_positive(int), default=4, metavar="K", help="of a ranked prompt (default 4)")
+    add("--quick", action="store_true", help="do not search for the largest batches")
+    add("--sweep", action="store_true", help="try meshes and rematerialisation, and print the best")
+    add("--json", dest="as_json", action="store_true", help="for programs")
+    add("--cache", default="~/.cache/icegrt_jax/plan", metavar="DIR", help="what has been compiled (%(default)s)")
 
 
 def _add_check_flags(parser: _Parser) -> None:

@@ -193,3 +193,13 @@ def batch_parts(batch: int) -> int:
 def constrain_batch(tree):
     """Keeps the leading axis of every array split; a gather by a permutation comes back replicated without it."""
     return jax.tree.map(lambda x: constrain(x, "rows", *(None,) * (x.ndim - 1)) if x.ndim else x, tree)
+
+
+def constrain_params(tree):
+    """Keeps a tree of parameters or gradients split as the table says, inside a compiled program."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.with_sharding_constraint(x, leaf_spec(path_name(path), x.shape, mesh)), tree
+    )

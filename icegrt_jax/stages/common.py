@@ -82,13 +82,15 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         if (pathlib.Path(workdir) / stage / "done.json").is_file():
             continue
         check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
+        check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
         if stage == "ppo":
-            if config.ppo.rollout_slots:
-                check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
-            _check_minibatches(config.ppo, mesh)
+            check_batch("ppo.score_batch", config.ppo.score_batch, mesh)
+            check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
+            check_minibatches(config.ppo, mesh)
 
 
-def _check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+def check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+    """Refuses minibatches of responses or of replay that do not divide over the mesh."""
     rows, parts = ppo.batch_size * ppo.samples_per_prompt, ppo.num_minibatches
     if ppo.ptx.coef:
         check_batch("ppo.ptx.batch_size", ppo.ptx.batch_size, mesh)

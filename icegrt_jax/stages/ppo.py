@@ -49,7 +49,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     )  # fmt: skip
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
-    sampler = _sampler_config(run)
+    sampler = sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id)
     score_step = jit_step(score, run.mesh, state)
     read = jax.jit(read_roles)
     update_step = jit_step(ppo_update, run.mesh, state)
@@ -174,16 +174,17 @@ def _data(run: common.Run, reader: scoring.Reader | None):
     return prompts, batches, replay
 
 
-def _sampler_config(run: common.Run) -> SamplerConfig:
-    ppo = run.config.ppo
+def sampler_config(config: ConfigDict, *, eos_ids: tuple[int, ...], pad_id: int) -> SamplerConfig:
+    """How PPO samples."""
+    ppo = config.ppo
     return SamplerConfig(
-        max_new_tokens=run.config.max_response_length,
+        max_new_tokens=config.max_response_length,
         temperature=ppo.temperature,
         top_k=ppo.top_k,
         top_p=ppo.top_p,
         min_p=ppo.min_p,
-        eos_ids=run.tokenizer.eos_ids,
-        pad_id=run.tokenizer.pad_id,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
         cache_dtype=ppo.cache_dtype,
     )
 

@@ -31,7 +31,8 @@ from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
 from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
-from icegrt_jax.training.state import create_state
+from icegrt_jax.training.state import TrainState, create_state
+from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import reward_update
 
 
@@ -69,17 +70,15 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     common.write_report(run, "reward", report)
     kept = run.folder("reward") / "tokenizer"
     hosts.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
-    optimizer = common.optimizer_config(section.optimizer, section.steps)
-    lora = common.lora_config(section.lora)
     source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
-    trees, parts, records = whole_or_adapter(run, "reward", params, lora, run.key("reward"), source)
+    state, records = first_state(config, run.key("reward"), model, params, source)
     del params  # under an adapter only the stored base is held
-    state = create_state(run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts)
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")
     heldout = measure(run, complete, model, tokenizer) if section.heldout else {}
-    scoring_params = complete if lora else stored_as(complete, config.model.param_dtype)  # as PPO will hold it
+    # As PPO will hold it.
+    scoring_params = complete if section.lora.rank else stored_as(complete, config.model.param_dtype)
     stats = fit_normalization(run, scoring_params, model, reader)
     state = state.replace(score_stats=stats)
     loop.save_last(run, "reward", section.steps, state)
@@ -87,6 +86,20 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=heldout,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
+
+
+def first_state(
+    config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict
+) -> tuple[TrainState, dict[str, PartRecord]]:
+    """The state before the first update, and what `done.json` says of an adapter; arguments as `supervised`'s."""
+    section = config.reward
+    optimizer = common.optimizer_config(section.optimizer, section.steps)
+    lora = common.lora_config(section.lora)
+    trees, parts, records = whole_or_adapter(config, "reward", params, lora, key, kept)
+    state = create_state(
+        key, trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
+    )
+    return state, records
 
 
 def rank_own_answers(run: common.Run) -> None:

@@ -19,6 +19,7 @@ from icegrt_jax.rl import (
     whiten,
 )
 from icegrt_jax.sampling import Rollout
+from icegrt_jax.training.blocks import block_count, joined
 from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
 from icegrt_jax.training.state import Experience, TrainState
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
@@ -52,12 +53,20 @@ def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
 
 
 def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
-    """What the models but the reward model say of a rollout.
+    """What the models but the reward model say of a rollout, `score_batch` rows at a time.
 
     Returns:
       `ref_logprobs` and `values` f32[B, T]; `bootstrap` f32[B] or None; `token_kl` f32[B, T]; `old_logprobs` f32[B, T]:
       the sampler's, or with `recompute_logprobs` those of the policy's own forward pass.
     """
+    return joined(lambda block: _read_block(state, block), rollout, _blocks(state, rollout))
+
+
+def _blocks(state: TrainState, rollout: Rollout) -> int:
+    return block_count(rollout.mask.shape[0], state.ppo.score_batch)
+
+
+def _read_block(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
     args, temperature = _response(rollout), state.ppo.temperature
     ref_logprobs, _ = response_logprobs(state.full("reference"), state.model("policy"), *args, temperature=temperature)
     if state.ppo.recompute_logprobs:
@@ -91,7 +100,8 @@ def score(
       coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
       `scaled_histogram` f32[B].
     """
-    scores = raw_scores(state, rollout) if scores is None else scores
+    if scores is None:
+        scores = joined(lambda block: raw_scores(state, block), rollout, _blocks(state, rollout))
     read = read_roles(state, rollout) if read is None else read
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
     rollout, scores, read = all_rows((rollout, scores, read), state.axis_name)
