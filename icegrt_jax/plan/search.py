@@ -109,7 +109,6 @@ def sweep(config: ConfigDict, target: Target, answers: int) -> Iterator[Trial]:
         yield _trial(with_values(config, values), values, target, answers)
 
 
-
 def _trial(config: ConfigDict, values: dict, target: Target, answers: int) -> Trial:
     try:
         check(config)
