@@ -27,7 +27,7 @@ class Model:
     shape: Shape
     path: str = ""
     scan_layers: bool = False
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
     rope_theta: float = 10000.0
 
@@ -48,7 +48,7 @@ def random_tokens(vocab_size: int, rows: int, length: int) -> np.ndarray:
 
 def smollm2(path: str) -> Model:
     """SmolLM2-135M-Instruct, its layers stacked as configs/smollm2_ecqa.py has them."""
-    return Model("SmolLM2-135M", SMOLLM2, path, scan_layers=True, rope_theta=100000.0)
+    return Model("SmolLM2-135M", SMOLLM2, path, scan_layers=True, remat="dots", rope_theta=100000.0)
 
 
 def tiny(folder: pathlib.Path) -> Model:

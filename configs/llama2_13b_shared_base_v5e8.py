@@ -18,7 +18,7 @@ def get_config(switch=""):
     c = default_config()
     # Gated: accept its licence on the hub and log in, or name a folder. The base model has no chat template.
     c.model.path, c.model.hf_config = "meta-llama/Llama-2-13b-chat-hf", "configs/shapes/llama2_13b"
-    c.model.scan_layers, c.model.remat, c.model.dtype = True, True, "bfloat16"
+    c.model.scan_layers, c.model.remat, c.model.dtype = True, "full", "bfloat16"
     c.model.param_dtype = "int8" if switch == "int8" else "bfloat16"
     c.mesh.data, c.mesh.fsdp = 1, -1
     c.max_prompt_length, c.max_response_length = 512, 512

@@ -20,7 +20,7 @@ def get_config(switch=""):
     c = default_config()
     # Gated: accept its licence on the hub and log in, or name a folder. The base model has no chat template.
     c.model.path, c.model.hf_config = "meta-llama/Llama-2-13b-chat-hf", "configs/shapes/llama2_13b"
-    c.model.scan_layers, c.model.remat = True, True
+    c.model.scan_layers, c.model.remat = True, "full"
     c.model.dtype = c.model.param_dtype = "bfloat16"  # of the computation, and of reference and reward model
     c.mesh.data, c.mesh.fsdp = 1, -1
     c.max_prompt_length, c.max_response_length = 1024, 1024

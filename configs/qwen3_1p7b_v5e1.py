@@ -17,7 +17,7 @@ SWITCHES = ("", "smoke")
 def get_config(switch=""):
     c = default_config()
     c.model.path, c.model.hf_config = "Qwen/Qwen3-1.7B", "configs/shapes/qwen3_1p7b"
-    c.model.scan_layers, c.model.remat = True, True
+    c.model.scan_layers, c.model.remat = True, "full"
     c.model.dtype = c.model.param_dtype = "bfloat16"
     c.max_prompt_length, c.max_response_length = 192, 128
 

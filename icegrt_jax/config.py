@@ -15,6 +15,7 @@ DOMAINS = ("", "adreview")
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PARAM_DTYPES = ("float32", "bfloat16", "int8")
 CACHE_DTYPES = ("compute", "int8")
+REMATS = ("none", "dots", "full")
 SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
 
 
@@ -71,7 +72,7 @@ def _shape() -> ConfigDict:
     c.rope_theta, c.norm_eps, c.tie_embeddings = 10000.0, 1e-5, True
     c.init_std = 0.02  # of a new embedding
     c.scan_layers = False  # stack the layers and scan: for deep models
-    c.remat = False  # recompute activations in the backward pass
+    c.remat = "none"  # what the backward pass computes again: none, dots (all but products with weights) or full
     c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
     c.attention = "auto"  # over whole rows: plain, splash (TPU) or cudnn (GPU); auto: the fastest that there is
     return c
@@ -313,6 +314,7 @@ def _check_roles(config: ConfigDict) -> None:
     for key, section in (("model", config.model), ("reward.model", config.reward.model)):
         _choice(f"{key}.attention", section.attention, ATTENTIONS)
     _choice("model.param_dtype", config.model.param_dtype, PARAM_DTYPES)
+    _choice("model.remat", config.model.remat, REMATS)
     adapted = config.reward.lora.rank and config.ppo.lora.rank
     if config.value.trunk == "policy" and config.value.vf_coef <= 0:
         raise UserError(f"value.vf_coef={config.value.vf_coef}; with value.trunk='policy' expected a number above 0.")

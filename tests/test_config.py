@@ -47,7 +47,7 @@ def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, 
     assert section.dtype == "bfloat16"
     shape = folder_config(section)
     assert shape.num_params == params
-    assert (shape.scan_layers, shape.remat, shape.dtype) == (True, True, "bfloat16")
+    assert (shape.scan_layers, shape.remat, shape.dtype) == (True, "full", "bfloat16")
 
 
 def test_the_checks_need_no_device():

@@ -51,11 +51,15 @@ def write(cache: dict, k: jax.Array, v: jax.Array, positions: jax.Array, index: 
 
 
 def insert_rows(cache: dict, new: dict, rows: jax.Array, *, scanned: bool) -> dict:
-    """The cache with `new`, a cache of fewer rows and slots, in the first slots of `rows` i32[b]; rows past the end
-    of the cache are dropped."""
+    """The cache with `new`, a cache of fewer slots, in the first slots of `rows` i32[b]; rows past the end of the
+    cache are dropped. A `new` of as many rows takes the place of all of them, in order."""
     layers = (slice(None),) if scanned else ()
+    axis = len(layers)
 
     def put(cache, new):
+        if new.shape[axis] == cache.shape[axis]:
+            # All rows at once go in their order, where they lie: on a mesh a scatter would gather them everywhere.
+            return jnp.pad(new, [(0, size - had) for size, had in zip(cache.shape, new.shape, strict=True)])
         extent = tuple(slice(0, size) for size in new.shape[len(layers) + 1 :])
         return cache.at[(*layers, rows, *extent)].set(new, mode="drop")
 

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import AXES, BATCH_AXES, ROLLOUT_AXES
+from icegrt_jax.parallel.placing import put
 
 # The last axes of a leaf; a leading layer axis of scanned layers is never split.
 TABLE = (
@@ -95,7 +96,7 @@ def tree_shardings(tree, mesh: Mesh):
 
 def shard_tree(tree, mesh: Mesh):
     """The tree with every array placed as the table says."""
-    return jax.device_put(tree, tree_shardings(tree, mesh))
+    return put(tree, tree_shardings(tree, mesh))
 
 
 def part_bytes(x, axes_of_each: list[tuple[str, ...]], mesh) -> int:
@@ -122,7 +123,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def shard_batch(batch, mesh: Mesh):
     """Host arrays of the global batch as arrays split over the mesh, as far as the number of rows divides."""
-    return jax.device_put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
+    return put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
 
 
 def _row_sharding(rows: int, mesh: Mesh) -> NamedSharding:

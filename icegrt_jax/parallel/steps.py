@@ -5,6 +5,7 @@ import functools
 import jax
 from jax.sharding import Mesh
 
+from icegrt_jax.parallel.placing import put
 from icegrt_jax.parallel.sharding import tree_shardings
 
 
@@ -32,7 +33,7 @@ def jit_step(step, mesh: Mesh, state):
 
     def call(state, *batch):
         # A new optimizer's state lies elsewhere than the one that comes out, which would compile a second program.
-        state = jax.device_put(state, shardings)
+        state = put(state, shardings)
         with jax.set_mesh(mesh):
             return compiled(state, *batch)
 

@@ -108,7 +108,7 @@ def sweep_table(trials: Sequence[Trial]) -> str:
         [
             [
                 "x".join(str(trial.values[f"mesh.{axis}"]) for axis in ("data", "fsdp", "tensor")),
-                str(trial.values["model.remat"]).lower(), gib(trial.peak) if trial.peak else "-",
+                trial.values["model.remat"], gib(trial.peak) if trial.peak else "-",
                 f"{trial.seconds['ppo']:.1f}" if trial.seconds.get("ppo") else "-",
                 f"{trial.seconds['run'] / 3600:.1f}" if trial.seconds.get("run") else "-", trial.reason,
             ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from icegrt_jax.config import check
+from icegrt_jax.config import REMATS, check
 from icegrt_jax.errors import UserError
 from icegrt_jax.parallel.mesh import BATCH_AXES
 from icegrt_jax.plan.plan import Row, Target, plan_row, programs_for, totals
@@ -103,13 +103,10 @@ class Trial:
 
 def sweep(config: ConfigDict, target: Target, answers: int) -> Iterator[Trial]:
     """Every mesh shape and rematerialisation that the config allows, one after another."""
-    for shape, remat in itertools.product(_mesh_shapes(target.topology.chips), REMAT):
+    for shape, remat in itertools.product(_mesh_shapes(target.topology.chips), REMATS):
         values = {**{f"mesh.{axis}": size for axis, size in zip(("data", "fsdp", "tensor"), shape)},
                   "model.remat": remat}  # fmt: skip
         yield _trial(with_values(config, values), values, target, answers)
-
-
-REMAT = (True, False)
 
 
 def _trial(config: ConfigDict, values: dict, target: Target, answers: int) -> Trial:

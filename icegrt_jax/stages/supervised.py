@@ -53,6 +53,7 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
         seed=run.config.seed,
         packing=section.packing,
         overlong=section.overlong,
+        share=run.share,
     )
     # Plain texts are split over rows, and only the last piece has EOS.
     common.audit(run, stage, batches, run.tokenizer, cut=stage == "pretrain" or section.overlong == "cut")

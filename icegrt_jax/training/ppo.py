@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.models.attention import platform
 from icegrt_jax.parallel.pmap import all_rows, own_rows
 from icegrt_jax.parallel.sharding import constrain_batch
 from icegrt_jax.rl import (
@@ -153,10 +154,25 @@ def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count:
     return constrain_batch(picked.replace(ptx=ptx))
 
 
+def _alone(update, state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`update(state, minibatch)` whose memory is used again for what follows.
+
+    XLA's CPU back end runs what does not depend on each other at the same time, and so keeps the activations and
+    gradients of two updates apart: 5.7 GiB instead of 2.9 for SmolLM2-135M and 1024 tokens. The body of a loop has
+    memory of its own, and the loops come one after the other. This one has one round, which XLA is not told.
+    """
+    if platform() != "cpu":
+        return update(state, minibatch)
+    shapes = jax.eval_shape(update, state, minibatch)[1]
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    rounds = 1 + (state.step < 0)
+    return jax.lax.fori_loop(0, rounds, lambda _, carry: update(carry[0], minibatch), (state, nothing))
+
+
 def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the actor and one of the critic, which has a trunk of its own."""
-    state, metrics = policy_update(state, minibatch)
-    state, value_metrics = value_update(state, minibatch)
+    state, metrics = _alone(policy_update, state, minibatch)
+    state, value_metrics = _alone(value_update, state, minibatch)
     renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
     metrics = {"policy_loss": metrics.pop("loss"), **metrics}
     return state, {**metrics, **{renamed.get(name, name): x for name, x in value_metrics.items()}}

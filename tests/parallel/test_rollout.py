@@ -1,6 +1,7 @@
 """The layout for sampling: where weights lie, how they get there, and that decoding moves none of them."""
 
 import dataclasses
+import functools
 import math
 
 import chex
@@ -123,6 +124,31 @@ def test_decoding_sends_activations_and_no_parameters(shape, ways, model):
     if shape[1] > 1:
         found = sent(params, mesh, shard_batch(inputs(), mesh))
         assert max(c.elements for c in found) >= SMALLEST, "the training layout would pass, too"
+
+
+def test_refilling_slots_sends_no_parameters_either():
+    mesh = make_mesh(2, 2, 2)
+    rollout = rollout_mesh(mesh, MODEL, 4)
+    params = to_rollout(shard_tree(params_of(MODEL), mesh), MODEL, mesh, rollout)
+    keys, tokens, mask = shard_batch(inputs(), rollout)
+    sample = functools.partial(compiled_sampler, model=MODEL, config=SAMPLER)
+    with jax.set_mesh(rollout):
+        compiled = compiled_sampler.lower(keys, params, tokens, mask, model=MODEL, config=SAMPLER, slots=4).compile()
+        got = jax.device_get(sample(keys, params, tokens, mask, slots=4))
+    assert max(c.elements for c in collectives(compiled.as_text())) < SMALLEST
+    np.testing.assert_array_equal(got.responses, sample(inputs()[0], params_of(MODEL), *inputs()[1:]).responses)
+
+
+def test_the_cache_of_the_prompts_stays_on_the_devices_that_made_it():
+    mesh, long = make_mesh(8, 1, 1), 96  # tokens of a prompt
+    rollout = rollout_mesh(mesh, MODEL, 1)
+    tokens = np.ones((ROWS, long), np.int32)
+    keys, tokens, mask = shard_batch((inputs()[0], tokens, np.ones_like(tokens, bool)), rollout)
+    params = shard_tree(params_of(MODEL), mesh)
+    with jax.set_mesh(rollout):
+        compiled = compiled_sampler.lower(keys, params, tokens, mask, model=MODEL, config=SAMPLER).compile()
+    cached = ROWS * MODEL.num_kv_heads * long * MODEL.head_dim  # keys of one layer
+    assert max((c.elements for c in collectives(compiled.as_text())), default=0) < cached // 8
 
 
 @pytest.fixture(scope="module")
