@@ -35,8 +35,19 @@ def quantized(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
 
 
-def write(cache: dict, k: jax.Array, v: jax.Array, positions: jax.Array, index: jax.Array | int) -> dict:
-    """One layer's cache with k, v [B, K, L, H] of tokens at `positions` i32[B, L] in slots index, …, index + L - 1."""
+def write(
+    cache: dict,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    index: jax.Array | int,
+    layer: jax.Array | None = None,
+) -> dict:
+    """The cache with k, v [B, K, L, H] of tokens at `positions` i32[B, L] in slots index, …, index + L - 1.
+
+    Args:
+      layer: i32[], which of the stacked layers of `cache`, that is written where it lies; None for a layer's own.
+    """
     new = {"k": k, "v": v}
     if "k_scale" in cache:
         (new["k"], new["k_scale"]), (new["v"], new["v_scale"]) = quantized(k), quantized(v)
@@ -44,10 +55,20 @@ def write(cache: dict, k: jax.Array, v: jax.Array, positions: jax.Array, index: 
         new["positions"] = positions
 
     def put(name):
-        axis = 1 if name == "positions" else 2
-        return jax.lax.dynamic_update_slice_in_dim(cache[name], new[name].astype(cache[name].dtype), index, axis)
+        axis, update = 1 if name == "positions" else 2, new[name].astype(cache[name].dtype)
+        start = [index if i == axis else 0 for i in range(update.ndim)]
+        if layer is None:
+            return jax.lax.dynamic_update_slice(cache[name], update, start)
+        return jax.lax.dynamic_update_slice(cache[name], update[None], [layer, *start])
 
     return {name: put(name) for name in cache}
+
+
+def of_layer(cache: dict, layer: jax.Array | None) -> dict:
+    """One layer of a stack, or the layer's own cache where `layer` is None."""
+    if layer is None:
+        return cache
+    return {name: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for name, x in cache.items()}
 
 
 def insert_rows(cache: dict, new: dict, rows: jax.Array, *, scanned: bool) -> dict:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icegrt_jax.models import attention
-from icegrt_jax.models.cache import write
+from icegrt_jax.models.cache import of_layer, write
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.rope import layer_frequencies, rope
 from icegrt_jax.parallel.sharding import constrain
@@ -137,22 +137,23 @@ class Attention(nn.Module):
         k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, K, L, H]
         of_keys = positions
         if cache is not None:
-            cache = write(cache, k, v, positions, index)
-            k, v, of_keys = cache["k"].astype(q.dtype), cache["v"].astype(q.dtype), cache.get("positions")
+            cache = write(cache, k, v, positions, index, constants.get("layer"))
+            own = of_layer(cache, constants.get("layer"))
+            k, v, of_keys = own["k"].astype(q.dtype), own["v"].astype(q.dtype), own.get("positions")
         if not fused:
             # [B, K, G·L, H]: the query heads that share keys become rows of one matrix product.
             q = q.reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
             q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
             scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
-            if cache is not None and "k_scale" in cache:
-                scores *= cache["k_scale"][:, :, None]
+            if cache is not None and "k_scale" in own:
+                scores *= own["k_scale"][:, :, None]
             scores = softcap(scores * scale, c.attn_softcap)
             if c.layer_windows:
                 attend = within_window(attend, constants["window"], positions, of_keys)
             attend = jnp.tile(attend, (1, groups, 1))[:, None]  # [B, 1, G·L, S]
             weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1)
-            if cache is not None and "v_scale" in cache:
-                weights *= cache["v_scale"][:, :, None]
+            if cache is not None and "v_scale" in own:
+                weights *= own["v_scale"][:, :, None]
             out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v)
             out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
         out = out.reshape(batch, length, c.num_heads * c.head_dim)
@@ -174,24 +175,31 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. Called as a scan body: the carry is the stream, the scanned values the cache and the constants."""
+    """One layer. Called as a scan body: the carry is the stream and the cache, scanned are the constants.
+
+    The cache of scanned layers is carried whole and written where it lies: as a scanned value it would be copied.
+    """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, cache, constants, positions, attend, index):
-        c = self.config
+    def __call__(self, carry, constants, positions, attend, index):
+        c, (x, cache) = self.config, carry
         added, cache = Attention(c, name="attn")(norm(c, "attn_norm")(x), constants, positions, attend, cache, index)
         x = constrain(x + (norm(c, "attn_post_norm")(added) if c.post_norms else added), "rows", None, None)
         added = MLP(c, name="mlp")(norm(c, "mlp_norm")(x))
         x = constrain(x + (norm(c, "mlp_post_norm")(added) if c.post_norms else added), "rows", None, None)
-        return x, cache
+        return (x, cache), None
 
 
 def layer_constants(config: ModelConfig) -> dict:
-    """What differs from layer to layer without being learned: frequencies f32[layers, H/2] and window i32[layers]."""
+    """What differs from layer to layer without being learned: frequencies f32[layers, H/2] and window i32[layers].
+
+    Of stacked layers also `layer` i32[layers], the layer's place in the stack.
+    """
     windows = config.layer_windows or (0,) * config.num_layers
-    return {"frequencies": layer_frequencies(config), "window": np.asarray(windows, np.int32)}
+    constants = {"frequencies": layer_frequencies(config), "window": np.asarray(windows, np.int32)}
+    return {**constants, "layer": np.arange(config.num_layers, dtype=np.int32)} if config.scan_layers else constants
 
 
 def rematerialised(config: ModelConfig, *, prevent_cse: bool) -> type[Block]:
@@ -208,25 +216,24 @@ class Layers(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x, cache, constants, positions, attend, index):
+    def __call__(self, carry, constants, positions, attend, index):
         block = rematerialised(self.config, prevent_cse=True)
-        new_cache = {}
+        (x, cache), new_cache = carry, {}
         for i in range(self.config.num_layers):
-            name = str(i)
-            own = (None if cache is None else cache[name], {key: value[i] for key, value in constants.items()})
-            x, new_cache[name] = block(self.config, name=name)(x, *own, positions, attend, index)
-        return x, None if cache is None else new_cache
+            name, own = str(i), {key: value[i] for key, value in constants.items()}
+            layer = (x, None if cache is None else cache[name])
+            (x, new_cache[name]), _ = block(self.config, name=name)(layer, own, positions, attend, index)
+        return (x, None if cache is None else new_cache), None
 
 
 def scanned_layers(config: ModelConfig, name: str) -> nn.Module:
-    """The same blocks as one scan over parameters, cache and constants stacked on a leading axis."""
+    """The same blocks as one scan over parameters and constants stacked on a leading axis."""
     block = rematerialised(config, prevent_cse=False)
     return nn.scan(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
-        out_axes=0,
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         length=config.num_layers,
     )(config, name=name)
 
@@ -244,7 +251,7 @@ class Transformer(nn.Module):
         x = constrain(embed(tokens), "rows", None, None)
         if c.scale_embeddings:
             x *= jnp.asarray(c.d_model**0.5, jnp.float32).astype(x.dtype)  # rounded first, as transformers does
-        x, cache = layers(x, cache, layer_constants(c), positions, attend, index)
+        (x, cache), _ = layers((x, cache), layer_constants(c), positions, attend, index)
         return norm(c, "final_norm")(x), cache
 
 
