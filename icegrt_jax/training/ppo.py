@@ -140,12 +140,16 @@ def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count:
     if ptx is not None:
         size = ptx["tokens"].shape[0] // count
         ptx = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index * size, size), ptx)
-    return constrain_batch(picked.replace(ptx=ptx))
+    # All of it before any is read: XLA's CPU back end lets devices begin with different parts of what is independent,
+    # and each then waits for the others' messages of another part.
+    return jax.lax.optimization_barrier(constrain_batch(picked.replace(ptx=ptx)))
 
 
 def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the actor and one of the critic, which has a trunk of its own."""
     state, metrics = policy_update(state, minibatch)
+    # One after the other, for the reason in `_minibatch`, and so that only one gradient is held.
+    minibatch, metrics = jax.lax.optimization_barrier((minibatch, metrics))
     state, value_metrics = value_update(state, minibatch)
     renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
     metrics = {"policy_loss": metrics.pop("loss"), **metrics}
