@@ -39,19 +39,15 @@ def replicated(program: Program, mesh: Mesh) -> list[str]:
 
 
 def gathered(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
-    """Stacks of layers above LIMIT that the program puts together from their parts, all at once."""
+    """Parameters above LIMIT, of stacked layers all at once, that a program puts together from their parts."""
     if mesh.size == 1:
         return []
     leaves = jax.tree_util.tree_flatten_with_path(program.params)[0]
-    stacks = {
-        leaf.shape: path_name(path)
-        for path, leaf in leaves
-        if len(leaf.shape) == 3 and leaf.shape[0] > 1 and shard_shape(leaf) != leaf.shape
-    }
+    split = {leaf.shape: path_name(path) for path, leaf in leaves if shard_shape(leaf) != leaf.shape}
     return [
-        f"{stacks[tuple(dims)]} is gathered as {dtype}{dims}, all layers at once"
+        f"{split[tuple(dims)]} is gathered whole, as {dtype}{dims}"
         for dtype, dims in compiled.large
-        if tuple(dims) in stacks and _bytes(dtype, dims) > LIMIT
+        if tuple(dims) in split and _bytes(dtype, dims) > LIMIT
     ]
 
 

@@ -7,6 +7,9 @@ from icegrt_jax.plan.hlo import Instruction, Module
 
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+# Matrix products of each of splash attention's kernels, which say nothing of their cost.
+SPLASH = {"fwd": 2, "dq": 3, "dkv": 4}
+_SPLASH = re.compile(r"splash_mha_(fwd|dq|dkv)")
 _ESTIMATE = re.compile(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
 
 
@@ -19,10 +22,19 @@ def instruction_flops(module: Module, instruction: Instruction, computation: dic
         return dot_flops(instruction, computation)
     if instruction.opcode == "convolution":
         return convolution_flops(instruction, computation)
-    if instruction.opcode == "custom-call":  # a kernel that says itself what it costs
-        estimate = _ESTIMATE.search(instruction.attributes)
-        return float(estimate[1]) if estimate else 0.0
+    if instruction.opcode == "custom-call":
+        return kernel_flops(instruction, computation)
     return 0.0
+
+
+def kernel_flops(kernel: Instruction, computation: dict[str, Instruction]) -> float:
+    """Of a Pallas kernel: what it says itself, or of splash attention its products over half of the scores."""
+    estimate, splash = _ESTIMATE.search(kernel.attributes), _SPLASH.match(kernel.name)
+    if estimate or not splash:
+        return float(estimate[1]) if estimate else 0.0
+    shapes = (shape for name in kernel.operands for shape in computation[name].shapes)
+    rows, heads, length, width = next(shape.dims for shape in shapes if len(shape.dims) == 4)
+    return SPLASH[splash[1]] * 2.0 * rows * heads * width * length**2 / 2
 
 
 def dot_flops(dot: Instruction, computation: dict[str, Instruction]) -> float:

@@ -14,6 +14,7 @@ BITS = {"pred": 8, "token": 0, "opaque": 0, "u2": 2, "s2": 2, "u4": 4, "s4": 4, 
 HBM = 0  # memory space; on a TPU 1 is the vector memory on the chip
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{")
+_STARTS = re.compile(r"^  (ROOT )?%?[\w.\-]+ = ")
 _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _SPACE = re.compile(r"S\((\d+)\)")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -88,9 +89,9 @@ def parse(text: str) -> Module:
         if opening:
             current = computations.setdefault(opening[2], {})
             entry = opening[2] if opening[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
-        elif current is not None and " = " in line:
+        elif current is not None and _STARTS.match(line):  # what a kernel says of itself may go on in further lines
             instruction = _instruction(line.strip())
             current[instruction.name] = instruction
     if not entry:

@@ -119,11 +119,20 @@ def entry(*lines):
         ("ROOT %r = f32[8,4]{1,0} convolution(%a, %b), dim_labels=bf_io->bf", 2 * 8 * 4 * 16),
         ("ROOT %r = f32[8,4]{1,0} custom-call(%a), custom_call_target=\"k\", "
          'backend_config={"cost_estimate":{"flops":"77","bytes_accessed":"3"}}', 77),
+        ("%q = bf16[2,4,256,128]{3,2,1,0} parameter(2)\n  ROOT %splash_mha_dq.1 = f32[2,4,256,128]{3,2,1,0} "
+         'custom-call(%a, %q, %q), frontend_attributes={kernel_metadata={\n"block": 1\n}}, metadata={}',
+         3 * 2 * 2 * 4 * 128 * 256 * 256 / 2),
         ("ROOT %r = f32[8,16]{1,0} add(%a, %a)", 0),
     ],
 )  # fmt: skip
 def test_matrix_products_are_counted_and_nothing_else(line, flops):
     assert module_costs(parse(entry(line)))[""].flops == flops
+
+
+def test_an_instruction_of_several_lines_does_not_end_its_computation():
+    kernel = '%k = f32[8,16]{1,0} custom-call(%a), frontend_attributes={kernel_metadata={\n"block": 1\n}}, metadata={}'
+    product = "ROOT %r = f32[8,4]{1,0} dot(%k, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
+    assert module_costs(parse(entry(kernel, product)))[""].flops == 2 * 8 * 4 * 16
 
 
 def test_a_batch_of_products_written_as_a_dilated_convolution_counts_each_once():

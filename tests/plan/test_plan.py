@@ -137,7 +137,7 @@ def test_what_should_not_be_there_is_found():
     compiled = Compiled(0.0, MEMORY, {}, [["bf16", [8, 4096, 4096]], ["f32", [4096, 8192]], ["f32", [2, 512, 50]]])
     program = dataclasses.replace(PROGRAM, params=held(mesh, **large))
     assert checks.offenders(program, compiled, mesh) == [
-        "params/policy/attn/q/kernel is gathered as bf16[8, 4096, 4096], all layers at once"
+        "params/policy/attn/q/kernel is gathered whole, as bf16[8, 4096, 4096]"
     ]
     program = dataclasses.replace(PROGRAM, params=held(mesh, **whole))
     assert checks.offenders(program, compiled, mesh) == [
