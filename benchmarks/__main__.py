@@ -75,7 +75,8 @@ def run(args: argparse.Namespace, scratch: pathlib.Path) -> dict[str, dict]:
             options.nominal_flops = best["nominal_flops"]
         title = f"gpu-{name}" if args.gpu else name
         head = {"section": title, "quick": args.quick, "machine": description(), "versions": all_versions(options)}
-        found[title] = {**head, **result}
+        limits = {"flops": options.machine.flops, "bandwidth": options.machine.bandwidth}
+        found[title] = {**head, "limits": limits, **result}
         print(f"\n{table.section_text(found[title])}\n", flush=True)
         if args.out:
             results.write(args.out, found[title])

@@ -49,7 +49,7 @@ QWEN = pathlib.Path(__file__).parent.parent / "configs" / "shapes" / "qwen3_1p7b
 # Heads of 64, two kinds of layers, and a softcap.
 TINY = ModelConfig(
     vocab_size=512, d_model=256, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=64, d_ff=512, dtype="bfloat16",
-    scan_layers=True, remat=True, layer_windows=(200, 0), attn_softcap=50.0,
+    scan_layers=True, remat="full", layer_windows=(200, 0), attn_softcap=50.0,
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     model, rows, length = TINY, 4, 400
     if not args.quick:
         model = to_model_config(read_hf_config(QWEN), QWEN, scan_layers=True, dtype="bfloat16")
-        model, rows, length = dataclasses.replace(model, remat=True), args.rows, args.length
+        model, rows, length = dataclasses.replace(model, remat="full"), args.rows, args.length
     for chip in args.chips:
         mesh = make_mesh(chip)
         for way in args.ways:

@@ -27,7 +27,7 @@ class Model:
     shape: Shape
     path: str = ""
     scan_layers: bool = False
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
     rope_theta: float = 10000.0
 
@@ -48,7 +48,7 @@ def random_tokens(vocab_size: int, rows: int, length: int) -> np.ndarray:
 
 def smollm2(path: str) -> Model:
     """SmolLM2-135M-Instruct, its layers stacked as configs/smollm2_ecqa.py has them."""
-    return Model("SmolLM2-135M", SMOLLM2, path, scan_layers=True, rope_theta=100000.0)
+    return Model("SmolLM2-135M", SMOLLM2, path, scan_layers=True, remat="dots", rope_theta=100000.0)
 
 
 def tiny(folder: pathlib.Path) -> Model:
@@ -68,7 +68,7 @@ def tiny(folder: pathlib.Path) -> Model:
 
 def llama_1b() -> Model:
     """The shape of Llama 3.2 1B with random weights, computed in bfloat16."""
-    return Model("1B Llama", LLAMA_1B, scan_layers=True, dtype="bfloat16", rope_theta=500000.0)
+    return Model("1B Llama", LLAMA_1B, scan_layers=True, remat="dots", dtype="bfloat16", rope_theta=500000.0)
 
 
 def data_folder() -> pathlib.Path | None:

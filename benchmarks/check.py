@@ -36,7 +36,7 @@ def value(row: dict, case: dict) -> tuple[float | None, str, bool]:
         if row["measure"] == "limit":
             return case["limit_s"] / median_seconds(ours), "", False
         if row["measure"] == "flops":
-            rate = case["flops"] / phase_medians(ours)[row["phase"]]
+            rate = case["flops"] / phase_medians(ours)[case["flops_phase"]]
             return rate / case["flops_rate"], case["flops_rate_is"], False
         peers = [name for name in row["against"] if name in group]
         bad = [name for name in peers if "failed" in group[name]]

@@ -13,6 +13,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, with_scalar_head
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel.mesh import make_mesh
+from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
@@ -163,15 +164,16 @@ def ppo(
         tokens, mask = random_tokens(model["shape"]["vocab_size"], batch, prompt), np.ones((batch, prompt), np.bool_)
     else:
         tokens, mask = left_pad(prompts, prompt, 0)
+    layout = rollout_layout(mesh, config, state.full("policy"))
     score_step, update_step = jit_step(score, mesh, state), jit_step(ppo_update, mesh, state)
     while turns.wait():
         phases = Phases()
         keys = sequence_keys(jax.random.key(3), turns.count * batch, batch)
-        placed = shard_batch({"tokens": tokens, "mask": mask}, mesh)
-        with jax.set_mesh(mesh):
-            rollout = compiled_sampler(
-                keys, state.full("policy"), placed["tokens"], placed["mask"], model=config, config=draw, slots=slots
-            )
+        policy = to_rollout(state.full("policy"), config, mesh, layout)
+        inputs = shard_batch((keys, tokens, mask), layout)
+        with jax.set_mesh(layout):
+            rollout = compiled_sampler(inputs[0], policy, *inputs[1:], model=config, config=draw, slots=slots)
+        del policy  # a copy, where the rollout lies elsewhere than the training
         rollout = phases.end("rollout", trimmed(shard_batch(rollout, mesh)))
         state, experience, scored = phases.end("score", score_step(state, rollout))
         state, learned = phases.end("learn", update_step(state, experience))

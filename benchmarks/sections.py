@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.cases import Model, llama_1b, smollm2, tiny
+from benchmarks.cases import TINY, Model, llama_1b, smollm2, tiny
 from benchmarks.formulas import Machine
 from benchmarks.results import OURS
 from benchmarks.turns import Contender, take_turns, threads
@@ -64,7 +64,7 @@ class Options:
     def large(self) -> Model:
         """SmolLM2, on a GPU a 1B model; something tiny for a quick look."""
         if self.quick:
-            return self.tiny()
+            return dataclasses.replace(llama_1b(), name="tiny Llama", shape=TINY) if self.gpu else self.tiny()
         return llama_1b() if self.gpu else smollm2(str(pathlib.Path(self.smollm2).absolute()))
 
     def no_model(self, model: Model) -> str:

@@ -32,9 +32,10 @@ def _case(options, model) -> dict:
     if not options.gpu:
         group.append(torch_peer(options, "TRL", "trl_supervised:sft", settings, "trl"))
     flops = sft_flops(model.shape, rows, length)
+    facts = {"flops": flops, "flops_phase": "update", **options.flops_rate()} if options.gpu else {}
     return run_case(
         options, title, [group], unit="tokens", amount=rows * length, limit_s=flops / options.machine.flops,
-        flops=flops, **options.flops_rate(),
+        **facts,
     )  # fmt: skip
 
 

@@ -58,7 +58,17 @@ def case_table(case: dict) -> str:
     shown = [i for i in range(len(header)) if i < 3 or any(row[i] not in ("", "-") for row in rows)]
     text = table([header[i] for i in shown], [[row[i] for i in shown] for row in rows])
     limit = "" if case.get("limit_s") is None else f" The limit is {case['limit_s']:.2f} s."
-    return f"{case['title']}{limit}\n\n{text}"
+    return f"{case['title']}{limit}{utilisation(case)}\n\n{text}"
+
+
+def utilisation(case: dict) -> str:
+    """A sentence on the model FLOPs that ours reaches in the phase that counts; nothing where none is named."""
+    phase = case.get("flops_phase")
+    if phase is None or not r.measured(case["groups"][0].get(OURS, {})):
+        return ""
+    found = case["flops"] / r.phase_medians(case["groups"][0][OURS])[phase]
+    share = f"{100 * found / case['flops_rate']:.0f} % {case['flops_rate_is']}"
+    return f" Model FLOPs of {phase}: {found / 1e12:.1f} TFLOP/s, {share}."
 
 
 def section_text(result: dict) -> str:

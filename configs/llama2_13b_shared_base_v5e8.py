@@ -18,7 +18,7 @@ def get_config(switch=""):
     c = default_config()
     # Gated: accept its licence on the hub and log in, or name a folder. The base model has no chat template.
     c.model.path, c.model.hf_config = "meta-llama/Llama-2-13b-chat-hf", "configs/shapes/llama2_13b"
-    c.model.scan_layers, c.model.remat, c.model.dtype = True, True, "bfloat16"
+    c.model.scan_layers, c.model.remat, c.model.dtype = True, "full", "bfloat16"
     c.model.param_dtype = "int8" if switch == "int8" else "bfloat16"
     c.mesh.data, c.mesh.fsdp = 1, -1
     c.max_prompt_length, c.max_response_length = 512, 512
@@ -43,6 +43,7 @@ def get_config(switch=""):
 
     c.ppo.iterations, c.ppo.batch_size = 400, 64
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
+    c.ppo.rollout_slots = 32  # of 1024 tokens: 27 GB of keys and values over the slice
     c.ppo.sources.domain, c.ppo.weights.domain = "jsonl:prompts.jsonl", 1.0
     c.ppo.value_warmup = 10
     c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 8.0, 0.03, 5000.0
@@ -54,7 +55,7 @@ def get_config(switch=""):
 
     c.evaluate.domain.questions, c.evaluate.judge = "jsonl:eval_domain.jsonl", "overlap"
     c.evaluate.general.tasks, c.evaluate.general_judge = "jsonl:eval_general.jsonl", "exact"
-    c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 256, 32, 4
+    c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 256, 8, 4
 
     c.log.checkpoint_every, c.log.ppo_checkpoint_every = 200, 10
 
@@ -66,7 +67,7 @@ def get_config(switch=""):
         c.reward.overlong = c.overlong_prompts = "cut"
         c.reward.heldout_limit = c.reward.normalize_on = 8
         c.ppo.batch_size, c.ppo.ptx.batch_size, c.ppo.num_minibatches = 16, 16, 2
-        c.ppo.value_warmup = 0
+        c.ppo.rollout_slots, c.ppo.value_warmup = 0, 0
         c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 8, 8, 2
         c.log.every = 1
     return c

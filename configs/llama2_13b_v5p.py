@@ -20,7 +20,7 @@ def get_config(switch=""):
     c = default_config()
     # Gated: accept its licence on the hub and log in, or name a folder. The base model has no chat template.
     c.model.path, c.model.hf_config = "meta-llama/Llama-2-13b-chat-hf", "configs/shapes/llama2_13b"
-    c.model.scan_layers, c.model.remat = True, True
+    c.model.scan_layers, c.model.remat = True, "full"
     c.model.dtype = c.model.param_dtype = "bfloat16"  # of the computation, and of reference and reward model
     c.mesh.data, c.mesh.fsdp = 1, -1
     c.max_prompt_length, c.max_response_length = 1024, 1024
@@ -42,6 +42,7 @@ def get_config(switch=""):
 
     c.ppo.iterations, c.ppo.batch_size = 300, 512
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
+    c.ppo.rollout_slots = 256  # of 2048 tokens: 430 GB of keys and values over the slice; 128 for one of 8 chips
     c.ppo.sources.domain, c.ppo.weights.domain = "jsonl:prompts.jsonl", 1.0
     c.ppo.value_warmup = 10
     c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 12.0, 0.02, 20000.0
@@ -52,7 +53,7 @@ def get_config(switch=""):
 
     c.evaluate.domain.questions, c.evaluate.judge = "jsonl:eval_domain.jsonl", "overlap"
     c.evaluate.general.tasks, c.evaluate.general_judge = "jsonl:eval_general.jsonl", "exact"
-    c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 512, 128, 4
+    c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 512, 64, 4
 
     c.log.checkpoint_every, c.log.ppo_checkpoint_every = 250, 10
 
@@ -64,7 +65,7 @@ def get_config(switch=""):
         c.reward.overlong = c.overlong_prompts = "cut"
         c.reward.heldout_limit = c.reward.normalize_on = 16
         c.ppo.batch_size, c.ppo.ptx.batch_size, c.ppo.num_minibatches = 32, 32, 2
-        c.ppo.value_warmup = 0
+        c.ppo.rollout_slots, c.ppo.value_warmup = 0, 0
         c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 16, 16, 2
         c.log.every = 1
     return c

@@ -17,7 +17,7 @@ SWITCHES = ("", "smoke")
 def get_config(switch=""):
     c = default_config()
     c.model.path, c.model.hf_config = "Qwen/Qwen3-1.7B", "configs/shapes/qwen3_1p7b"
-    c.model.scan_layers, c.model.remat = True, True
+    c.model.scan_layers, c.model.remat = True, "full"
     c.model.dtype = c.model.param_dtype = "bfloat16"
     c.max_prompt_length, c.max_response_length = 192, 128
 
@@ -59,7 +59,7 @@ def get_config(switch=""):
     c.evaluate.judge = "choice"
     c.evaluate.general.dolly = "alpaca:instruct/dolly_hhrlhf/heldout.jsonl"
     c.evaluate.general_judge = "overlap"
-    c.evaluate.limit, c.evaluate.best_of = 256, 4
+    c.evaluate.limit, c.evaluate.batch_size, c.evaluate.best_of = 256, 16, 4  # 64 answers at a time beside the model
 
     if switch == "smoke":
         c.max_response_length = 24

@@ -19,6 +19,7 @@ def get_config(switch=""):
     c = default_config()
     c.model.path = "models/smollm2-135m-instruct"
     c.model.scan_layers = True  # 30 layers, compiled once
+    c.model.remat = "dots"  # less memory at little cost
     c.max_prompt_length, c.max_response_length = 192, 128
     c.overlong_prompts = "drop"
 

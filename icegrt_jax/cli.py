@@ -4,6 +4,7 @@ What can be wrong in a command or a config is said here, in one sentence and wit
 """
 
 import argparse
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 from icegrt_jax import configuration
 from icegrt_jax.errors import UserError
+from icegrt_jax.parallel import launch
 from icegrt_jax.version import __version__
 
 # In the order of a run; each is `icegrt_jax.stages.NAME`, a dash in it an underscore.
@@ -26,9 +28,11 @@ STAGES = {
     "export": "the model of a finished stage as a folder that transformers loads",
     "sample": "K answers per prompt from a checkpoint, written as records to be ranked",
     "data": "check records, or build a TFDS dataset from them",
+    "plan": "whether a run fits a TPU slice and what it costs, compiled ahead of time, without a TPU",
     "check-model": "whether a Hugging Face folder computes here what it computes in transformers",
 }
 WITHOUT_CONFIG = ("data", "check-model")
+DISTRIBUTED = ("run", "pretrain", "sft", "reward", "ppo", "evaluate", "sample")  # may run as several processes
 TRAINED = ("pretrain", "sft", "reward", "ppo")  # stages that leave a model
 KINDS = ("instruction", "ranking", "prompt", "text")
 # Keys that change what a run prints and keeps but not its numbers: a rerun in the same workdir may change them.
@@ -75,6 +79,11 @@ def _run(argv: list[str]) -> int:
         _refuse(unknown[0], args)
     flags = vars(args)
     stage = flags.pop("program")
+    if stage == "plan":
+        spec = flags.pop("config")
+        config = configuration.load_config(spec, overrides)
+        importlib.import_module("icegrt_jax.config").check(config)
+        return _module(stage).main(config, name=spec, **flags) or 0
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
         return 0
@@ -92,14 +101,18 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
     config = configuration.load_config(spec, overrides)
     importlib.import_module("icegrt_jax.config").check(config)
     workdir = pathlib.Path(os.path.abspath(workdir))
-    configuration.check_same(config, workdir, free=FREE_KEYS)
-    is_new = configuration.save_resolved(config, workdir)
-    try:
-        _module(stage).main(config, workdir, **flags)
-    except UserError:
-        if is_new:
-            configuration.forget_if_unused(workdir)
-        raise
+    names = {field.name for field in dataclasses.fields(launch.Launch)}
+    processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
+
+    def prepare():
+        configuration.check_same(config, workdir, free=FREE_KEYS)
+        is_new = configuration.save_resolved(config, workdir)
+        return lambda: configuration.forget_if_unused(workdir) if is_new else None
+
+    run_main = lambda: _module(stage).main(config, workdir, **flags)
+    if stage not in DISTRIBUTED:
+        return launch.alone(prepare, run_main)
+    launch.run(processes, configuration.to_json(config), workdir, [stage, flags], prepare, run_main)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,12 +142,29 @@ def _parser() -> _Parser:
             'Tuples are quoted: --config.key="(1, 2)". Booleans: --config.key=true or false.'
         )
         stage.add_argument("--config", required=True, metavar="FILE[:SWITCH]", help="config file, and its variant")
+        if name == "plan":
+            _add_plan_flags(stage)
+            continue
         stage.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes")
+        if name in DISTRIBUTED:
+            _add_process_flags(stage)
         if name == "sample":
             _add_sample_flags(stage)
         if name == "export":
             _add_export_flags(stage)
     return parser
+
+
+def _add_process_flags(parser: _Parser) -> None:
+    group = parser.add_argument_group("several hosts", "the same command on each; found by JAX on TPU pods, Slurm, ...")
+    add = group.add_argument
+    # Written with either dash: the flags of a launcher look like this, ours like that.
+    add("--distributed", choices=("auto", "off"), default="auto", help="off: one process (default auto)")
+    add("--coordinator", default="", metavar="HOST:PORT", help="of process 0, where nothing is found")
+    add("--num-processes", "--num_processes", type=_positive(int), metavar="N", help="how many processes there are")
+    add("--process-id", "--process_id", type=int, metavar="I", help="which one this is, from 0")
+    add("--host-timeout", "--host_timeout", type=_positive(float), default=600.0, metavar="SECONDS",
+        dest="timeout", help="how long one process waits for another (default 600)")  # fmt: skip
 
 
 def _add_sample_flags(parser: _Parser) -> None:
@@ -145,6 +175,19 @@ def _add_sample_flags(parser: _Parser) -> None:
     add("--num_samples", type=_positive(int), default=4, metavar="K", help="answers per prompt (default 4)")
     add("--temperature", type=_positive(float), default=1.0, help="of the sampler (default 1.0)")
     add("--max_new_tokens", type=_positive(int), default=128, help="longest answer in tokens (default 128)")
+
+
+def _add_plan_flags(parser: _Parser) -> None:
+    parser.epilog += "\nExit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
+    add = parser.add_argument
+    add("--topology", required=True, metavar="SLICE", help="v5e:1x1, v5e:2x4, v4:2x2x4, v5p:4x4x4, v6e:16x16, cpu:8")
+    add("--slices", type=_positive(int), default=1, metavar="N", help="of that shape (default 1)")
+    add("--memory", type=_positive(float), default=0.0, metavar="GIB", help="of a chip (default: what it has)")
+    add("--answers", type=_positive(int), default=4, metavar="K", help="of a ranked prompt (default 4)")
+    add("--quick", action="store_true", help="do not search for the largest batches")
+    add("--sweep", action="store_true", help="try meshes and rematerialisation, and print the best")
+    add("--json", dest="as_json", action="store_true", help="for programs")
+    add("--cache", default="~/.cache/icegrt_jax/plan", metavar="DIR", help="what has been compiled (%(default)s)")
 
 
 def _add_check_flags(parser: _Parser) -> None:

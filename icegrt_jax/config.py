@@ -15,6 +15,7 @@ DOMAINS = ("", "adreview")
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PARAM_DTYPES = ("float32", "bfloat16", "int8")
 CACHE_DTYPES = ("compute", "int8")
+REMATS = ("none", "dots", "full")
 SCHEDULES = ("constant", "linear", "cosine")  # of `training.optimizers`, which needs jax
 
 
@@ -43,6 +44,7 @@ def _supervised() -> ConfigDict:
     c = ConfigDict()
     c.steps = 0  # updates; 0 skips the stage
     c.batch_size = 16  # rows per update, all devices
+    c.microbatch = 0  # rows of it differentiated at a time, gradients added up: less memory, same update; 0: all
     c.length = 256  # tokens per row
     c.packing = True
     c.overlong = "drop"  # conversations longer than a row: drop or cut
@@ -70,7 +72,7 @@ def _shape() -> ConfigDict:
     c.rope_theta, c.norm_eps, c.tie_embeddings = 10000.0, 1e-5, True
     c.init_std = 0.02  # of a new embedding
     c.scan_layers = False  # stack the layers and scan: for deep models
-    c.remat = False  # recompute activations in the backward pass
+    c.remat = "none"  # what the backward pass computes again: none, dots (all but products with weights) or full
     c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
     c.attention = "auto"  # over whole rows: plain, splash (TPU) or cudnn (GPU); auto: the fastest that there is
     return c
@@ -91,6 +93,7 @@ def _reward() -> ConfigDict:
     c.model = _shape()  # when init is "scratch"; of a folder's model only how it is computed: scan_layers to attention
     c.steps = 0
     c.batch_size = 16  # prompts per update, each with all its answers
+    c.microbatch = 0  # of them at a time, as sft.microbatch
     c.length = 256  # tokens of prompt and answer
     c.overlong = "drop"  # answers too long: drop or cut
     c.sources, c.weights = named(), named()
@@ -111,6 +114,8 @@ def _ppo() -> ConfigDict:
     c.samples_per_prompt = 1
     c.num_ppo_epochs = 1
     c.num_minibatches = 1
+    c.microbatch = 0  # responses of a minibatch at a time, as sft.microbatch
+    c.score_batch = 0  # responses scored at a time: less memory, same scores; 0: all
     c.sources, c.weights = named(), named()
     c.rollout_slots = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
     c.cache_dtype = "compute"  # of keys and values while sampling, or int8: log-probs then differ from the trainer's
@@ -256,6 +261,13 @@ def _divides(key: str, whole: int, parts_key: str, parts: int) -> None:
         raise UserError(f"{key}={whole} does not divide over {parts_key}={parts}; use a multiple of {parts}.")
 
 
+def _check_blocks(key: str, rows: int, block_key: str, block: int) -> None:
+    if block < 0:
+        raise UserError(f"{block_key}={block}; expected 1 or more, or 0 for all rows at once.")
+    if block and rows > block:
+        _divides(key, rows, block_key, block)
+
+
 def check(config: ConfigDict) -> None:
     """Raises UserError for values that cannot work together."""
     _choice("domain", config.domain, DOMAINS)
@@ -266,6 +278,7 @@ def check(config: ConfigDict) -> None:
         section = config[stage]
         _at_least(config, f"{stage}.steps", 0)
         _at_least(config, f"{stage}.batch_size {stage}.length", 1)
+        _check_blocks(f"{stage}.batch_size", section.batch_size, f"{stage}.microbatch", section.microbatch)
         _choice(f"{stage}.overlong", section.overlong, ("drop", "cut"))
         _choice(f"{stage}.optimizer.schedule", section.optimizer.schedule, SCHEDULES)
         _check_sources(stage, section.sources, section.weights)
@@ -301,6 +314,7 @@ def _check_roles(config: ConfigDict) -> None:
     for key, section in (("model", config.model), ("reward.model", config.reward.model)):
         _choice(f"{key}.attention", section.attention, ATTENTIONS)
     _choice("model.param_dtype", config.model.param_dtype, PARAM_DTYPES)
+    _choice("model.remat", config.model.remat, REMATS)
     adapted = config.reward.lora.rank and config.ppo.lora.rank
     if config.value.trunk == "policy" and config.value.vf_coef <= 0:
         raise UserError(f"value.vf_coef={config.value.vf_coef}; with value.trunk='policy' expected a number above 0.")
@@ -363,8 +377,14 @@ def _check_ppo(ppo: ConfigDict) -> None:
     _divides("ppo.rollout_slots", ppo.rollout_slots, "ppo.samples_per_prompt", ppo.samples_per_prompt)
     rows = ppo.batch_size * ppo.samples_per_prompt
     _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
+    minibatch = rows // ppo.num_minibatches
+    _check_blocks("a minibatch of ppo.batch_size * samples_per_prompt", minibatch, "ppo.microbatch", ppo.microbatch)
+    _check_blocks("ppo.batch_size * samples_per_prompt", rows, "ppo.score_batch", ppo.score_batch)
     if ppo.ptx.coef:
         _divides("ppo.ptx.batch_size", ppo.ptx.batch_size, "ppo.num_minibatches", ppo.num_minibatches)
+        blocks = max(minibatch // ppo.microbatch, 1) if ppo.microbatch else 1
+        _divides("ppo.ptx.batch_size / num_minibatches", ppo.ptx.batch_size // ppo.num_minibatches,
+            "the blocks of ppo.microbatch in a minibatch", blocks)  # fmt: skip
         if not ppo.ptx.sources:
             raise UserError(f"ppo.ptx.coef={ppo.ptx.coef}, but ppo.ptx.sources is empty; name a source.")
     if 0 < ppo.dual_clip <= 1 or ppo.dual_clip < 0:

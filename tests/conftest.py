@@ -16,6 +16,18 @@ given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(f"--{k}={v}" for k, v in XLA_FLAGS.items() if k not in given)]).strip()
 
 import jax  # noqa: E402 - reads XLA_FLAGS
+import pytest  # noqa: E402
 
 # [B] meeting [B, T] without a new axis is nearly always a mistake.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(workdir, what was printed) of a whole run that nothing interrupted, made once for the tests that look at one."""
+    from tests.stages.runs import run
+
+    workdir = tmp_path_factory.mktemp("chain") / "run"
+    process = run("run", workdir)
+    assert process.returncode == 0, process.stderr
+    return workdir, process.stdout

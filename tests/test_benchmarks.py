@@ -188,12 +188,13 @@ def met_and_missed(row):
     limit, sign = (row["at_least"], -1) if "at_least" in row else (row["at_most"], 1)
     for factor in (1.0, 1.0 + 0.02 * sign):
         target, of, peer = limit * factor, row.get("of", "icegrt_jax"), row.get("against", ["-"])[-1]
-        case = {"limit_s": target, "flops": target, "flops_rate": 1.0, "flops_rate_is": "", "growth": target}
+        rate = {"flops": target, "flops_rate": 1.0, "flops_rate_is": "", "flops_phase": "a"}
+        case = {"limit_s": target, "growth": target, **rate}
         other = repetitions([target], peak=1000, checksum=1 if factor == 1 else 2)
         if row["measure"] == "memory":
             mine = repetitions([1.0], peak=1000 * target)
         else:
-            mine = repetitions([1.0], peak=1000, phases={row.get("phase", "a"): 1.0}, checksum=1)
+            mine = repetitions([1.0], peak=1000, checksum=1)
         case["groups"] = [{of: mine, peer: other}]
         yield {row["section"]: {"cases": {row["case"]: case}}}
 
@@ -254,6 +255,13 @@ def test_a_wrong_option_is_answered_with_what_is_known(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(argv)
         assert said in capsys.readouterr().err
+
+
+def test_the_table_says_what_share_of_the_flops_is_reached():
+    group = {"icegrt_jax": repetitions([2.0], phases={"learn": 0.5})}
+    case = {"title": "T.", "unit": "samples", "amount": 1, "groups": [group], "flops": 1e12, "flops_phase": "learn"}
+    case |= {"flops_rate": 4e12, "flops_rate_is": "of the nominal rate"}
+    assert "Model FLOPs of learn: 2.0 TFLOP/s, 50 % of the nominal rate." in table.case_table(case)
 
 
 def test_tables_leave_out_columns_that_nobody_fills():

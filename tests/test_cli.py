@@ -57,7 +57,7 @@ def ppo(file, tmp_path, *more):
 
 
 @pytest.mark.parametrize(
-    "stage", [name for name in cli.STAGES if name not in ("export", "sample", *cli.WITHOUT_CONFIG)]
+    "stage", [name for name in cli.STAGES if name not in ("export", "sample", "plan", *cli.WITHOUT_CONFIG)]
 )
 def test_a_stage_gets_the_resolved_config_and_the_workdir(stage, calls, file, tmp_path):
     command = [stage, f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.seed=3"]
@@ -78,6 +78,14 @@ def test_export_gets_its_own_flags(calls, file, tmp_path):
     assert cli.main(["export", *ppo(file, tmp_path)[1:], "--stage=sft", "--out=m", "--dtype=bfloat16"]) == 0
     [(name, _, flags)] = calls
     assert (name, flags) == ("export", dict(stage="sft", role=None, out="m", dtype="bfloat16", adapter=False))
+
+
+def test_a_plan_gets_the_checked_config_and_leaves_no_folder(calls, file, tmp_path):
+    command = ["plan", f"--config={file}", "--topology=v5e:2x4", "--slices=2", "--config.seed=3", "--json"]
+    assert cli.main(command) == 0
+    [(name, (config,), flags)] = calls
+    assert (name, config.seed, flags["name"]) == ("plan", 3, str(file))
+    assert (flags["topology"], flags["slices"], flags["as_json"], flags["sweep"]) == ("v5e:2x4", 2, True, False)
 
 
 def test_data_gets_its_flags_and_no_config(calls):

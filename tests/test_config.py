@@ -47,7 +47,7 @@ def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, 
     assert section.dtype == "bfloat16"
     shape = folder_config(section)
     assert shape.num_params == params
-    assert (shape.scan_layers, shape.remat, shape.dtype) == (True, True, "bfloat16")
+    assert (shape.scan_layers, shape.remat, shape.dtype) == (True, "full", "bfloat16")
 
 
 def test_the_checks_need_no_device():
@@ -63,7 +63,8 @@ def test_every_ppo_option_reaches_the_update_steps():
         "cliprange_high": 0.3, "cliprange_value": 0.4, "dual_clip": 3.0, "bootstrap_truncated": True,
         "value_warmup": 2, "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
         "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
-        "score.eos_penalty": 0.5, "score.length_penalty": 0.1, "score.length_target": 9,
+        "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
+        "score.length_penalty": 0.1, "score.length_target": 9,
     }  # fmt: skip
     for key, value in changed.items():
         *groups, name = key.split(".")
@@ -143,6 +144,12 @@ def test_the_targets_are_those_of_the_adapters():
          "ppo.batch_size * samples_per_prompt=16 does not divide over ppo.num_minibatches=3; use a multiple of 3."),
         ("ppo.batch_size=15 ppo.num_minibatches=3 ppo.ptx.batch_size=8",
          "ppo.ptx.batch_size=8 does not divide over ppo.num_minibatches=3; use a multiple of 3."),
+        ("sft.microbatch=3", "sft.batch_size=4 does not divide over sft.microbatch=3; use a multiple of 3."),
+        ("reward.microbatch=-1", "reward.microbatch=-1; expected 1 or more, or 0 for all rows at once."),
+        ("ppo.microbatch=5", "a minibatch of ppo.batch_size * samples_per_prompt=8 does not divide over ppo.micro"),
+        ("ppo.score_batch=6", "ppo.batch_size * samples_per_prompt=16 does not divide over ppo.score_batch=6"),
+        ("ppo.microbatch=2 ppo.ptx.batch_size=4",
+         "ppo.ptx.batch_size / num_minibatches=2 does not divide over the blocks of ppo.microbatch in a minibatch=4"),
         ("ppo.dual_clip=0.5", "ppo.dual_clip=0.5; expected a value above 1, or 0 for off."),
         ("ppo.kl.coef=0.0 ppo.kl.target=8.0", "ppo.kl.coef=0.0, ppo.kl.target=8.0, ppo.kl.horizon="),
         ("ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),

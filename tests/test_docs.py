@@ -19,9 +19,11 @@ from icegrt_jax.configuration import flatten, load_config
 from icegrt_jax.data import sources
 from icegrt_jax.data.adreview import annotators, build, demonstrations, general, judge, rules, splits
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
+from icegrt_jax.parallel import launch
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/design.md", "docs/numerics.md", "docs/data.md", "docs/adreview.md", "docs/tpu.md")
+DOCS = ("design", "numerics", "data", "adreview", "hosts", "tpu")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.
 MODULE = re.compile(r"[\w/]+\.py(:\w+)?")
 PLACE = re.compile(r"(icegrt_jax|configs|experiments|notebooks|docs|tests)/[\w./]*")
@@ -128,6 +130,8 @@ def stand_ins(monkeypatch):
     for name in cli.STAGES:
         stage = types.SimpleNamespace(main=lambda *args, called=name, **flags: calls.append(called))
         monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage)
+    # Commands for several hosts have their flags checked, and then run alone.
+    monkeypatch.setattr(launch, "run", lambda *args: launch.alone(*args[-2:]))
     monkeypatch.chdir(ROOT)
     return calls
 

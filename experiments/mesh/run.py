@@ -33,7 +33,7 @@ from icegrt_jax.training.state import Experience, PPOConfig, create_state
 # SmolLM2-135M with 8 and 4 heads in the place of its 9 and 3, which no mesh of eight divides.
 MODEL = ModelConfig(
     vocab_size=49152, d_model=576, num_layers=30, num_heads=8, num_kv_heads=4, head_dim=64, d_ff=1536,
-    scan_layers=True, remat=True, dtype="bfloat16",
+    scan_layers=True, remat="full", dtype="bfloat16",
 )  # fmt: skip
 ROWS, PROMPT, RESPONSE, MINIBATCHES = 64, 64, 64, 2
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)]

@@ -43,7 +43,7 @@ def build_state(path: str, shared: bool, dtype: str, remat: bool):
 
     load = lambda: load_hf(path, scan_layers=True)
     config, params = load()
-    config, key = dataclasses.replace(config, remat=remat), jax.random.key(0)
+    config, key = dataclasses.replace(config, remat="full" if remat else "none"), jax.random.key(0)
     parts = {}
     if shared:
         lora = LoRAConfig(RANK)

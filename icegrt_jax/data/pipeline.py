@@ -2,11 +2,12 @@
 
 `batches[step]` is a pure function of the seed and the step, so a run resumes by
 asking for the next step. Batches are cut from one global stream, whatever the
-number of hosts: host p of n holds the p-th part of each batch.
+number of hosts: each host lays out its own rows of a batch.
 
 The three builders share their first arguments: `sources`, {name: records},
-and `weights`, {name: share of the batches}. Each tokenises its records once,
-up front; what was cut or dropped on the way is counted in `.report`.
+and `weights`, {name: share of the batches}; and the last, `share`, what this host
+does of it. Each tokenises its records once, up front, with several hosts each a
+part of them; what was cut or dropped on the way is counted in `.report`.
 """
 
 import dataclasses
@@ -19,8 +20,9 @@ import grain
 import numpy as np
 
 from icegrt_jax.data import fitting
-from icegrt_jax.data.packing import left_pad, one_per_row, pack, right_pad
+from icegrt_jax.data.packing import Example, left_pad, one_per_row, pack, right_pad
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
+from icegrt_jax.data.shares import WHOLE, OwnRows, Share, in_shares
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 
@@ -97,8 +99,7 @@ def sft_batches(
     seed: int,
     packing: bool = True,
     overlong: str = "drop",
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> Batches:
     """Rows for supervised training; the loss is on what the assistant says, or on all of a plain text.
 
@@ -122,7 +123,9 @@ def sft_batches(
         raise UserError(f"length={length}; a row needs 2 tokens or more, one to predict from the other.")
     rows, report = {}, {}
     for name, records in sources.items():
-        examples, counts = fitting.fit_examples(records, tokenizer, length, overlong)
+        fit = lambda part, _: fitting.fit_examples(part, tokenizer, length, overlong)
+        examples, counts = in_shares(fit, records, share, name)
+        examples = [Example(*example) for example in examples]
         order = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(examples))
         lay_out_all = pack if packing else one_per_row
         rows[name] = lay_out_all([examples[i] for i in order], length, tokenizer.pad_id)
@@ -133,7 +136,7 @@ def sft_batches(
             "tokens": sum(len(e.ids) for e in examples),
             "targets": int(sum(row["loss_mask"].sum() for row in rows[name])),
         }
-    return Batches(_batched(mixture(rows, weights, seed), batch_size, _stack, process_index, process_count), report)
+    return Batches(_batched(mixture(rows, weights, seed), batch_size, _stack, share), report)
 
 
 def prompt_batches(
@@ -145,8 +148,7 @@ def prompt_batches(
     max_prompt_length: int,
     seed: int,
     overlong: str = "drop",
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> Batches:
     """Left-padded prompts for sampling.
 
@@ -163,7 +165,10 @@ def prompt_batches(
     _check_choice("overlong", overlong, ("drop", "cut", "keep"))
     fitted, report, offset = {}, {}, 0
     for name, records in sources.items():
-        fitted[name], counts = fitting.fit_prompts(records, tokenizer, max_prompt_length, overlong, offset)
+        fit = lambda part, start, offset=offset: fitting.fit_prompts(
+            part, tokenizer, max_prompt_length, overlong, offset + start
+        )
+        fitted[name], counts = in_shares(fit, records, share, name)
         report[name] = {"records": len(records), **counts, "tokens": sum(len(ids) for _, ids in fitted[name])}
         offset += len(records)
     longest = max((len(ids) for rows in fitted.values() for _, ids in rows), default=0)
@@ -173,7 +178,7 @@ def prompt_batches(
         tokens, mask = left_pad([ids for _, ids in rows], width, tokenizer.pad_id)
         return {"tokens": tokens, "mask": mask, "index": np.array([index for index, _ in rows], np.int32)}
 
-    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, process_index, process_count), report)
+    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, share), report)
 
 
 def ranking_batches(
@@ -186,8 +191,7 @@ def ranking_batches(
     seed: int,
     k: int = 0,
     overlong: str = "drop",
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> Batches:
     """Prompts with their ranked answers, each answer as the whole conversation, right-padded.
 
@@ -208,7 +212,8 @@ def ranking_batches(
     k = k or max((len(r.responses) for records in sources.values() for r in records), default=0)
     fitted, report = {}, {}
     for name, records in sources.items():
-        fitted[name], counts = fitting.fit_rankings(records, tokenizer, length, k, overlong)
+        fit = lambda part, _: fitting.fit_rankings(part, tokenizer, length, k, overlong)
+        fitted[name], counts = in_shares(fit, records, share, name)
         tokens = sum(len(ids) for row in fitted[name] for ids, _ in row)
         report[name] = {"records": len(records), **counts, "tokens": tokens}
 
@@ -224,16 +229,16 @@ def ranking_batches(
             "valid": np.array([[j < len(row) for j in range(k)] for row in rows], np.bool_),
         }
 
-    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, process_index, process_count), report)
+    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, share), report)
 
 
 def _batched(
-    stream: grain.MapDataset, batch_size: int, collate: Callable[[Sequence[Any]], Batch], index: int, count: int
+    stream: grain.MapDataset, batch_size: int, collate: Callable[[Sequence[Any]], Batch], share: Share
 ) -> grain.MapDataset:
-    """Host `index` of `count`'s part of each global batch."""
-    if batch_size < 1 or batch_size % count:
-        raise UserError(f"batch_size={batch_size} does not divide over {count} hosts; use a multiple of {count}.")
-    return stream.batch(batch_size // count, batch_fn=collate)[index::count]
+    """This host's rows of each global batch."""
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}; expected 1 or more.")
+    return grain.MapDataset.source(OwnRows(stream, batch_size, share.rows(batch_size), collate))
 
 
 def _stack(rows: Sequence[Batch]) -> Batch:

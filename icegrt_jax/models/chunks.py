@@ -119,6 +119,9 @@ def sum_over_chunks(fn: Callable, vocab_size: int, weights: dict, hidden: jax.Ar
 def _add_up(fn: Callable, chunks: tuple, *, with_rest: bool = False):
     """The sum of `fn(chunk)` over chunks; `with_rest` of its first result, the second ones stacked."""
     split = fn if with_rest else lambda xs: (fn(xs), None)
+    if jax.tree.leaves(chunks)[0].shape[0] == 1:
+        sums, rest = split(constrain_batch(jax.tree.map(lambda x: x[0], chunks)))
+        return (sums, jax.tree.map(lambda x: x[None], rest)) if with_rest else sums
     shapes = jax.eval_shape(lambda xs: split(jax.tree.map(lambda x: x[0], xs))[0], chunks)
 
     def step(sums, xs):

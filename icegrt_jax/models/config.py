@@ -6,6 +6,7 @@ from icegrt_jax.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("auto", "plain", "splash", "cudnn")
+REMATS = ("none", "dots", "full")
 ACTIVATIONS = ("silu", "gelu_tanh")
 ROPE_SCALINGS = ("", "linear", "llama3")
 
@@ -30,7 +31,8 @@ class ModelConfig:
       max_length: longest sequence the model was made for, in tokens.
       scan_layers: layers stacked in one tree and scanned (fast compilation for deep models) or
         one subtree each (fast decoding on CPU).
-      remat: recompute each layer's activations in the backward pass.
+      remat: what the backward pass computes again: "none"; "dots", everything in a layer but its products with weights;
+        "full", the layer.
       dtype: of the computation; parameters keep their own.
       attention: how whole rows attend, see `models/attention.py`; `auto` is the fastest way that the devices have.
       init_std: of a new embedding. Small models learn to copy from their context much sooner with
@@ -66,7 +68,7 @@ class ModelConfig:
     tie_embeddings: bool = True
     max_length: int = 2048
     scan_layers: bool = False
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
     attention: str = "auto"
     init_std: float = 0.02
@@ -109,6 +111,8 @@ class ModelConfig:
             raise UserError(f"model.dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}.")
         if self.attention not in ATTENTIONS:
             raise UserError(f"model.attention={self.attention!r}; expected one of {', '.join(ATTENTIONS)}.")
+        if self.remat not in REMATS:
+            raise UserError(f"model.remat={self.remat!r}; expected one of {', '.join(REMATS)}.")
         if self.activation not in ACTIVATIONS:
             raise UserError(f"model.activation={self.activation!r}; expected one of {', '.join(ACTIVATIONS)}.")
         if windows and (len(windows) != self.num_layers or min(windows) < 0):

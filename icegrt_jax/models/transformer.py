@@ -194,6 +194,14 @@ def layer_constants(config: ModelConfig) -> dict:
     return {"frequencies": layer_frequencies(config), "window": np.asarray(windows, np.int32)}
 
 
+def rematerialised(config: ModelConfig, *, prevent_cse: bool) -> type[Block]:
+    """`Block`, whose backward pass computes again what `config.remat` says."""
+    if config.remat == "none":
+        return Block
+    kept = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[config.remat]
+    return nn.remat(Block, policy=kept, prevent_cse=prevent_cse)
+
+
 class Layers(nn.Module):
     """The blocks one after another, each with its own subtree `layers/0`, `layers/1`, …"""
 
@@ -201,7 +209,7 @@ class Layers(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, constants, positions, attend, index):
-        block = nn.remat(Block) if self.config.remat else Block
+        block = rematerialised(self.config, prevent_cse=True)
         new_cache = {}
         for i in range(self.config.num_layers):
             name = str(i)
@@ -212,7 +220,7 @@ class Layers(nn.Module):
 
 def scanned_layers(config: ModelConfig, name: str) -> nn.Module:
     """The same blocks as one scan over parameters, cache and constants stacked on a leading axis."""
-    block = nn.remat(Block, prevent_cse=False) if config.remat else Block
+    block = rematerialised(config, prevent_cse=False)
     return nn.scan(
         block,
         variable_axes={"params": 0},

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from icegrt_jax.errors import UserError
@@ -35,12 +36,26 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over all devices of the run, or those given; -1 takes what the other axes leave.
 
-    The arguments are the keys of `config.mesh`; the last of them is only checked here, see `rollout.py`.
+    The arguments are the keys of `config.mesh`; the last of them is only checked here, see `rollout.py`. Over several
+    TPU slices `data` is the axis that goes from slice to slice: the network between them is slow, and only gradients
+    are summed over it.
     """
-    shape = mesh_shape(data, fsdp, tensor, jax.device_count() if devices is None else len(devices))
-    mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    devices = jax.devices() if devices is None else devices
+    mesh = _over(devices, mesh_shape(data, fsdp, tensor, len(devices)))
     check_ways(rollout_tensor, mesh)
     return mesh
+
+
+def _over(devices: Sequence, shape: tuple[int, int, int]) -> Mesh:
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if shape[0] % slices:
+        raise UserError(f"mesh data={shape[0]} does not divide over {slices} slices; use a multiple of {slices}.")
+    within = (shape[0] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices=devices)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def possible_ways(mesh: Mesh) -> list[int]:

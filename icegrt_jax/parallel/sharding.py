@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.parallel.mesh import AXES, BATCH_AXES, ROLLOUT_AXES
+from icegrt_jax.parallel.placing import put
 
 # The last axes of a leaf; a leading layer axis of scanned layers is never split.
 TABLE = (
@@ -95,7 +96,7 @@ def tree_shardings(tree, mesh: Mesh):
 
 def shard_tree(tree, mesh: Mesh):
     """The tree with every array placed as the table says."""
-    return jax.device_put(tree, tree_shardings(tree, mesh))
+    return put(tree, tree_shardings(tree, mesh))
 
 
 def part_bytes(x, axes_of_each: list[tuple[str, ...]], mesh) -> int:
@@ -122,7 +123,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def shard_batch(batch, mesh: Mesh):
     """Host arrays of the global batch as arrays split over the mesh, as far as the number of rows divides."""
-    return jax.device_put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
+    return put(batch, jax.tree.map(lambda x: _row_sharding(x.shape[0], mesh), batch))
 
 
 def _row_sharding(rows: int, mesh: Mesh) -> NamedSharding:
@@ -192,3 +193,13 @@ def batch_parts(batch: int) -> int:
 def constrain_batch(tree):
     """Keeps the leading axis of every array split; a gather by a permutation comes back replicated without it."""
     return jax.tree.map(lambda x: constrain(x, "rows", *(None,) * (x.ndim - 1)) if x.ndim else x, tree)
+
+
+def constrain_params(tree):
+    """Keeps a tree of parameters or gradients split as the table says, inside a compiled program."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.with_sharding_constraint(x, leaf_spec(path_name(path), x.shape, mesh)), tree
+    )

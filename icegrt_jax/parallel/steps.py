@@ -5,7 +5,20 @@ import functools
 import jax
 from jax.sharding import Mesh
 
+from icegrt_jax.parallel.placing import put
 from icegrt_jax.parallel.sharding import tree_shardings
+
+
+def step_program(step, mesh: Mesh, state):
+    """`jit_step` without a place to put the arguments: to be called, or lowered, within the mesh."""
+    shardings = tree_shardings(state, mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def compiled(state, *batch):
+        out = step(state, *batch)
+        return jax.lax.with_sharding_constraint(out[0], shardings), *out[1:]
+
+    return compiled
 
 
 def jit_step(step, mesh: Mesh, state):
@@ -16,16 +29,11 @@ def jit_step(step, mesh: Mesh, state):
       mesh: the run's mesh.
       state: that tree, arrays or abstract; its shapes give the shardings.
     """
-    shardings = tree_shardings(state, mesh)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def compiled(state, *batch):
-        out = step(state, *batch)
-        return jax.lax.with_sharding_constraint(out[0], shardings), *out[1:]
+    shardings, compiled = tree_shardings(state, mesh), step_program(step, mesh, state)
 
     def call(state, *batch):
         # A new optimizer's state lies elsewhere than the one that comes out, which would compile a second program.
-        state = jax.device_put(state, shardings)
+        state = put(state, shardings)
         with jax.set_mesh(mesh):
             return compiled(state, *batch)
 

@@ -13,6 +13,7 @@ from icegrt_jax.data.records import user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import row_parts, shard_batch
 from icegrt_jax.sampling.draw import SamplerConfig
 from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
@@ -94,7 +95,7 @@ def generate_batches(
             inputs[0], params, *inputs[1:],
             model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
         )  # fmt: skip
-    joined = jax.tree.map(lambda x: x[: count * num_samples], jax.device_get(rollout))
+    joined = jax.tree.map(lambda x: x[: count * num_samples], hosts.fetch(rollout))
     return Generation(
         joined.prompts,
         joined.prompt_mask,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.attention import platform
 from icegrt_jax.models.cache import empty_cache, insert_rows, repeat_rows
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
@@ -51,6 +52,11 @@ class Rollout:
 def sequence_keys(key: jax.Array, start: int | jax.Array, count: int) -> jax.Array:
     """One key for each of the sequences start, …, start + count - 1 of a run."""
     return jax.vmap(functools.partial(jax.random.fold_in, key))(start + jnp.arange(count))
+
+
+def prompts_at_a_time(prompts: int, num_samples: int, slots: int) -> int:
+    """Prompts that a refill reads; all of them where there is a slot for each response."""
+    return prompts if slots == prompts * num_samples else max(1, slots // REFILLS // num_samples)
 
 
 @struct.dataclass
@@ -112,7 +118,7 @@ def sample_responses(
     """
     chex.assert_equal_shape([prompts, prompt_mask])
     as_computed = params["embed"]["embedding"].dtype == jnp.dtype(model.dtype)
-    if as_computed and jax.default_backend() in TAKEN_APART:
+    if as_computed and platform() in TAKEN_APART:
         # A scan copies each layer's slice of the stack for every token; benchmarks/README.md has what that costs.
         # Weights stored smaller stay stacked: taken apart, XLA widens all of them before the loop and holds the copies.
         params, model = unstacked(params, model)
@@ -121,7 +127,7 @@ def sample_responses(
     if slots % num_samples:
         raise UserError(f"slots={slots} is not a multiple of the {num_samples} samples of a prompt; make it one.")
     count = total if count is None else jnp.minimum(count, total)
-    at_a_time = total if slots == total * num_samples else max(1, slots // REFILLS // num_samples)
+    at_a_time = prompts_at_a_time(total, num_samples, slots)
     admit = functools.partial(
         _admit, params, model, config, keys, prompts, prompt_mask, num_samples, at_a_time, count
     )

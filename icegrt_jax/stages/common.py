@@ -15,6 +15,7 @@ from icegrt_jax.data import audit as data_audit
 from icegrt_jax.data.adreview import build
 from icegrt_jax.data.pipeline import Batch, Batches
 from icegrt_jax.data.records import Record
+from icegrt_jax.data.shares import Share
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
@@ -25,6 +26,7 @@ from icegrt_jax.models.hf_config import read_hf_config, to_model_config
 from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.models.tree import abstract_params
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
 from icegrt_jax.stages.tokenizers import policy_tokenizer
@@ -53,6 +55,12 @@ class Run:
         """The stage's own key."""
         return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stream])
 
+    @property
+    def share(self) -> Share:
+        """What this process does of the data work."""
+        rows = lambda size: hosts.own_rows(self.mesh, size)
+        return Share(jax.process_index(), jax.process_count(), rows, hosts.exchange)
+
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
 
@@ -74,13 +82,15 @@ def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> No
         if (pathlib.Path(workdir) / stage / "done.json").is_file():
             continue
         check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
+        check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
         if stage == "ppo":
-            if config.ppo.rollout_slots:
-                check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
-            _check_minibatches(config.ppo, mesh)
+            check_batch("ppo.score_batch", config.ppo.score_batch, mesh)
+            check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
+            check_minibatches(config.ppo, mesh)
 
 
-def _check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+def check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+    """Refuses minibatches of responses or of replay that do not divide over the mesh."""
     rows, parts = ppo.batch_size * ppo.samples_per_prompt, ppo.num_minibatches
     if ppo.ptx.coef:
         check_batch("ppo.ptx.batch_size", ppo.ptx.batch_size, mesh)
@@ -95,6 +105,7 @@ def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
     jax.config.update("jax_compilation_cache_dir", cache)
     mesh = make_mesh(**config.mesh)
     _write_domain(config, workdir)
+    hosts.main_first(workdir / "tokenizer", lambda: policy_tokenizer(config, workdir))
     return Run(config, workdir, mesh, policy_tokenizer(config, workdir))
 
 
@@ -102,10 +113,12 @@ def _write_domain(config: ConfigDict, workdir: pathlib.Path) -> None:
     """The embedded domain's records, once."""
     if config.domain != "adreview":
         return
-    missing = [name for name in config.domain_sizes if not (workdir / "data" / f"{name}.jsonl").is_file()]
+    data = workdir / "data"
+    absent = lambda: [name for name in config.domain_sizes if not (data / f"{name}.jsonl").is_file()]
+    missing = hosts.from_main("the embedded domain's data are looked for", absent)
     if missing:
-        sets = build.build(config.seed, {name: config.domain_sizes[name] for name in missing})
-        build.write(workdir / "data", sets)
+        sizes = {name: config.domain_sizes[name] for name in missing}
+        hosts.main_first(data / f"{missing[-1]}.jsonl", lambda: build.write(data, build.build(config.seed, sizes)))
 
 
 def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
@@ -192,7 +205,7 @@ def lora_config(section: ConfigDict) -> LoRAConfig | None:
 
 def finished(run: Run, stage: str) -> bool:
     """Whether the stage has been completed in this workdir."""
-    return (run.folder(stage) / "done.json").is_file()
+    return hosts.from_main(f"{stage} is looked for", (run.folder(stage) / "done.json").is_file)
 
 
 def finish(
@@ -213,7 +226,8 @@ def finish(
     shapes = {role: dataclasses.asdict(config) for role, config in models.items()}
     records = {role: dataclasses.asdict(record) for role, record in (parts or {}).items()}
     done = {"step": step, "models": shapes, **({"parts": records} if records else {}), **info}
-    files.write_json_atomic(run.folder(stage) / "done.json", done)
+    path = run.folder(stage) / "done.json"
+    hosts.main_first(path, lambda: files.write_json_atomic(path, done))
 
 
 def policy_before(run: Run, stage: str) -> tuple[ModelConfig, dict]:
@@ -242,6 +256,8 @@ def kept_path(path: str, adapter: str = "") -> dict[str, str]:
 
 def write_report(run: Run, stage: str, report: dict) -> None:
     """Counts of what the data pipeline kept, cut and dropped: to a file and to the log."""
+    if not hosts.is_main():
+        return
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
@@ -249,7 +265,8 @@ def write_report(run: Run, stage: str, report: dict) -> None:
 
 def write_compiles(run: Run, stage: str, compiles: Compiles) -> None:
     """How many programs the stage's loop compiled and how long that took, this process only."""
-    files.write_json_atomic(run.folder(stage) / "compiles.json", compiles.summary())
+    if hosts.is_main():
+        files.write_json_atomic(run.folder(stage) / "compiles.json", compiles.summary())
 
 
 def audit(
@@ -267,6 +284,8 @@ def audit(
         texts = [data_audit.check(batches[step], tokenizer, cut=cut) for step in range(count)]
     except UserError as error:
         raise UserError(f"{stage}: {error}") from error
+    if not hosts.is_main():
+        return
     files.write_text_atomic(run.folder(stage) / f"{name}.txt", texts[0] + "\n")
     head, _, example = texts[0].partition("\n")
     print(f"{stage}  {name}: {head}\n{textwrap.indent(data_audit.shorten(example), '    ')}", flush=True)

@@ -6,6 +6,7 @@ answered greedily. Best-of-n samples n answers of ICE-Instruct and keeps the one
 
 import pathlib
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
+from icegrt_jax.parallel import hosts
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
 from icegrt_jax.stages import common, layouts, scoring
@@ -51,8 +53,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
             ],
             "order": list(rows),
         }
-        files.write_json_atomic(folder / "results.json", results)
-        files.write_json_atomic(folder / "done.json", {"step": len(rows), "models": {}})
+        hosts.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
+        common.finish(run, "evaluate", step=len(rows), models={})
     show(folder)
 
 
@@ -123,7 +125,8 @@ def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
     with progress.phase("best of n"):
         out = _answers(run, model, params, domain, temperature=run.config.evaluate.temperature, num_samples=n)
         reader, size = scoring.load_reader(run), run.config.evaluate.batch_size
-        scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
+        with jax.set_mesh(run.mesh):
+            scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
         best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
     texts = [out.text[i] for i in best]
     metrics = mean_grades(run.config.evaluate.judge, domain, texts)

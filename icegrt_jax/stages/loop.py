@@ -5,7 +5,8 @@ from ml_collections import ConfigDict
 
 from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches
-from icegrt_jax.parallel.sharding import shard_batch
+from icegrt_jax.parallel import hosts
+from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.stages.common import Run, write_compiles
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
@@ -24,12 +25,14 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
     config: ConfigDict = run.config
     steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
     folder = run.folder(stage)
+    state = shard_tree(state, run.mesh)  # new leaves too: a checkpoint is restored to where they are
     with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
         start = checkpoints.latest()
         if start is not None:
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
         update = jit_step(update, run.mesh, state)
         first = start or 0
+        hosts.barrier(f"{stage} begins")
         with (
             MetricsWriter(folder, resume_step=start) as writer,
             Progress(steps, stage, start=first) as progress,
@@ -38,7 +41,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
             pending = None
             for step in range(first + 1, steps + 1):
                 with progress.phase("data"):
-                    batch = shard_batch(batch_of(step), run.mesh)
+                    batch = hosts.place_rows(batch_of(step), run.mesh)
                 with progress.phase("update"):
                     state, metrics = update(state, batch)
                     if pending:
@@ -72,4 +75,4 @@ def _log(writer: MetricsWriter, progress: Progress, step: int, metrics: dict, *,
 def save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
     """The checkpoint that later stages read."""
     with Checkpoints(run.folder(stage) / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(step, trained(state))
+        checkpoints.save(step, shard_tree(trained(state), run.mesh))

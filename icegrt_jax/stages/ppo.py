@@ -11,6 +11,7 @@ from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
@@ -48,7 +49,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     )  # fmt: skip
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
-    sampler = _sampler_config(run)
+    sampler = sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id)
     score_step = jit_step(score, run.mesh, state)
     read = jax.jit(read_roles)
     update_step = jit_step(ppo_update, run.mesh, state)
@@ -57,7 +58,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         start = checkpoints.latest()
         if start is not None:
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
-        files.cut_jsonl(folder / "samples.jsonl", start)
+        if hosts.is_main():
+            files.cut_jsonl(folder / "samples.jsonl", start)
+        hosts.barrier("ppo begins")
         with (
             MetricsWriter(folder, resume_step=start) as writer,
             Progress(ppo.iterations, "ppo", start=start or 0) as progress,
@@ -68,8 +71,10 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     batch, replayed = host_batch(step)
                     rollout = trimmed(_rollout(run, state, batch, step, sampler))
                 if step == 1:
-                    check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
-                records = [prompts[i] for i in batch["index"] for _ in range(ppo.samples_per_prompt)]
+                    with jax.set_mesh(run.mesh):
+                        check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
+                index = hosts.all_rows(batch["index"], run.mesh)
+                records = [prompts[i] for i in index for _ in range(ppo.samples_per_prompt)]
                 with progress.phase("learn"):
                     texts, scores, counts = [], (), {}
                     if reader is not None:
@@ -80,12 +85,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                         scores = (answer_scores, roles_read)
                     state, experience, scored = score_step(state, rollout, *scores)
                     if replayed is not None:
-                        experience = experience.replace(ptx=shard_batch(replayed, run.mesh))
+                        experience = experience.replace(ptx=hosts.place_rows(replayed, run.mesh))
                     state, learned = update_step(state, experience)
                     # The host reads and judges the answers while the device learns from them.
                     texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
-                    metrics = {**jax.device_get({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
+                    metrics = {**hosts.fetch({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
                 check_finite(step, metrics)
                 difference = metrics.get("sampler_logprob_diff", metrics["first_logprob_diff"])
                 if difference > ppo.logprob_alarm:
@@ -97,7 +102,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                 writer.write(step, metrics)
                 shown = ("score_raw", "gold", "kl", "length")
                 progress.update(step, {name: metrics[name] for name in shown if name in metrics})
-                if step % config.log.samples_every == 0 or step in (1, ppo.iterations):
+                if hosts.is_main() and (step % config.log.samples_every == 0 or step in (1, ppo.iterations)):
                     files.append_jsonl(folder / "samples.jsonl", _sample_rows(step, records, texts, metrics))
                 last, stopping = step == ppo.iterations, preemption.reached(step)
                 if last or stopping or step % config.log.ppo_checkpoint_every == 0:
@@ -121,6 +126,8 @@ def _kl_target(kl: ConfigDict) -> dict[str, float]:
 
 def _report_kl(run: common.Run) -> float:
     """Mean KL of the second half of the run, in nats; says whether it is within the target's band."""
+    if not hosts.is_main():
+        return 0.0  # for done.json, which the main process writes
     rows, kl = read_metrics(run.folder("ppo") / "metrics.jsonl"), run.config.ppo.kl
     late = [row["kl"] for row in rows[len(rows) // 2 :]]
     mean, band, text = sum(late) / len(late), _kl_target(kl), ""
@@ -143,6 +150,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
         max_prompt_length=config.max_prompt_length,
         seed=config.seed,
         overlong=config.overlong_prompts,
+        share=run.share,
     )
     common.audit(run, "ppo", batches, run.tokenizer)
     report, replay = dict(batches.report), None
@@ -155,6 +163,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
             length=ppo.ptx.length,
             seed=config.seed + 1,
             overlong="drop",
+            share=run.share,
         )
         common.audit(run, "ppo", replay, run.tokenizer, name="replay_example")
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
@@ -165,16 +174,17 @@ def _data(run: common.Run, reader: scoring.Reader | None):
     return prompts, batches, replay
 
 
-def _sampler_config(run: common.Run) -> SamplerConfig:
-    ppo = run.config.ppo
+def sampler_config(config: ConfigDict, *, eos_ids: tuple[int, ...], pad_id: int) -> SamplerConfig:
+    """How PPO samples."""
+    ppo = config.ppo
     return SamplerConfig(
-        max_new_tokens=run.config.max_response_length,
+        max_new_tokens=config.max_response_length,
         temperature=ppo.temperature,
         top_k=ppo.top_k,
         top_p=ppo.top_p,
         min_p=ppo.min_p,
-        eos_ids=run.tokenizer.eos_ids,
-        pad_id=run.tokenizer.pad_id,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
         cache_dtype=ppo.cache_dtype,
     )
 
@@ -191,7 +201,8 @@ def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler
     model, params = state.model("policy"), state.full("policy")
     layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
     params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
-    keys, tokens, mask = shard_batch((keys, batch["tokens"], batch["mask"]), layout)
+    tokens, mask = hosts.place_rows((batch["tokens"], batch["mask"]), run.mesh)
+    keys, tokens, mask = shard_batch((keys, tokens, mask), layout)
     with jax.set_mesh(layout):
         rollout = compiled_sampler(
             keys, params, tokens, mask, model=model, config=sampler,

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
 from icegrt_jax import configuration, files
+from icegrt_jax.parallel import hosts
 from icegrt_jax.stages import curves, page
 from icegrt_jax.training.metrics import read_metrics
 
@@ -26,6 +27,8 @@ _STAGES = {
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes `workdir/report/`; what a run has not done yet is said on the page."""
+    if not hosts.is_main():
+        return
     workdir = pathlib.Path(workdir)
     out = workdir / "report"
     out.mkdir(parents=True, exist_ok=True)

@@ -24,13 +24,15 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
 from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
-from icegrt_jax.training.state import create_state
+from icegrt_jax.training.state import TrainState, create_state
+from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import reward_update
 
 
@@ -57,6 +59,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         length=section.length,
         seed=config.seed,
         overlong=section.overlong,
+        share=run.share,
     )
     model, params = initial_reward_model(run, tokenizer)
     layouts.show_mesh(run, "reward", {"reward": model})
@@ -65,18 +68,17 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     if reader is not None:
         report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
     common.write_report(run, "reward", report)
-    tokenizers.keep_reward_tokenizer(tokenizer, run.workdir)
-    optimizer = common.optimizer_config(section.optimizer, section.steps)
-    lora = common.lora_config(section.lora)
+    kept = run.folder("reward") / "tokenizer"
+    hosts.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
     source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
-    trees, parts, records = whole_or_adapter(run, "reward", params, lora, run.key("reward"), source)
+    state, records = first_state(config, run.key("reward"), model, params, source)
     del params  # under an adapter only the stored base is held
-    state = create_state(run.key("reward"), trees, {"reward": model}, {"reward": optimizer}, parts=parts)
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")
     heldout = measure(run, complete, model, tokenizer) if section.heldout else {}
-    scoring_params = complete if lora else stored_as(complete, config.model.param_dtype)  # as PPO will hold it
+    # As PPO will hold it.
+    scoring_params = complete if section.lora.rank else stored_as(complete, config.model.param_dtype)
     stats = fit_normalization(run, scoring_params, model, reader)
     state = state.replace(score_stats=stats)
     loop.save_last(run, "reward", section.steps, state)
@@ -86,10 +88,24 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     )  # fmt: skip
 
 
+def first_state(
+    config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict
+) -> tuple[TrainState, dict[str, PartRecord]]:
+    """The state before the first update, and what `done.json` says of an adapter; arguments as `supervised`'s."""
+    section = config.reward
+    optimizer = common.optimizer_config(section.optimizer, section.steps)
+    lora = common.lora_config(section.lora)
+    trees, parts, records = whole_or_adapter(config, "reward", params, lora, key, kept)
+    state = create_state(
+        key, trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
+    )
+    return state, records
+
+
 def rank_own_answers(run: common.Run) -> None:
     """Writes data/own_rankings.jsonl: ICE-Instruct's answers, ranked by the simulated annotators."""
     path = run.workdir / "data" / "own_rankings.jsonl"
-    if path.is_file():
+    if hosts.from_main("own rankings are looked for", path.is_file):
         return
     prompts = fitting_prompts(run, read_jsonl(run.workdir / "data" / "ranking_prompts.jsonl", Prompt))
     k = run.config.reward.on_policy_k
@@ -101,7 +117,7 @@ def rank_own_answers(run: common.Run) -> None:
         if len(own) > 1:
             ranks = annotators.rank(f"{run.config.seed}/own/{i}", prompt.meta, own)
             rankings.append(Ranking(prompt.prompt, own, ranks, prompt.meta))
-    write_jsonl(path, rankings)
+    hosts.main_first(path, lambda: write_jsonl(path, rankings))
 
 
 def fitting_prompts(run: common.Run, prompts: list[Prompt]) -> list[Prompt]:
@@ -159,16 +175,19 @@ def measure(run: common.Run, params: dict, model: ModelConfig, tokenizer: ChatTo
         )  # fmt: skip
         rows = [batches[i] for i in range(batches.report[name]["kept"])]
         batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
-        scores = [
-            scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
-            for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
-        ]
-        arrays = [jnp.asarray(x) for x in (np.stack(scores), batch["ranks"], batch["valid"])]
+        with jax.set_mesh(run.mesh):
+            scores = [
+                scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
+                for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
+            ]
+        arrays = [jnp.asarray(x) for x in (np.stack(hosts.fetch(scores)), batch["ranks"], batch["valid"])]
         bins = calibration(*arrays)
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays))
         heldout[f"{name}/calibration_error"] = float(bins.ece)
         report[name] = {x: np.asarray(getattr(bins, x)).tolist() for x in ("confidence", "accuracy", "count")}
-    files.write_json_atomic(run.folder("reward") / "calibration.json", next(iter(report.values())) | {"all": report})
+    if hosts.is_main():
+        first = next(iter(report.values()))
+        files.write_json_atomic(run.folder("reward") / "calibration.json", first | {"all": report})
     print("reward  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in heldout.items()), flush=True)
     return heldout
 
@@ -184,5 +203,6 @@ def fit_normalization(run: common.Run, params: dict, model: ModelConfig, reader:
     """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
     prompts = normalization_prompts(run)
     answers = sample_instruct(run, prompts, run.key("normalize"), num_samples=1)
-    scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
+    with jax.set_mesh(run.mesh):
+        scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
     return ScoreStats.create(float(scores.mean()), float(scores.std()))

@@ -9,6 +9,8 @@ In all of them the actor starts as the reference.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ from icegrt_jax.training.stored import PartRecord, load_own
 SAME_NAME = (
     "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
     "cliprange_value", "dual_clip", "recompute_logprobs", "bootstrap_truncated", "value_warmup", "whiten_rewards",
-    "advantages", "advantage_clip",
+    "advantages", "advantage_clip", "score_batch",
 )  # fmt: skip
 INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
 
@@ -48,8 +50,29 @@ class Roles:
     records: dict[str, PartRecord] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What the roles are put together from: of a run, the finished stages; of a plan, shapes only.
+
+    whole: (stage, role) -> shape and complete float32 parameters.
+    own: (stage, role) -> shape, the tree that was trained, and its record, see `training.stored.load_own`.
+    key: stream -> key[].
+    """
+
+    config: ConfigDict
+    whole: Callable[[str, str], tuple[ModelConfig, dict]]
+    own: Callable[[str, str], tuple[ModelConfig, dict, PartRecord | None]]
+    key: Callable[[str], jax.Array]
+
+
+def finished_stages(run: common.Run) -> Source:
+    """The source of a run."""
+    own = lambda stage, role: load_own(run.folder(stage), role, run.mesh)
+    return Source(run.config, functools.partial(common.stage_params, run), own, run.key)
+
+
 def whole_or_adapter(
-    run: common.Run, role: str, params: dict, lora: LoRAConfig | None, key: jax.Array, source: dict[str, str]
+    config: ConfigDict, role: str, params: dict, lora: LoRAConfig | None, key: jax.Array, source: dict[str, str]
 ) -> tuple[dict[str, dict], dict[str, Part], dict[str, PartRecord]]:
     """What a stage that trains one role holds: all its parameters, or a new adapter on a frozen base.
 
@@ -63,7 +86,7 @@ def whole_or_adapter(
     """
     if lora is None:
         return {role: params}, {}, {}
-    frozen = run.config.model.param_dtype
+    frozen = config.model.param_dtype
     base = {name: tree for name, tree in params.items() if name != "head"}
     adapter = init_adapter(key, base, lora, head=params.get("head"))
     trees = {"base": stored_as(base, frozen), role: adapter}
@@ -72,8 +95,14 @@ def whole_or_adapter(
 
 def initial_state(run: common.Run) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first iteration, and what `done.json` says of actor and critic that are parts."""
+    state, records = first_state(finished_stages(run), files.read_json(run.folder("reward") / "done.json"))
+    # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
+    return shard_tree(state, run.mesh), records
+
+
+def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartRecord]]:
+    """`initial_state` from any source; `done` has the reward stage's `ref_mean` and `ref_std`."""
     ppo = run.config.ppo
-    done = files.read_json(run.folder("reward") / "done.json")
     roles = _frozen_and_actor(run)
     _add_critic(run, roles, done)
     updates = ppo.iterations * ppo.num_ppo_epochs * ppo.num_minibatches
@@ -89,9 +118,9 @@ def initial_state(run: common.Run) -> tuple[TrainState, dict[str, PartRecord]]:
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
         score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
         parts=roles.parts,
+        microbatch=ppo.microbatch,
     )
-    # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
-    return shard_tree(state, run.mesh), roles.records
+    return state, roles.records
 
 
 def ppo_config(config: ConfigDict) -> PPOConfig:
@@ -112,17 +141,17 @@ def ppo_config(config: ConfigDict) -> PPOConfig:
     )
 
 
-def _frozen_and_actor(run: common.Run) -> Roles:
+def _frozen_and_actor(run: Source) -> Roles:
     """Reference, reward model and actor."""
     frozen, lora = run.config.model.param_dtype, common.lora_config(run.config.ppo.lora)
-    model, instruct = common.stage_params(run, "sft", "policy")
+    model, instruct = run.whole("sft", "policy")
     if run.config.roles.shared_base:
-        reward_model, adapter, record = load_own(run.folder("reward"), "reward", run.mesh)
+        reward_model, adapter, record = run.own("reward", "reward")
         params = {"base": stored_as(instruct, frozen), "reference": {}, "reward": adapter}
         parts = {"reference": Part("base"), "reward": Part("base", record.lora)}
         base = "base"
     else:
-        reward_model, reward = common.stage_params(run, "reward", "reward")
+        reward_model, reward = run.whole("reward", "reward")
         params = {"reference": stored_as(instruct, frozen), "reward": stored_as(reward, frozen)}
         parts, base = {}, "reference"
     roles = Roles(params, {"policy": model, "reward": reward_model}, parts)
@@ -133,7 +162,7 @@ def _frozen_and_actor(run: common.Run) -> Roles:
     return roles
 
 
-def _add_critic(run: common.Run, roles: Roles, done: dict) -> None:
+def _add_critic(run: Source, roles: Roles, done: dict) -> None:
     """The critic: ICE-Reward with its head in the units of the normalised score, ICE-Instruct or a head on the actor.
 
     A new head is of zeros, the mean of the normalised scores of ICE-Instruct's answers: the first values are near
@@ -147,7 +176,7 @@ def _add_critic(run: common.Run, roles: Roles, done: dict) -> None:
         _add_part(roles, "value", {"head": zeros}, "policy", None, {"stage": "ppo", "role": "policy"}, "float32")
         return
     if run.config.value.init == "sft":
-        roles.models["value"], instruct = common.stage_params(run, "sft", "policy")
+        roles.models["value"], instruct = run.whole("sft", "policy")
         if lora:
             adapter = init_adapter(_key(run, 1), trunk(instruct), lora, head=zeros)
             base = "base" if run.config.roles.shared_base else "reference"
@@ -161,7 +190,7 @@ def _add_critic(run: common.Run, roles: Roles, done: dict) -> None:
         value = _centred(_copy(roles.params["reward"]), done)
         _add_part(roles, "value", value, "base", reward_lora, INSTRUCT, frozen)
         return
-    _, reward = common.stage_params(run, "reward", "reward")
+    _, reward = run.whole("reward", "reward")
     value = _centred(reward, done)
     if lora:
         adapter = init_adapter(_key(run, 1), trunk(value), lora, head=value["head"])
@@ -178,7 +207,7 @@ def _add_part(
     roles.records[role] = PartRecord(lora, source, dtype)
 
 
-def _key(run: common.Run, index: int) -> jax.Array:
+def _key(run: Source, index: int) -> jax.Array:
     return jax.random.fold_in(run.key("adapters"), index)
 
 

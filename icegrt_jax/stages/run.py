@@ -5,6 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
+from icegrt_jax.parallel import hosts
 from icegrt_jax.stages import common, evaluate, ppo, pretrain, report, reward, sft, tokenizers
 from icegrt_jax.training.progress import print_header
 
@@ -27,5 +28,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     for number, (name, stage, purpose) in enumerate(STEPS, start=1):
         print_header(name, purpose, number=number, total=len(STEPS))
         stage.main(config, workdir)
+        hosts.barrier(f"{name} ends")
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(f"finished in {minutes} min {seconds} s; open {pathlib.Path(workdir) / 'report' / 'index.html'}")

@@ -9,6 +9,7 @@ from icegrt_jax.data.records import Prompt, Ranking, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
+from icegrt_jax.parallel import hosts
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.stages import common, layouts
 
@@ -63,6 +64,7 @@ def main(
         answers = tuple(dict.fromkeys(t for t in texts[i * num_samples : (i + 1) * num_samples] if t.strip()))
         if len(answers) > 1:
             rankings.append(Ranking(record.prompt, answers, (1.0,) * len(answers), record.meta))
-    write_jsonl(out, rankings)
+    if hosts.is_main():
+        write_jsonl(out, rankings)
     left_out = len(records) - len(rankings)
     print(f"{out}: {len(rankings)} prompts to rank; {left_out} had fewer than two different answers")

@@ -18,6 +18,7 @@ from icegrt_jax.data.packing import right_pad
 from icegrt_jax.data.records import Messages, Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.sampling.generate import Generation, decode_responses
@@ -91,7 +92,7 @@ def score_generation(
         compiled_scores(params, config=model, tokens=tokens[i : i + batch_size], mask=mask[i : i + batch_size])
         for i in range(0, len(tokens), batch_size)
     ]
-    return np.concatenate([np.asarray(part) for part in parts])
+    return np.concatenate(hosts.fetch(parts))
 
 
 def score_as_text(
@@ -109,7 +110,7 @@ def score_as_text(
     if run.config.overlong_prompts == "cut":  # the reward model is to read what the policy has read
         longest = run.config.max_prompt_length
         messages = [cut_prompt(prompt, run.tokenizer, longest) or prompt for prompt in messages]
-    tokens, mask, cut = reader.read(messages, texts, jax.device_get(rollout.finished))
+    tokens, mask, cut = reader.read(messages, texts, hosts.fetch(rollout.finished))
     batch = shard_batch({"tokens": tokens, "mask": mask}, run.mesh)
     # Placed alike before the first update and after it, which else would be two programs.
     params = shard_tree(state.full("reward"), run.mesh)
@@ -120,4 +121,4 @@ def score_as_text(
 
 def texts_of(run: Run, rollout: Rollout) -> list[str]:
     """The responses as text, without special tokens."""
-    return decode_responses(*jax.device_get((rollout.responses, rollout.mask)), run.tokenizer)
+    return decode_responses(*hosts.fetch((rollout.responses, rollout.mask)), run.tokenizer)

@@ -1,12 +1,40 @@
 """Next-token training of the policy: the base model from plain text, ICE-Instruct from conversations."""
 
+import jax
+from ml_collections import ConfigDict
+
 from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Record
+from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.stages import common, layouts, loop
 from icegrt_jax.stages.roles import whole_or_adapter
-from icegrt_jax.training.state import create_state
+from icegrt_jax.training.state import TrainState, create_state
+from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import sft_update
+
+
+def first_state(
+    config: ConfigDict,
+    stage: str,
+    key: jax.Array,
+    model: ModelConfig,
+    params: dict,
+    lora: LoRAConfig | None,
+    kept: dict,
+) -> tuple[TrainState, dict[str, PartRecord]]:
+    """The state before the first update, and what `done.json` says of an adapter.
+
+    Args:
+      params: of the policy, complete. kept: where they are kept, as a `PartRecord` says it.
+    """
+    section = config[stage]
+    optimizer = common.optimizer_config(section.optimizer, section.steps)
+    trees, parts, records = whole_or_adapter(config, "policy", params, lora, key, kept)
+    state = create_state(
+        key, trees, {"policy": model}, {"policy": optimizer}, parts=parts, microbatch=section.microbatch
+    )
+    return state, records
 
 
 def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConfig | None = None) -> None:
@@ -25,15 +53,14 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
         seed=run.config.seed,
         packing=section.packing,
         overlong=section.overlong,
+        share=run.share,
     )
     # Plain texts are split over rows, and only the last piece has EOS.
     common.audit(run, stage, batches, run.tokenizer, cut=stage == "pretrain" or section.overlong == "cut")
     common.write_report(run, stage, batches.report)
-    optimizer = common.optimizer_config(section.optimizer, section.steps)
     key = run.key("base" if stage == "pretrain" else stage)
-    trees, parts, records = whole_or_adapter(run, "policy", params, lora, key, common.before_sft(run))
+    state, records = first_state(run.config, stage, key, model, params, lora, common.before_sft(run))
     del params  # under an adapter only the stored base is held
-    state = create_state(key, trees, {"policy": model}, {"policy": optimizer}, parts=parts)
     state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
     loop.save_last(run, stage, section.steps, state)
     common.finish(run, stage, step=section.steps, models={"policy": model}, parts=records)

@@ -3,7 +3,8 @@
 A checkpoint is a folder named after its step. Orbax writes it under a temporary
 name, in the background, and renames it when it is complete: a run killed at any
 moment leaves its last finished checkpoint as it was, and the leftover is removed
-before the next save.
+before the next save. Of several processes each writes what its devices hold, into
+one checkpoint; any number of processes reads it.
 
     with Checkpoints(workdir / "sft" / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
@@ -20,6 +21,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.parallel import hosts
 
 _MAX_NAMED = 8  # differing keys named in an error
 
@@ -48,6 +50,10 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending; waits for a save of ours under way."""
         self.wait()
+        # Of several processes the main one looks: all go on from the same.
+        return hosts.from_main(f"checkpoints in {self._directory}", self._complete)
+
+    def _complete(self) -> list[int]:
         if not self._directory.is_dir():
             return []
         folders = [f for f in self._directory.iterdir() if f.name.isdigit()]

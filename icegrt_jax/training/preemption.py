@@ -11,11 +11,14 @@
 The same command then goes on from that checkpoint.
 """
 
+import itertools
 import signal
 import sys
 
 import jax
 from jax.experimental import multihost_utils
+
+_calls = itertools.count(1)  # of this process, in all stages
 
 
 class Preempted(SystemExit):
@@ -67,7 +70,8 @@ class Preemption:
         Call it once per step, with steps that grow.
         """
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            # Hosts agree on a number one of these calls is to come to; steps begin anew with every stage.
+            return multihost_utils.reached_preemption_sync_point(next(_calls))
         return self.requested
 
     def _on_signal(self, signum: int, frame) -> None:

@@ -1,6 +1,7 @@
 """Progress of a stage: a bar on a terminal, a few plain lines in a log file."""
 
 import contextlib
+import os
 import sys
 import time
 from collections import defaultdict
@@ -8,6 +9,7 @@ from typing import Any, TextIO
 
 import tqdm
 
+from icegrt_jax.parallel import hosts
 from icegrt_jax.training.compiles import Compiles
 
 _LINE_SECONDS = 15.0  # a log file gets a line this often, and at every tenth of the way
@@ -31,7 +33,7 @@ class Progress:
     """
 
     def __init__(self, total_steps: int, title: str, *, start: int = 0, stream: TextIO | None = None):
-        self._stream = stream or sys.stderr
+        self._stream = stream or _log()
         self._total, self._title, self._step = total_steps, title, start
         self._phases: dict[str, float] = defaultdict(float)
         self._began = self._printed_at = time.perf_counter()
@@ -117,7 +119,12 @@ class Progress:
 
 def print_header(title: str, what: str, *, number: int, total: int, stream: TextIO | None = None) -> None:
     """Prints the line a stage starts with: `[3/6] reward: ranking loss on 4000 answers`."""
-    print(f"[{number}/{total}] {title}: {what}", file=stream or sys.stderr, flush=True)
+    print(f"[{number}/{total}] {title}: {what}", file=stream or _log(), flush=True)
+
+
+def _log() -> TextIO:
+    """stderr; of several processes only the main one says where it is."""
+    return sys.stderr if hosts.is_main() else open(os.devnull, "w", encoding="utf-8")
 
 
 def _metrics_text(metrics: dict[str, Any]) -> str:

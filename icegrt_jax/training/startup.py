@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.sampling import Rollout
+from icegrt_jax.training.blocks import block_count, summed
 from icegrt_jax.training.forward import response_logprobs
 from icegrt_jax.training.state import TrainState
 
@@ -26,8 +27,14 @@ def disagreement(state: TrainState, rollout: Rollout) -> dict[str, jax.Array]:
       sampler), `repeated` (policy forward against itself run again), `temperature` (policy at temperature 1
       against sampler), `no_mask` (policy reading padding as text against sampler).
     """
+    total = jnp.maximum(jnp.sum(rollout.mask), 1)
+    blocks = block_count(rollout.mask.shape[0], state.ppo.score_batch)
+    return summed(lambda block: _shares(state, block, total), rollout, blocks)
+
+
+def _shares(state: TrainState, rollout: Rollout, total: jax.Array) -> dict[str, jax.Array]:
+    """The share of some rows in `disagreement`, of whose tokens there are `total`."""
     model, mask = state.model("policy"), rollout.mask
-    count = jnp.maximum(jnp.sum(mask), 1)
 
     def forward(role="policy", temperature=state.ppo.temperature, prompt_mask=rollout.prompt_mask):
         return response_logprobs(
@@ -35,7 +42,7 @@ def disagreement(state: TrainState, rollout: Rollout) -> dict[str, jax.Array]:
         )[0]
 
     def distance(a, b):
-        return jnp.sum(jnp.where(mask, jnp.abs(a - b), 0.0)) / count
+        return jnp.sum(jnp.where(mask, jnp.abs(a - b), 0.0)) / total
 
     policy = forward()
     return {

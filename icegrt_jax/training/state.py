@@ -33,6 +33,7 @@ class PPOConfig:
     kl_kind: str = "k1"
     kl_in: str = "reward"  # or "loss"
     kl_early_stop: float = 0.0  # approx_kl of a minibatch after which the iteration's updates end; 0: off
+    score_batch: int = 0  # responses scored at a time; 0: all
     score_scale: str = "none"
     score_clip: float = 0.0
     eos_penalty: float = 0.0
@@ -65,6 +66,7 @@ class TrainState:
     key: key[], the run's key; never used up, only folded into.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
     parts: ((role, `Part`), …) for the roles whose tree is put onto another's.
+    microbatch: rows of a batch differentiated at a time, their gradients added up; 0: all.
     axis_name: the mapped axis when replicated by pmap, else None.
     """
 
@@ -78,6 +80,7 @@ class TrainState:
     optimizers: tuple[tuple[str, OptimizerConfig], ...] = struct.field(pytree_node=False)
     ppo: PPOConfig = struct.field(pytree_node=False, default=PPOConfig())
     parts: tuple[tuple[str, Part], ...] = struct.field(pytree_node=False, default=())
+    microbatch: int = struct.field(pytree_node=False, default=0)
     axis_name: str | None = struct.field(pytree_node=False, default=None)
 
     def model(self, role: str) -> ModelConfig:
@@ -103,6 +106,7 @@ def create_state(
     parts: dict[str, Part] | None = None,
     kl: AdaptiveKL | None = None,
     score_stats: ScoreStats | None = None,
+    microbatch: int = 0,
 ) -> TrainState:
     """The state at step 0, with an optimizer state for each role in `optimizers`."""
     return TrainState(
@@ -116,6 +120,7 @@ def create_state(
         optimizers=tuple(sorted(optimizers.items())),
         ppo=ppo,
         parts=tuple(sorted((parts or {}).items())),
+        microbatch=microbatch,
     )
 
 

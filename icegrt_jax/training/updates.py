@@ -1,7 +1,8 @@
 """The update steps: pure functions `(state, batch) -> (state, metrics)`, jitted or pmapped by the caller.
 
 Means are over the valid tokens of the global batch. Under pmap each device computes its share
-(`total` is summed over devices first) and gradients and metrics are added up.
+(`total` is summed over devices first) and gradients and metrics are added up. `TrainState.microbatch` does the same
+with the rows of a batch, one block after another.
 """
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from icegrt_jax.models.heads import scalars, token_loss
+from icegrt_jax.parallel.sharding import constrain_params
 from icegrt_jax.rl import (
     count_ranked,
     kl_estimate,
@@ -18,6 +20,7 @@ from icegrt_jax.rl import (
     ppo_value_loss,
     ranking_loss,
 )
+from icegrt_jax.training.blocks import block_count, summed
 from icegrt_jax.training.forward import (
     answer_scores,
     packed_hidden,
@@ -37,20 +40,26 @@ def _count(state: TrainState, mask: jax.Array) -> jax.Array:
     return jnp.maximum(_over_devices(state, jnp.sum(mask, dtype=jnp.float32)), 1.0)
 
 
-def _apply(state: TrainState, roles: tuple[str, ...], loss_fn) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step on each of `roles` with the gradient of `loss_fn(*complete_params) -> (loss, metrics)`.
+def _apply(state: TrainState, roles: tuple[str, ...], loss_fn, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step on each of `roles` with the gradient of `loss_fn(batch, *complete_params) -> (loss, metrics)`.
 
-    Gradients are of the roles' own trees only: of an adapter or a head where that is all a role has.
+    Gradients are of the roles' own trees only: of an adapter or a head where that is all a role has. They are added
+    up over blocks of `state.microbatch` rows, so loss and metrics must be shares of means over the global batch.
     `grad_norm` is the first role's.
     """
 
-    def from_own(own):
+    def from_own(own, block):
         # A head on another role's trunk moves that trunk too: both are differentiated here.
         trees = state.replace(params={**state.params, **own})
-        return loss_fn(*(trees.full(role) for role in roles))
+        return loss_fn(block, *(trees.full(role) for role in roles))
+
+    def gradient(block):
+        out, grads = jax.value_and_grad(from_own, has_aux=True)(own, block)
+        return out, constrain_params(grads)
 
     own = {role: state.params[role] for role in roles}
-    (loss, metrics), grads = jax.value_and_grad(from_own, has_aux=True)(own)
+    count = block_count(jax.tree.leaves(batch)[0].shape[0], state.microbatch)
+    (loss, metrics), grads = summed(gradient, batch, count)
     grads, metrics = _over_devices(state, (grads, {"loss": loss, **metrics}))
     params, opt_state = dict(state.params), dict(state.opt_state)
     for role in roles:
@@ -79,11 +88,11 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
         }
         return nll_loss(logprobs, mask, total), metrics
 
-    def loss_fn(params):
+    def loss_fn(batch, params):
         model = state.model("policy")
         return token_loss(of_tokens, params, model, *packed_hidden(params, model, batch))
 
-    state, metrics = _apply(state, ("policy",), loss_fn)
+    state, metrics = _apply(state, ("policy",), loss_fn, batch)
     return state.replace(step=state.step + 1), {**metrics, "targets": total}
 
 
@@ -96,11 +105,11 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
     Returns:
       The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`.
     """
-    prompts, answers, length = batch["tokens"].shape
     total = _over_devices(state, count_ranked(batch["ranks"], batch["valid"]))
     answer_total = _count(state, batch["valid"])
 
-    def loss_fn(params):
+    def loss_fn(batch, params):
+        prompts, answers, length = batch["tokens"].shape
         tokens = batch["tokens"].reshape(prompts * answers, length)
         mask = batch["mask"].reshape(prompts * answers, length)
         scores = answer_scores(params, state.model("reward"), tokens, mask).reshape(prompts, answers)
@@ -108,7 +117,7 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
         metrics["score"] = masked_mean(jax.lax.stop_gradient(scores), batch["valid"], answer_total)
         return loss, metrics
 
-    state, metrics = _apply(state, ("reward",), loss_fn)
+    state, metrics = _apply(state, ("reward",), loss_fn, batch)
     return state.replace(step=state.step + 1), metrics
 
 
@@ -119,20 +128,20 @@ def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dic
       The state with new policy parameters (`step` counts iterations and stays), and metrics of
       `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|).
     """
-    return _apply(state, ("policy",), _policy_loss_fn(state, batch))
+    return _apply(state, ("policy",), _policy_loss_fn(state, batch), batch)
 
 
 def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the critic on one minibatch; metrics of `ppo_value_loss` with `loss` and `grad_norm`."""
     total = _count(state, batch.mask)
 
-    def loss_fn(params):
+    def loss_fn(batch, params):
         values = response_values(
             params, state.model("value"), batch.prompts, batch.prompt_mask, batch.responses, batch.mask
         )
         return _value_loss(state, values, batch, total)
 
-    return _apply(state, ("value",), loss_fn)
+    return _apply(state, ("value",), loss_fn, batch)
 
 
 def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -147,15 +156,15 @@ def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainStat
     total = _count(state, batch.mask)
     policy_loss = _policy_loss_fn(state, batch)
 
-    def loss_fn(policy, value):
+    def loss_fn(batch, policy, value):
         hidden = response_hidden(policy, state.model("policy"), *_response(batch))
-        loss, metrics = policy_loss(policy, hidden)
+        loss, metrics = policy_loss(batch, policy, hidden)
         values = jnp.where(batch.mask, scalars(value, hidden), 0.0)
         value_loss, value_metrics = _value_loss(state, values, batch, total)
         shown = {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
         return loss + state.ppo.vf_coef * value_loss, {**metrics, **shown, **value_metrics}
 
-    return _apply(state, ("policy", "value"), loss_fn)
+    return _apply(state, ("policy", "value"), loss_fn, batch)
 
 
 def _response(batch: Experience) -> tuple[jax.Array, ...]:
@@ -163,7 +172,10 @@ def _response(batch: Experience) -> tuple[jax.Array, ...]:
 
 
 def _policy_loss_fn(state: TrainState, batch: Experience):
-    """`loss_fn(params, hidden=None) -> (loss, metrics)` of the actor; `hidden` saves its forward pass."""
+    """`loss_fn(block, params, hidden=None) -> (loss, metrics)` of the actor, shares of the means over `batch`.
+
+    `hidden` saves its forward pass.
+    """
     config = state.ppo
     total = _count(state, batch.mask)
     ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:]) if config.ptx_coef else None
@@ -185,7 +197,7 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
     def of_replay(logprobs, _, mask):
         return nll_loss(logprobs, mask, ptx_total), {}
 
-    def loss_fn(params, hidden=None):
+    def loss_fn(batch, params, hidden=None):
         model = state.model("policy")
         if hidden is None:
             hidden = response_hidden(params, model, *_response(batch))

@@ -1,10 +1,15 @@
+import collections
+import threading
+
 import numpy as np
 import pytest
 
 from icegrt_jax.data.pipeline import mixture, prompt_batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
-from icegrt_jax.data.tokenizers import train_bpe
+from icegrt_jax.data.shares import Share
+from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
 from icegrt_jax.errors import UserError
+from tests.parallel.meetings import on_hosts
 
 WORDS = ["cat", "hat", "mat", "rat", "bat"]
 
@@ -67,13 +72,42 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tokenizer, name):
 
 
 @pytest.mark.parametrize("name", ["sft", "prompt", "ranking"])
-def test_hosts_hold_the_parts_of_the_global_batch_in_order(tokenizer, name):
+@pytest.mark.parametrize("rows", [
+    [[0, 1], [2, 3], [4, 5]],
+    [[0, 3], [1, 4], [2, 5]],
+    [[0, 1, 2], [0, 1, 2], [3, 4, 5]],
+], ids=["in order", "interleaved", "two hosts with the same rows"])  # fmt: skip
+def test_the_global_batch_is_the_same_on_any_number_of_hosts(tokenizer, name, rows, tmp_path):
     build = builders(tokenizer)[name]
     whole = build(batch_size=6, seed=0)
-    parts = [build(batch_size=6, seed=0, process_index=p, process_count=3) for p in range(3)]
+    parts = on_hosts(tmp_path, 3, lambda meeting: build(batch_size=6, seed=0, share=Share(
+        meeting.index, 3, lambda size, own=rows[meeting.index]: own, meeting.exchange
+    )))  # fmt: skip
     for step in (0, 5):
-        together = {key: np.concatenate([part[step][key] for part in parts]) for key in whole[step]}
-        assert same(together, whole[step])
+        for part, own in zip(parts, rows, strict=True):
+            assert same(part[step], {key: value[own] for key, value in whole[step].items()})
+    assert all(part.report == whole.report for part in parts)
+
+
+@pytest.mark.parametrize("name", ["sft", "prompt", "ranking"])
+def test_each_host_tokenises_its_share_of_the_records_only(tokenizer, name, tmp_path, monkeypatch):
+    seen = collections.Counter()  # calls by thread, each of which plays a host
+
+    def counted(original):
+        def call(*args, **kwargs):
+            seen[threading.get_ident()] += 1
+            return original(*args, **kwargs)
+
+        return call
+
+    for method in ("encode_examples", "encode_prompt", "encode_answer"):
+        monkeypatch.setattr(ChatTokenizer, method, counted(getattr(ChatTokenizer, method)))
+    build = builders(tokenizer)[name]
+    build(batch_size=2, seed=0)
+    alone = seen.pop(threading.get_ident())
+    rows = lambda size: range(size // 2)
+    on_hosts(tmp_path, 2, lambda m: [build(batch_size=2, seed=0, share=Share(m.index, 2, rows, m.exchange))[3]])
+    assert sum(seen.values()) == alone and max(seen.values()) <= 0.6 * alone
 
 
 def test_packed_rows_hold_every_conversation_once_an_epoch(tokenizer):
@@ -204,7 +238,7 @@ def test_bad_options_say_what_is_expected(tokenizer):
         (lambda: mixture({"a": [1]}, {"a": -1}, 0), "weight of source 'a' is -1"),
         (lambda: mixture({"a": [1]}, {"a": 0}, 0), "all weights are 0"),
         (lambda: mixture({"a": []}, {"a": 1}, 0), "nothing in it"),
-        (lambda: build["sft"](batch_size=5, seed=0, process_count=2), "batch_size=5 does not divide over 2 hosts"),
+        (lambda: build["sft"](batch_size=0, seed=0), "batch_size=0; expected 1 or more"),
         (lambda: build["sft"](batch_size=4, seed=0, overlong="keep"), "overlong='keep'; expected one of drop, cut"),
     ]:
         with pytest.raises(UserError, match=problem):

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import attention, splash, transformer
 from icegrt_jax.models.cache import empty_cache
-from icegrt_jax.parallel.mesh import AXES
+from icegrt_jax.parallel.mesh import AXES, ROLLOUT_AXES
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, stacked
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -36,9 +36,9 @@ cpu = pytest.mark.skipif(BACKEND != "cpu", reason="a GPU's float32 products are 
 
 
 def mesh_of(*sizes):
-    """The run's mesh over some of the devices."""
-    count = int(np.prod(sizes))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[:count])
+    """The run's mesh over some of the devices, or that of its rollouts, which has more axes."""
+    axes, count = {3: AXES, 6: ROLLOUT_AXES}[len(sizes)], int(np.prod(sizes))
+    return jax.make_mesh(sizes, axes, axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()[:count])
 
 
 @pytest.fixture
@@ -107,7 +107,11 @@ def test_splash_equals_the_definition_on_every_kind_of_row(heads, kv_heads, wind
 
 
 @cpu
-@pytest.mark.parametrize("sizes, kv_heads, windows", [((1, 2, 4), 2, (7, 0)), ((8, 1, 1), 1, ())])
+@pytest.mark.parametrize(
+    "sizes, kv_heads, windows",
+    [((1, 2, 4), 2, (7, 0)), ((8, 1, 1), 1, ()), ((1, 1, 2, 2, 1, 2), 2, ())],
+    ids=["tensor", "data", "rollout"],
+)
 def test_splash_is_split_over_rows_and_heads_of_the_mesh(interpreted, sizes, kv_heads, windows):
     """Also with fewer key heads than devices, rows that do not divide, and a window that only the layer knows."""
     arrays, segments = make_heads(4, kv_heads, rows=4), jnp.asarray(PADDED)

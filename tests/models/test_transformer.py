@@ -154,12 +154,13 @@ def test_decoding_with_a_cache_equals_one_forward(config, params):
         np.testing.assert_allclose(hidden, expected[:, i], atol=1e-5)
 
 
+@pytest.mark.parametrize("remat", ["dots", "full"])
 @either
-def test_remat_changes_neither_states_nor_gradients(config, params):
+def test_remat_changes_neither_states_nor_gradients(config, params, remat):
     tokens, mask = make_tokens(2, 6), jnp.ones((2, 6), jnp.bool_)
     loss = lambda params, config: jnp.sum(jnp.sin(transformer.hidden_states(params, config, tokens, mask)))
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    kept, recomputed = run(params, config), run(params, dataclasses.replace(config, remat=True))
+    kept, recomputed = run(params, config), run(params, dataclasses.replace(config, remat=remat))
     chex.assert_trees_all_close(kept, recomputed, atol=1e-4)
 
 

@@ -82,7 +82,7 @@ def test_no_device_holds_the_activations_of_all_rows(shape):
 
 def test_bytes_on_each_device_fall_as_fsdp_grows():
     """With all eight devices at work and the same rows on each, more of the state is elsewhere."""
-    wide = dataclasses.replace(MODEL, d_model=256, d_ff=1024, vocab_size=2048, remat=True)
+    wide = dataclasses.replace(MODEL, d_model=256, d_ff=1024, vocab_size=2048, remat="full")
     held, peak = [], []
     for fsdp in (1, 2, 4, 8):
         memory = compiled_update((8 // fsdp, fsdp, 1), wide).memory_analysis()

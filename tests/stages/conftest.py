@@ -1,9 +1,7 @@
-"""A finished run, made once for the tests that look at one."""
+"""Stages called in the process of the tests."""
 
 import jax
 import pytest
-
-from tests.stages.runs import run
 
 
 @pytest.fixture(autouse=True)
@@ -12,12 +10,3 @@ def no_compile_cache_is_left_on():
     before = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", before)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """(workdir, what was printed) of a whole run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("chain") / "run"
-    process = run("run", workdir)
-    assert process.returncode == 0, process.stderr
-    return workdir, process.stdout

@@ -102,7 +102,7 @@ def test_a_stage_whose_predecessor_has_not_finished_says_which(started, capsys):
          "sft.batch_size=12 does not divide over 8 devices (mesh axes data x fsdp); use a multiple of 8."),
         ({"ppo.ptx.batch_size": 4, "ppo.ptx.coef": 0.5},
          "ppo.ptx.batch_size=4 does not divide over 8 devices (mesh axes data x fsdp); use a multiple of 8."),
-        ({"ppo.num_minibatches": 2},
+        ({"ppo.num_minibatches": 2, "ppo.ptx.coef": 0.0},
          "ppo.batch_size * samples_per_prompt / num_minibatches=4 does not divide over 8 devices (mesh axes data x "
          "fsdp); use a multiple of 8."),
         ({"mesh.fsdp": 4, "mesh.rollout_tensor": 3},

@@ -8,6 +8,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.data.records import Prompt, user
+from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import evaluate
 from tests.stages.runs import call, copy_parts
@@ -35,7 +36,7 @@ def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]
     out = Generation(None, None, None, mask, None, None, texts)
     scores = np.array([0.1, 0.9, 0.3, -5.0, -4.0, -6.0])
-    stage = types.SimpleNamespace(config=types.SimpleNamespace(
+    stage = types.SimpleNamespace(mesh=make_mesh(), config=types.SimpleNamespace(
         evaluate=types.SimpleNamespace(temperature=1.0, batch_size=2, judge="exact")
     ))  # fmt: skip
     monkeypatch.setattr(evaluate.common, "stage_params", lambda *args: (None, None))

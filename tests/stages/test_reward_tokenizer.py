@@ -22,7 +22,7 @@ from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import common, reward, scoring
-from icegrt_jax.stages.scoring import Reader, bucketed, make_reader, score_generation
+from icegrt_jax.stages.scoring import Reader, make_reader, score_generation
 from icegrt_jax.training.forward import answer_scores
 from icegrt_jax.training.metrics import read_metrics
 from tests.data.second_tokenizer import TEXTS, second_tokenizer
@@ -75,13 +75,6 @@ def by_hand(params, config, tokenizer, prompts, texts, finished):
         tokens, mask = right_pad([ids], 401, tokenizer.pad_id)
         scores.append(float(score(params, tokens=tokens, mask=mask)[0]))
     return np.array(scores)
-
-
-def test_widths_are_few_and_hold_the_longest_row():
-    for length in (1, 31, 112, 512, 1000):
-        widths = [bucketed(longest, length) for longest in range(1, length + 1)]
-        assert all(longest <= width <= length for longest, width in enumerate(widths, start=1))
-        assert len(set(widths)) <= scoring.WIDTHS and max(widths) == length
 
 
 def test_a_copy_of_the_policys_tokenizer_gives_equal_scores_by_both_ways(policy, tmp_path):

@@ -1,0 +1,114 @@
+"""PPO's programs: to the rollout's layout, the sampler, what the roles read, score and update."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from icegrt_jax.parallel.rollout import as_computed, lies_already, moved_to_rollout, rollout_layout
+from icegrt_jax.plan import shapes
+from icegrt_jax.plan.costs import Decoding
+from icegrt_jax.plan.program import IDS, MASK, Program, held, lower_step, within
+from icegrt_jax.sampling import compiled_sampler, sequence_keys
+from icegrt_jax.sampling.sampler import prompts_at_a_time
+from icegrt_jax.stages import ppo as ppo_stage
+from icegrt_jax.stages.scoring import compiled_scores
+from icegrt_jax.training.ppo import ppo_update, read_roles, score
+from icegrt_jax.training.startup import disagreement
+from icegrt_jax.training.state import TrainState
+
+TOKENS = {"eos_ids": (2,), "pad_id": 0}  # which ids they are changes no program
+
+
+def ppo_programs(config: ConfigDict, mesh: Mesh, models: shapes.Models) -> list[Program]:
+    """All of them, as the stage runs them."""
+    ppo, state = config.ppo, shapes.placed(shapes.ppo_state(config, models), mesh)
+    rows = ppo.batch_size * ppo.samples_per_prompt
+    minibatch = rows // ppo.num_minibatches
+    like = Program(
+        name="", stage="ppo", batch_key="ppo.batch_size", rows=rows, lower=None, resident=(), params=held(state),
+        model=models.policy, block=ppo.score_batch or rows, length=config.max_response_length,
+    )  # fmt: skip
+    sampling, rollout = _sampling(config, mesh, state, like)
+    rollout = shapes.split_rows(rollout, mesh, rows)
+    program = functools.partial(dataclasses.replace, like, resident=(state, rollout))
+    reading, read = _reading(config, mesh, models, state, rollout, program)
+    _, experience, _ = jax.eval_shape(score, state, rollout, *read)
+    experience = shapes.split_rows(experience, mesh, rows)
+    if ppo.ptx.coef:
+        ids = (IDS, ppo.ptx.batch_size, ppo.ptx.length)
+        experience = experience.replace(
+            ptx=shapes.batch(mesh, tokens=ids, segment_ids=ids, positions=ids, loss_mask=(MASK, *ids[1:]))
+        )
+    return [
+        *sampling,
+        program(name="first check", lower=within(mesh, disagreement, state, rollout), repeats=0),
+        *reading,
+        program(name="score", lower=lower_step(score, mesh, state, rollout, *read)),
+        program(
+            name="ppo update", lower=lower_step(ppo_update, mesh, state, experience), resident=(state, experience),
+            block=min(ppo.microbatch or minibatch, minibatch),
+        ),
+    ]  # fmt: skip
+
+
+def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) -> tuple[list[Program], Any]:
+    """The programs of a rollout, and the abstract rollout."""
+    ppo, model = config.ppo, state.model("policy")
+    rows, new = like.rows, config.max_response_length
+    policy = shapes.placed(jax.eval_shape(lambda state: state.full("policy"), state), mesh)
+    layout = rollout_layout(mesh, model, policy, config.mesh.rollout_tensor)
+    copy, programs = policy, []
+    if not lies_already(policy, model, mesh):
+        copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), policy)
+        copy = shapes.placed(copy, layout)
+        move = functools.partial(moved_to_rollout.lower, policy, dtype=model.dtype, mesh=mesh, rollout=layout)
+        programs.append(dataclasses.replace(
+            like, name="to rollout", batch_key="", lower=move, resident=(state,), model=None
+        ))  # fmt: skip
+    asked = shapes.split_rows({
+        "keys": jax.eval_shape(lambda key: sequence_keys(key, 0, rows), jax.random.key(0)),
+        "tokens": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), IDS),
+        "mask": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), MASK),
+    }, layout, None)  # fmt: skip
+    static = {
+        "model": model, "config": ppo_stage.sampler_config(config, **TOKENS), "num_samples": ppo.samples_per_prompt,
+        "slots": ppo.rollout_slots,
+    }  # fmt: skip
+    arguments = (asked["keys"], copy, asked["tokens"], asked["mask"])
+    with jax.set_mesh(layout):
+        rollout = jax.eval_shape(functools.partial(compiled_sampler, **static), *arguments)
+    slots = min(ppo.rollout_slots or rows, rows)
+    at_a_time = prompts_at_a_time(ppo.batch_size, ppo.samples_per_prompt, slots)
+    # Every response has its full length, so a round of slots ends at once; its first tokens are drawn by the prefill.
+    decoding = Decoding(steps=-(-rows // slots) * (new - 1), refills=-(-ppo.batch_size // at_a_time))
+    programs.append(dataclasses.replace(
+        like, name="rollout", lower=within(layout, compiled_sampler, *arguments, **static),
+        resident=(state, copy, asked), weights=copy, decoding=decoding, model=None,
+    ))  # fmt: skip
+    return programs, rollout
+
+
+def _reading(
+    config: ConfigDict, mesh: Mesh, models: shapes.Models, state: TrainState, rollout, program
+) -> tuple[list[Program], tuple]:
+    """What runs before `score` where the reward model reads text, and what it hands over; else nothing."""
+    if models.reward.vocab_size == models.policy.vocab_size:
+        return [], ()
+    rows, length = rollout.mask.shape[0], config.reward.score_length or config.reward.length
+    texts = shapes.batch(mesh, tokens=(IDS, rows, length), mask=(MASK, rows, length))
+    reward = shapes.placed(jax.eval_shape(lambda state: state.full("reward"), state), mesh)
+    verdicts = shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]
+    read = shapes.split_rows(jax.eval_shape(read_roles, state, rollout), mesh, rows)
+    programs = [
+        program(name="read roles", lower=within(mesh, jax.jit(read_roles), state, rollout)),
+        program(
+            name="read texts", lower=within(mesh, compiled_scores, reward, config=state.model("reward"), **texts),
+            resident=(state, rollout, texts, read), model=None,
+        ),
+    ]  # fmt: skip
+    return programs, (verdicts, read)

@@ -1,0 +1,136 @@
+"""The models and states of a run as shapes and shardings: nothing is allocated, no weight and no record is read."""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import init_params, new_head
+from icegrt_jax.models.hf_config import read_hf_config, to_model_config
+from icegrt_jax.models.lora import init_adapter
+from icegrt_jax.parallel.sharding import batch_sharding, spec_of, split_axes, tree_shardings
+from icegrt_jax.stages import common, reward, roles, supervised
+from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.stored import SCALAR_ROLES, PartRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """Shapes of what the stages leave: `policy` (base model and ICE-Instruct) and `reward`."""
+
+    policy: ModelConfig
+    reward: ModelConfig
+
+
+def models_of(config: ConfigDict) -> Models:
+    """The models of a run, from the config and config.json files."""
+    policy = _policy(config)
+    section = config.reward
+    if section.init == "sft":
+        return Models(policy, policy)
+    if section.init == "scratch":
+        return Models(policy, common.scratch_config(section.model, policy.vocab_size, section.length))
+    return Models(policy, _in_folder("reward.init", section.init, section.model))
+
+
+def _policy(config: ConfigDict) -> ModelConfig:
+    section = config.model
+    if not section.path:
+        length = config.max_prompt_length + config.max_response_length
+        return common.scratch_config(section, config.tokenizer.vocab_size, length)
+    if pathlib.Path(section.path).expanduser().is_dir() or not section.hf_config:
+        return _in_folder("model.path", section.path, section)
+    return _in_folder("model.hf_config", section.hf_config, section)
+
+
+def _in_folder(key: str, path: str, section: ConfigDict) -> ModelConfig:
+    folder = pathlib.Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"{key}={path!r} is not a folder here; a plan downloads no model: set model.hf_config to a folder with "
+            "its config.json, or fetch it first."
+        )
+    config = to_model_config(read_hf_config(folder), folder, scan_layers=section.scan_layers, dtype=section.dtype)
+    return dataclasses.replace(config, remat=section.remat)
+
+
+def supervised_state(config: ConfigDict, stage: str, models: Models) -> TrainState:
+    """The abstract state of pretrain, sft or reward before its first update."""
+
+    def build(key):
+        if stage == "reward":
+            params = init_params(key, models.reward, scalar_head=True)
+            return reward.first_state(config, key, models.reward, params, {})[0]
+        lora = common.lora_config(config.sft.lora) if stage == "sft" else None
+        params = init_params(key, models.policy)
+        return supervised.first_state(config, stage, key, models.policy, params, lora, {})[0]
+
+    return jax.eval_shape(build, jax.random.key(0))
+
+
+def ppo_state(config: ConfigDict, models: Models) -> TrainState:
+    """The abstract state of PPO before its first iteration: all roles, put together as the stage does."""
+
+    def build(key):
+        lora = common.lora_config(config.reward.lora)
+
+        def whole(stage, role):
+            model = models.reward if role == "reward" else models.policy
+            return model, init_params(key, model, scalar_head=role in SCALAR_ROLES)
+
+        def own(stage, role):
+            model, base = models.reward, init_params(key, models.reward)
+            record = PartRecord(lora, roles.INSTRUCT, config.model.param_dtype)
+            return model, init_adapter(key, base, lora, head=new_head(key, model)), record
+
+        source = roles.Source(config, whole, own, lambda stream: key)
+        return roles.first_state(source, {"ref_mean": 0.0, "ref_std": 1.0})[0]
+
+    return jax.eval_shape(build, jax.random.key(0))
+
+
+def placed(tree, mesh: Mesh):
+    """Abstract parameters or a state with the shardings of the table."""
+    return with_shardings(tree, tree_shardings(tree, mesh))
+
+
+def with_shardings(tree, shardings):
+    """The abstract tree with a tree of shardings on it."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def batch(mesh: Mesh, **arrays: tuple) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch split over the mesh, of {name: (dtype, *shape)}."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (dtype, *shape) in arrays.items()}
+
+
+def split_rows(tree, mesh: Mesh, rows: int | None):
+    """Abstract arrays with the leading axis split over the mesh as far as it divides; only of `rows`, if given."""
+
+    def place(x):
+        is_batch = x.ndim > 0 and rows in (None, x.shape[0])
+        axes = split_axes(x.shape[0], "rows", mesh) if is_batch else ()
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec_of([axes])))
+
+    return jax.tree.map(place, tree)
+
+
+def bytes_per_chip(tree) -> int:
+    """Of abstract arrays with shardings, without the padding of layouts."""
+    return sum(math.prod(shard_shape(leaf)) * itemsize(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def shard_shape(leaf) -> tuple[int, ...]:
+    """One chip's part of an abstract array."""
+    return leaf.sharding.shard_shape(leaf.shape)
+
+
+def itemsize(leaf) -> int:
+    return 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize

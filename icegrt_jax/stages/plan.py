@@ -1,0 +1,126 @@
+"""`icegrt plan`: whether a run fits a topology and how long it takes at least, without the topology."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.plan.topology import parse_topology, prepare
+
+DOES_NOT_FIT = 3  # exit code
+DEFAULT_CACHE = "~/.cache/icegrt_jax/plan"
+
+
+def main(
+    config: ConfigDict,
+    *,
+    name: str,
+    topology: str,
+    slices: int = 1,
+    memory: float = 0.0,
+    answers: int = 4,
+    quick: bool = False,
+    sweep: bool = False,
+    as_json: bool = False,
+    cache: str = DEFAULT_CACHE,
+) -> int:
+    """Prints the plan and returns the exit code: 0, or DOES_NOT_FIT.
+
+    Args:
+      config: of the run.
+      name: of the config, for the heading.
+      topology: such as v5e:2x4.
+      slices: how many of them.
+      memory: GiB of a chip's memory, 0 for what it has.
+      answers: of a ranked prompt; the data say how many, and no data are read.
+      quick: leaves out the search for the largest batches.
+      sweep: tries meshes and rematerialisation in place of planning the config's own.
+      as_json: for programs.
+      cache: folder of what has been compiled, "" for none.
+    """
+    where = parse_topology(topology, slices)
+    prepare(where)
+    from icegrt_jax.plan import plan, report  # jax reads the environment when it is imported
+
+    folder = pathlib.Path(os.path.expanduser(cache)) if cache else None
+    target = plan.make_target(where, memory * 2**30, folder)
+    if sweep:
+        return _sweep(config, target, answers, as_json)
+    mesh, programs = plan.programs_for(config, target, answers)
+    if not programs:
+        raise UserError("no stage of this config has steps or iterations: there is nothing to plan.")
+    rows = []
+    for program in programs:
+        print(f"plan  compiling {program.name}", file=sys.stderr, flush=True)
+        rows.append(plan.plan_row(program, mesh, target))
+    roles, seconds = plan.role_bytes(programs), plan.totals(config, rows)
+    largest = {} if quick else _largest(config, target, answers, rows)
+    notes = _notes(config, answers)
+    if as_json:
+        print(json.dumps({
+            "notice": report.NOTICE, "topology": str(where), "chips": where.chips, "mesh": dict(mesh.shape),
+            "notes": notes, "roles": roles, "programs": [dataclasses.asdict(row) for row in rows], "seconds": seconds,
+            "largest": [{"program": program, "key": key, "value": value} for (program, key), value in largest.items()],
+            "fits": _fits(rows),
+        }, indent=1))  # fmt: skip
+    else:
+        print(report.header(name, target, mesh, notes))
+        for text in (report.roles_table(roles), report.memory_table(rows), report.cost_table(rows)):
+            print(f"\n{text}")
+        print(f"\n{report.summary(rows, seconds, largest)}")
+    return DOES_NOT_FIT if _fits(rows) is False else 0
+
+
+def _fits(rows) -> bool | None:
+    answers = [row.fits for row in rows]
+    return None if None in answers else all(answers)
+
+
+def _largest(config: ConfigDict, target, answers: int, rows) -> dict[tuple[str, str], int | None]:
+    from icegrt_jax.plan import search
+
+    found = {}
+    for row in rows:
+        if not row.batch_key or not row.repeats:  # its bytes do not depend on rows, or it does what another does
+            continue
+        print(f"plan  searching the largest {row.batch_key} for {row.name}", file=sys.stderr, flush=True)
+        found[row.name, row.batch_key] = search.largest_batch(config, target, answers, row)
+    return found
+
+
+def _notes(config: ConfigDict, answers: int) -> list[str]:
+    """What is assumed where only data or tokenizers would tell."""
+    notes = ["Prompts and responses at their full length, every response decoded to its end."]
+    if config.reward.steps:
+        notes.append(f"A ranked prompt has {answers} answers (--answers).")
+    if config.reward.init not in ("sft", "scratch"):
+        notes.append("The reward model reads the policy's ids if the vocabularies are equal in size, else text.")
+    return notes
+
+
+def _sweep(config: ConfigDict, target, answers: int, as_json: bool) -> int:
+    from icegrt_jax.plan import report, search
+
+    trials = []
+    for trial in search.sweep(config, target, answers):
+        print(f"plan  {trial.values}: {trial.reason or 'fits'}", file=sys.stderr, flush=True)
+        trials.append(trial)
+    found = search.best(trials)
+    if as_json:
+        print(json.dumps({
+            "notice": report.NOTICE, "topology": str(target.topology), "chips": target.topology.chips,
+            "trials": [dataclasses.asdict(trial) for trial in trials],
+            "best": None if found is None else found.values,
+        }, indent=1))  # fmt: skip
+    else:
+        print(f"{target.topology}: {target.topology.chips} chips. {report.NOTICE}\n\n{report.sweep_table(trials)}\n")
+        if found is None:
+            print("None of them fits.")
+        else:
+            flags = " ".join(f"--config.{key}={str(value).lower()}" for key, value in found.values.items())
+            print(f"Best: {flags}")
+    return DOES_NOT_FIT if found is None else 0

@@ -1,0 +1,232 @@
+"""From a config to a plan: programs compiled for simulated devices, what is reported, searched and refused."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import pytest
+
+from icegrt_jax import cli
+from icegrt_jax.parallel.mesh import make_mesh
+from icegrt_jax.plan import checks, estimate, plan, search
+from icegrt_jax.plan.chips import CHIPS
+from icegrt_jax.plan.compiled import Compiled, Part
+from icegrt_jax.plan.program import Program
+from icegrt_jax.plan.shapes import placed
+from icegrt_jax.plan.topology import parse_topology
+from tests.plan.examples import ADAPTERS, tiny
+
+EIGHT = parse_topology("cpu:8")
+
+
+def write_config(path, **values):
+    """A config file that returns `tiny`."""
+    path.write_text(f"from tests.plan.examples import tiny\n\ndef get_config():\n    return tiny(**{values!r})\n")
+    return f"--config={path}"
+
+
+@pytest.fixture
+def sft_only(tmp_path):
+    return write_config(tmp_path / "sft.py", **{"reward.steps": 0, "ppo.iterations": 0})
+
+
+def icegrt_plan(capsys, *flags):
+    """Exit code and output of one command."""
+    code = cli.main(["plan", "--topology=cpu:8", *flags])
+    return code, capsys.readouterr()
+
+
+def test_a_plan_says_bytes_and_costs_and_that_no_hardware_was_used(sft_only, tmp_path, capsys):
+    flags = (sft_only, "--quick", f"--cache={tmp_path / 'cache'}")
+    code, out = icegrt_plan(capsys, *flags)
+    assert code == 0, out.err
+    assert "cpu:8: 8 chips, mesh data 1, fsdp 8, tensor 1. Estimates only: compiled ahead of time" in out.out
+    assert "| sft update | 16 " in out.out and "all-gather GB" in out.out and "Checks: no large" in out.out
+    code, again = icegrt_plan(capsys, *flags, "--json", "--memory=1")
+    found = json.loads(again.out)
+    (program,) = found["programs"]
+    assert code == 0 and found["fits"] is True and "no hardware" in found["notice"]
+    assert program["parts"][""]["flops"] > 0 and program["memory"]["temporaries"] > 0
+    (cached,) = (tmp_path / "cache").iterdir()
+    assert json.loads(cached.read_text())["seconds"] == program["compile_seconds"], "compiled once"
+
+
+def test_what_does_not_fit_is_said_and_the_exit_code_is_3(sft_only, tmp_path, capsys):
+    code, out = icegrt_plan(capsys, sft_only, "--quick", "--memory=0.0001", "--cache=")
+    assert code == 3 and "Does not fit: sft update needs" in out.out
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--topology=v5e:2"], "error: --topology=v5e:2: a v5e slice has 2 axes"),
+        (["--config.sft.batch_size=12"], "error: sft.batch_size=12 does not divide over 8 devices"),
+        (["--config.sft.steps=0"], "error: no stage of this config has steps or iterations"),
+        (["--slices=0"], "error: argument --slices: invalid positive int value: '0'"),
+        (["--workdir=runs/x"], "error: unknown flag --workdir"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence_and_exit_code_2(sft_only, flags, message, capsys):
+    code, out = icegrt_plan(capsys, sft_only, "--quick", "--cache=", *flags)
+    assert code == 2 and out.err.splitlines()[-1].startswith(message)
+
+
+def test_a_program_that_does_not_compile_is_named_with_the_reason():
+    def fail():
+        raise TypeError("dot_general requires contracting dimensions to have the same shape\nmore")
+
+    target = plan.make_target(EIGHT)
+    with pytest.raises(ValueError, match=r"score cannot be traced: TypeError: dot_general requires contracting"):
+        target.compile(dataclasses.replace(PROGRAM, name="score", lower=fail))
+
+    class Broken:
+        def as_text(self):
+            return ""
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such operation\nstack")
+
+    with pytest.raises(ValueError, match="score does not compile: JaxRuntimeError: UNIMPLEMENTED: no such operation"):
+        target.compile(dataclasses.replace(PROGRAM, name="score", lower=Broken))
+
+
+def test_a_program_too_large_for_the_compiler_is_one_that_does_not_fit():
+    class TooLarge:
+        def as_text(self):
+            return ""
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (30.50G) "
+                "exceeds available HBM (15.75G)."
+            )
+
+    compiled = plan.make_target(EIGHT).compile(dataclasses.replace(PROGRAM, lower=TooLarge))
+    assert compiled.memory == {"needed": int(30.5 * 2**30)} and compiled.parts == {}
+    assert estimate.peak_bytes(PROGRAM, compiled) == compiled.memory["needed"]
+
+
+def test_a_roofline_is_the_slowest_of_three():
+    part = Part(197e12, 819e9 * 2, {"all-gather": 100e9 * 0.5, "all-reduce": 0.0}, 3.125e9, [])
+    found = estimate.roofline(part, CHIPS["v5e"])
+    assert (found.compute, found.memory) == (1.0, 2.0) and found.bound == "memory" and found.seconds == 2.0
+    # What leaves the slice goes through the slower network.
+    assert math.isclose(found.network, (50e9 - 3.125e9) / 100e9 + 1.0)
+    assert estimate.roofline(part, None).seconds == 0.0
+
+
+MEMORY = {"arguments": 100, "outputs": 90, "aliased": 80, "temporaries": 1000, "code": 5}
+PROGRAM = Program("sft update", "sft", "sft.batch_size", 16, lambda: None, (), {}, None, 16, 16)
+
+
+def test_what_is_resident_counts_though_the_program_does_not_read_it():
+    leaf = jax.ShapeDtypeStruct((64, 4), "float32", sharding=jax.NamedSharding(make_mesh(8), jax.P("data")))
+    program = dataclasses.replace(PROGRAM, resident=[leaf] * 5)
+    assert estimate.peak_bytes(program, Compiled(0.0, MEMORY, {}, [])) == 100 + (5 * 128 - 100) + 10 + 1000 + 5
+
+
+def held(mesh, **leaves):
+    return placed({"params": {"policy": {"attn": leaves}}}, mesh)
+
+
+def test_what_should_not_be_there_is_found():
+    mesh = make_mesh(1, 4, 2)
+    large = {"q": {"kernel": jax.ShapeDtypeStruct((8, 4096, 4096), "float32")}}
+    whole = {"q": {"other": jax.ShapeDtypeStruct((4096, 4098), "float32")}}
+    compiled = Compiled(0.0, MEMORY, {}, [["bf16", [8, 4096, 4096]], ["f32", [4096, 8192]], ["f32", [2, 512, 50]]])
+    program = dataclasses.replace(PROGRAM, params=held(mesh, **large))
+    assert checks.offenders(program, compiled, mesh) == [
+        "params/policy/attn/q/kernel is gathered whole, as bf16[8, 4096, 4096]"
+    ]
+    program = dataclasses.replace(PROGRAM, params=held(mesh, **whole))
+    assert checks.offenders(program, compiled, mesh) == [
+        "params/policy/attn/q/other float32[4096, 4098] is whole on every chip"
+    ]
+    config = tiny(**{"tokenizer.vocab_size": 100})
+    model = plan.shapes.models_of(config).policy
+    program = dataclasses.replace(PROGRAM, model=model, block=8, length=512)
+    (found,) = checks.offenders(program, compiled, mesh)
+    assert found == "f32[2, 512, 50] is as large as all logits of 2 rows of 512 tokens"
+    assert checks.offenders(dataclasses.replace(program, length=1024), compiled, mesh) == []
+
+
+def test_a_weight_that_a_decode_step_sends_is_found():
+    mesh = make_mesh(1, 4, 2)
+    weights = held(mesh, q={"kernel": jax.ShapeDtypeStruct((8, 1024, 512), "bfloat16")})
+    sent = lambda *dims: {"decode": Part(0.0, 0.0, {}, 0.0, [["all-gather", 9, 1.0, [list(dims)]]])}
+    program = dataclasses.replace(PROGRAM, weights=weights)
+    for dims in ((1, 256, 256), (256, 256), (1024, 512), (8, 256, 256)):
+        (found,) = checks.moved(program, Compiled(0.0, MEMORY, sent(*dims), []))
+        assert found == f"decoding sends params/policy/attn/q/kernel: all-gather of {list(dims)}"
+    assert checks.moved(program, Compiled(0.0, MEMORY, sent(16, 1, 512), [])) == []
+
+
+@pytest.mark.parametrize("free, largest", [(5_000, 0), (34_000, 16), (100_000, 64), (125_000, 80)])
+def test_the_largest_batch_is_the_last_that_fits(free, largest, monkeypatch):
+    """Compiled by a stand-in whose memory grows by the row, a little more than in proportion."""
+    target, compiled = plan.make_target(EIGHT), []
+
+    def compile_program(self, program):
+        compiled.append(program.rows)
+        return Compiled(0.0, {**MEMORY, "temporaries": 1000 * program.rows + program.rows**2 * 5}, {}, [])
+
+    monkeypatch.setattr(plan.Target, "compile", compile_program)
+    config = tiny(**{"reward.steps": 0, "ppo.iterations": 0, "sft.microbatch": 16})
+    mesh, (program,) = plan.programs_for(config, target, 4)
+    row = plan.plan_row(program, mesh, target)
+    target = dataclasses.replace(target, memory=row.peak - row.memory["temporaries"] + free)
+    row = dataclasses.replace(row, fits=target.fits(row.peak))
+    assert search.largest_batch(config, target, 4, row) == largest
+    assert len(compiled) <= 2 + search.TRIES
+
+
+def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
+    target = dataclasses.replace(plan.make_target(EIGHT), topology=parse_topology("v5e:2x4"), memory=1e12)
+    seconds = {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0}
+
+    def compile_program(self, program):
+        shape = program.params["params"]["policy"]["embed"]["embedding"].sharding.mesh.shape
+        flops = 197e12 * seconds[shape["tensor"]] + shape["data"]
+        return Compiled(0.0, MEMORY, {"": Part(flops, 0.0, {}, 0.0, [])}, [])
+
+    monkeypatch.setattr(plan.Target, "compile", compile_program)
+    config = tiny(**{"reward.steps": 0, "ppo.iterations": 0})
+    trials = list(search.sweep(config, target, 4))
+    assert len(trials) == 10 * len(search.REMATS) and all(trial.fits for trial in trials)
+    assert search.best(trials).values["mesh.tensor"] == 2 and search.best(trials).values["mesh.data"] == 1
+    assert search.best([]) is None
+
+
+def test_a_reward_model_with_another_vocabulary_reads_text_in_programs_of_its_own(tmp_path):
+    shape = {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama", "vocab_size": 128,
+             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    config = tiny(**{"reward.init": str(tmp_path), "value.init": "sft", "sft.steps": 0, "reward.steps": 0})
+    mesh, programs = plan.programs_for(config, plan.make_target(EIGHT), 4)
+    assert [program.name for program in programs] == [
+        "to rollout", "rollout", "first check", "read roles", "read texts", "score", "ppo update",
+    ]  # fmt: skip
+    same = plan.programs_for(tiny(**{"sft.steps": 0, "reward.steps": 0}), plan.make_target(EIGHT), 4)[1]
+    assert not {"read roles", "read texts"} & {program.name for program in same}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [{}, ADAPTERS], ids=["full", "shared_base"])
+def test_every_program_of_a_run_is_planned(values, tmp_path, capsys):
+    blocks = {"ppo.microbatch": 8, "ppo.score_batch": 8, "ppo.rollout_slots": 8}
+    config = write_config(tmp_path / "all.py", **values, **blocks)
+    code, out = icegrt_plan(capsys, config, "--quick", "--json", "--cache=")
+    assert code == 0, out.err
+    found = json.loads(out.out)
+    programs = {program["name"]: program for program in found["programs"]}
+    assert list(programs) == [
+        "sft update", "reward update", "to rollout", "rollout", "first check", "score", "ppo update",
+    ]  # fmt: skip
+    assert set(found["roles"]["ppo"]) == {"policy", "value", "reward", "reference"} | ({"base"} if values else set())
+    # Responses of 8 tokens in two generations of 8 rows: the first token of each is drawn by the prefill.
+    assert programs["rollout"]["decode_steps"] == 2 * 7
+    assert set(programs["rollout"]["parts"]) == {"prefill", "decode"}
+    assert [offender for program in programs.values() for offender in program["offenders"]] == []
+    assert all(part["flops"] > 0 for name in programs if name != "to rollout"
+               for part in programs[name]["parts"].values())  # fmt: skip

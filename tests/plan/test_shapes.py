@@ -1,0 +1,79 @@
+"""Abstract states: those that the stages make, of any size, with nothing allocated."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from icegrt_jax.configuration import load_config
+from icegrt_jax.errors import UserError
+from icegrt_jax.parallel.mesh import make_mesh
+from icegrt_jax.plan import shapes
+from tests.plan.examples import ADAPTERS, tiny
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_four_roles_of_13_billion_parameters_are_described_in_no_memory(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config("configs/llama2_13b_v5p.py")
+    state = shapes.ppo_state(config, shapes.models_of(config))
+    sizes = {role: count(tree) for role, tree in state.params.items()}
+    assert sizes["policy"] == sizes["reference"] == 13_015_864_320  # as published, embedding and head untied
+    assert sizes["value"] == sizes["reward"] == 13_015_864_320 - 32000 * 5120 + 5121
+    assert {role: count(tree) for role, tree in state.opt_state.items()}["policy"] == 2 * sizes["policy"] + 2
+    dtypes = {role: state.params[role]["layers"]["mlp"]["up"]["kernel"].dtype for role in sizes}
+    frozen = jnp.dtype("bfloat16")
+    assert dtypes == {"policy": "float32", "value": "float32", "reference": frozen, "reward": frozen}
+
+
+@pytest.mark.parametrize(
+    "values, roles, trained",
+    [
+        ({}, {"policy", "value", "reward", "reference"}, {"policy", "value"}),
+        ({"ppo.lora.rank": 2}, {"policy", "value", "reward", "reference"}, {"policy", "value"}),
+        (ADAPTERS, {"base", "policy", "value", "reward", "reference"}, {"policy", "value"}),
+        ({"value.trunk": "policy"}, {"policy", "value", "reward", "reference"}, {"policy", "value"}),
+    ],
+    ids=["full", "lora", "shared_base", "head_on_policy"],
+)
+def test_the_roles_are_put_together_as_the_config_says(values, roles, trained):
+    config = tiny(**values)
+    state = shapes.ppo_state(config, shapes.models_of(config))
+    assert set(state.params) == roles and set(state.opt_state) == trained
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    if "base" in roles:
+        assert state.params["base"]["layers"]["mlp"]["up"]["kernel"].dtype == jnp.int8
+        assert state.params["reference"] == {}
+    if "value.trunk" in values:
+        assert set(state.params["value"]) == {"head"}
+
+
+def test_a_chip_holds_its_part_of_a_placed_state():
+    config = tiny()
+    state = shapes.supervised_state(config, "sft", shapes.models_of(config))
+    whole = shapes.bytes_per_chip(shapes.placed(state, make_mesh(-1, 1, 1)))
+    assert whole == sum(leaf.size * shapes.itemsize(leaf) for leaf in jax.tree.leaves(state))
+    part = shapes.bytes_per_chip(shapes.placed(state, make_mesh(1, 4, 2)))
+    assert whole / 8 < part < whole / 7  # norms are whole everywhere
+
+
+def test_a_model_that_is_not_here_is_planned_by_its_config_json_or_refused(tmp_path):
+    config = tiny(**{"model.path": "somebody/their-model"})
+    with pytest.raises(UserError, match="'somebody/their-model' is not a folder here; a plan downloads no model: set"):
+        shapes.models_of(config)
+    config.model.hf_config = str(ROOT / "configs" / "shapes" / "llama2_13b")
+    assert shapes.models_of(config).policy.num_params == 13_015_864_320
+
+
+def test_the_reward_model_has_the_shape_that_its_start_says():
+    config = tiny(**{"reward.init": "scratch", "value.init": "sft", "reward.model.d_model": 64})
+    models = shapes.models_of(config)
+    assert (models.policy.d_model, models.reward.d_model) == (32, 64)
+    state = shapes.ppo_state(config, models)
+    assert state.model("value").d_model == 32 and state.model("reward").d_model == 64
