@@ -62,10 +62,10 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) 
     rows, new = like.rows, config.max_response_length
     policy = shapes.placed(jax.eval_shape(lambda state: state.full("policy"), state), mesh)
     layout = rollout_layout(mesh, model, policy, config.mesh.rollout_tensor)
-    copy, programs = policy, []
+    copy, programs, held_too = policy, [], ()
     if not lies_already(policy, model, mesh):
         copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), policy)
-        copy = shapes.placed(copy, layout)
+        copy = held_too = shapes.placed(copy, layout)
         move = functools.partial(moved_to_rollout.lower, policy, dtype=model.dtype, mesh=mesh, rollout=layout)
         programs.append(dataclasses.replace(
             like, name="to rollout", batch_key="", lower=move, resident=(state,), model=None
@@ -88,7 +88,7 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) 
     decoding = Decoding(steps=-(-rows // slots) * (new - 1), refills=-(-ppo.batch_size // at_a_time))
     programs.append(dataclasses.replace(
         like, name="rollout", lower=within(layout, compiled_sampler, *arguments, **static),
-        resident=(state, copy, asked), weights=copy, decoding=decoding, model=None,
+        resident=(state, held_too, asked), weights=copy, decoding=decoding, model=None,
     ))  # fmt: skip
     return programs, rollout
 

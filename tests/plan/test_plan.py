@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from icegrt_jax import cli
+from icegrt_jax.config import REMATS
 from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.plan import checks, estimate, plan, search
 from icegrt_jax.plan.chips import CHIPS
@@ -193,7 +194,11 @@ def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
     monkeypatch.setattr(plan.Target, "compile", compile_program)
     config = tiny(**{"reward.steps": 0, "ppo.iterations": 0})
     trials = list(search.sweep(config, target, 4))
+<<<<<<< HEAD
     assert len(trials) == 10 * len(search.REMATS) and all(trial.fits for trial in trials)
+=======
+    assert len(trials) == 10 * len(REMATS) and all(trial.fits for trial in trials)
+>>>>>>> plan
     assert search.best(trials).values["mesh.tensor"] == 2 and search.best(trials).values["mesh.data"] == 1
     assert search.best([]) is None
 
