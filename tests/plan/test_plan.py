@@ -194,11 +194,7 @@ def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
     monkeypatch.setattr(plan.Target, "compile", compile_program)
     config = tiny(**{"reward.steps": 0, "ppo.iterations": 0})
     trials = list(search.sweep(config, target, 4))
-<<<<<<< HEAD
-    assert len(trials) == 10 * len(search.REMATS) and all(trial.fits for trial in trials)
-=======
     assert len(trials) == 10 * len(REMATS) and all(trial.fits for trial in trials)
->>>>>>> plan
     assert search.best(trials).values["mesh.tensor"] == 2 and search.best(trials).values["mesh.data"] == 1
     assert search.best([]) is None
 
