@@ -68,7 +68,7 @@ def tiny(folder: pathlib.Path) -> Model:
 
 def llama_1b() -> Model:
     """The shape of Llama 3.2 1B with random weights, computed in bfloat16."""
-    return Model("1B Llama", LLAMA_1B, scan_layers=True, dtype="bfloat16", rope_theta=500000.0)
+    return Model("1B Llama", LLAMA_1B, scan_layers=True, remat="dots", dtype="bfloat16", rope_theta=500000.0)
 
 
 def data_folder() -> pathlib.Path | None:

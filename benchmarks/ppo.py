@@ -7,7 +7,6 @@ tiny Llama 64 x (32 + 64) with four. Natural: 16 real prompts, SmolLM2, up to 12
 long the answers are is chance, so their mean length stands beside the times. On a GPU: a 1B model, 16 x (256 + 256).
 """
 
-import dataclasses
 import statistics
 import sys
 
@@ -82,8 +81,7 @@ def _natural(options, model: cases.Model) -> dict:
 
 
 def _gpu(options) -> dict:
-    # Four models and two optimizers leave no room for all activations: layers are recomputed in the backward pass.
-    model = dataclasses.replace(options.large(), remat="full")
+    model = options.large()
     batch, length = (4, 8) if options.quick else (GPU_BATCH, GPU_LENGTH)
     title = f"{model.name}, {batch} x ({length} + {length}) tokens, four full models, epochs: 1, {options.dtype}."
     settings = {"model": model.settings(), "batch": batch, "prompt": length, "new": length, "epochs": 1}

@@ -81,18 +81,21 @@ def choose_ways(mesh: Mesh, model: ModelConfig, params: dict) -> int:
 
 
 def as_computed(params: dict, *, dtype: str) -> dict:
-    """Kernels, embeddings and adapters in the compute dtype, as every use casts them anyway; int8 stays int8."""
+    """Kernels, embeddings and adapters in the compute dtype where that is smaller, as every use casts them anyway."""
 
     def cast(path: str, leaf: jax.Array) -> jax.Array:
-        large = path.rpartition("/")[2] in ("kernel", "embedding", "lora_a", "lora_b") and leaf.dtype != jnp.int8
-        return leaf.astype(jnp.dtype(dtype)) if large else leaf
+        large = path.rpartition("/")[2] in ("kernel", "embedding", "lora_a", "lora_b")
+        smaller = leaf.dtype.itemsize > jnp.dtype(dtype).itemsize
+        return leaf.astype(jnp.dtype(dtype)) if large and smaller else leaf
 
     return map_with_path(cast, params)
 
 
-def lies_already(mesh: Mesh) -> bool:
-    """Whether training has every matrix whole on every device, so that sampling needs no copy."""
-    return mesh.shape["fsdp"] == mesh.shape["tensor"] == 1
+def lies_already(params: dict, model: ModelConfig, mesh: Mesh) -> bool:
+    """Whether training has the policy as it samples, whole on every device and in its dtype: no copy is made."""
+    goal = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), params)
+    same = all(x.dtype == y.dtype for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(goal), strict=True))
+    return mesh.shape["fsdp"] == mesh.shape["tensor"] == 1 and same
 
 
 def to_rollout(params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh) -> dict:
@@ -104,7 +107,9 @@ def to_rollout(params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh) -> d
       mesh: of the run.
       rollout: from `rollout_mesh`.
     """
-    return params if lies_already(mesh) else moved_to_rollout(params, dtype=model.dtype, mesh=mesh, rollout=rollout)
+    if lies_already(params, model, mesh):
+        return params
+    return moved_to_rollout(params, dtype=model.dtype, mesh=mesh, rollout=rollout)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "mesh", "rollout"))
@@ -157,6 +162,6 @@ def layout_bytes(
 
     return {
         "training": device_bytes(params, mesh),
-        "rollout": 0 if lies_already(mesh) else device_bytes(copy, rollout),
+        "rollout": 0 if lies_already(params, model, mesh) else device_bytes(copy, rollout),
         "cache": sum(part_bytes(x, split(x), rollout) for x in cache),
     }

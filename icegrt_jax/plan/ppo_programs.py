@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from icegrt_jax.parallel.rollout import as_computed, moved_to_rollout, rollout_layout
+from icegrt_jax.parallel.rollout import as_computed, lies_already, moved_to_rollout, rollout_layout
 from icegrt_jax.plan import shapes
 from icegrt_jax.plan.costs import Decoding
 from icegrt_jax.plan.program import IDS, MASK, Program, held, lower_step, within
@@ -63,7 +63,7 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) 
     policy = shapes.placed(jax.eval_shape(lambda state: state.full("policy"), state), mesh)
     layout = rollout_layout(mesh, model, policy, config.mesh.rollout_tensor)
     copy, programs, held_too = policy, [], ()
-    if mesh.shape["fsdp"] > 1 or mesh.shape["tensor"] > 1:
+    if not lies_already(policy, model, mesh):
         copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), policy)
         copy = held_too = shapes.placed(copy, layout)
         move = functools.partial(moved_to_rollout.lower, policy, dtype=model.dtype, mesh=mesh, rollout=layout)

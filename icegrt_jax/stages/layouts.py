@@ -25,7 +25,7 @@ def show_layout(
     run: Run, stage: str, model: ModelConfig, params: dict, *, rows: int, length: int, cache_dtype: str
 ) -> None:
     """Says how the policy is split while it samples, where that is not how it is split for training."""
-    if lies_already(run.mesh):
+    if lies_already(params, model, run.mesh):
         return
     layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
     held = layout_bytes(params, model, run.mesh, layout, rows=rows, length=length, cache_dtype=cache_dtype)

@@ -151,7 +151,9 @@ def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count:
     if ptx is not None:
         size = ptx["tokens"].shape[0] // count
         ptx = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index * size, size), ptx)
-    return constrain_batch(picked.replace(ptx=ptx))
+    # All of it before any is read: XLA's CPU back end lets devices begin with different parts of what is independent,
+    # and each then waits for the others' messages of another part.
+    return jax.lax.optimization_barrier(constrain_batch(picked.replace(ptx=ptx)))
 
 
 def _alone(update, state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -172,6 +174,7 @@ def _alone(update, state: TrainState, minibatch: Experience) -> tuple[TrainState
 def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the actor and one of the critic, which has a trunk of its own."""
     state, metrics = _alone(policy_update, state, minibatch)
+    minibatch, metrics = jax.lax.optimization_barrier((minibatch, metrics))  # for the reason in `_minibatch`
     state, value_metrics = _alone(value_update, state, minibatch)
     renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
     metrics = {"policy_loss": metrics.pop("loss"), **metrics}
