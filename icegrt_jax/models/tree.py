@@ -1,6 +1,7 @@
 """Parameter trees by path, such as layers/3/attn/q/kernel."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ from icegrt_jax.models.heads import init_params
 
 def abstract_params(config: ModelConfig, *, scalar_head: bool = False) -> dict:
     """The parameter tree as shapes and dtypes, nothing allocated."""
+    return jax.tree.map(lambda x: x, _traced_params(config, scalar_head))  # a tree of the caller's own
+
+
+@functools.cache
+def _traced_params(config: ModelConfig, scalar_head: bool) -> dict:
     return jax.eval_shape(lambda key: init_params(key, config, scalar_head=scalar_head), jax.random.key(0))
 
 
