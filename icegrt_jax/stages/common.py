@@ -95,6 +95,9 @@ def check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
     if ppo.ptx.coef:
         check_batch("ppo.ptx.batch_size", ppo.ptx.batch_size, mesh)
         check_batch("ppo.ptx.batch_size / num_minibatches", ppo.ptx.batch_size // parts, mesh)
+        blocks = max(rows // parts // ppo.microbatch, 1) if ppo.microbatch else 1
+        replay = ppo.ptx.batch_size // parts // blocks
+        check_batch("ppo.ptx.batch_size / num_minibatches, for each ppo.microbatch", replay, mesh)
     check_batch("ppo.batch_size * samples_per_prompt / num_minibatches", rows // parts, mesh)
 
 
