@@ -22,7 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.tree import map_with_path
+from icegrt_jax.models.tree import flatten, map_with_path
 from icegrt_jax.parallel.mesh import ROLLOUT_AXES, possible_ways
 from icegrt_jax.parallel.sharding import (
     ROLLOUT,
@@ -83,19 +83,18 @@ def choose_ways(mesh: Mesh, model: ModelConfig, params: dict) -> int:
 def as_computed(params: dict, *, dtype: str) -> dict:
     """Kernels, embeddings and adapters in the compute dtype where that is smaller, as every use casts them anyway."""
 
-    def cast(path: str, leaf: jax.Array) -> jax.Array:
-        large = path.rpartition("/")[2] in ("kernel", "embedding", "lora_a", "lora_b")
-        smaller = leaf.dtype.itemsize > jnp.dtype(dtype).itemsize
-        return leaf.astype(jnp.dtype(dtype)) if large and smaller else leaf
+    return map_with_path(lambda path, leaf: leaf.astype(dtype) if _shrinks(path, leaf, dtype) else leaf, params)
 
-    return map_with_path(cast, params)
+
+def _shrinks(path: str, leaf: jax.Array, dtype: str) -> bool:
+    large = path.rpartition("/")[2] in ("kernel", "embedding", "lora_a", "lora_b")
+    return large and leaf.dtype.itemsize > jnp.dtype(dtype).itemsize
 
 
 def lies_already(params: dict, model: ModelConfig, mesh: Mesh) -> bool:
     """Whether training has the policy as it samples, whole on every device and in its dtype: no copy is made."""
-    goal = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), params)
-    same = all(x.dtype == y.dtype for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(goal), strict=True))
-    return mesh.shape["fsdp"] == mesh.shape["tensor"] == 1 and same
+    whole = mesh.shape["fsdp"] == mesh.shape["tensor"] == 1
+    return whole and not any(_shrinks(path, leaf, model.dtype) for path, leaf in flatten(params).items())
 
 
 def to_rollout(params: dict, model: ModelConfig, mesh: Mesh, rollout: Mesh) -> dict:

@@ -4,6 +4,7 @@ import functools
 import pathlib
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
@@ -47,6 +48,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         rows=ppo.rollout_slots or ppo.batch_size * ppo.samples_per_prompt,
         length=config.max_prompt_length + config.max_response_length,
     )  # fmt: skip
+    layout = rollout_layout(run.mesh, state.model("policy"), state.full("policy"), config.mesh.rollout_tensor)
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
     sampler = sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id)
@@ -69,7 +71,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
             for step in range((start or 0) + 1, ppo.iterations + 1):
                 with progress.phase("rollout"):
                     batch, replayed = host_batch(step)
-                    rollout = trimmed(_rollout(run, state, batch, step, sampler))
+                    rollout = trimmed(_rollout(run, state, batch, step, sampler, layout))
                 if step == 1:
                     with jax.set_mesh(run.mesh):
                         check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
@@ -194,12 +196,13 @@ def _host_batch(batches: Batches, replay: Batches | None, step: int) -> tuple[di
     return batches[step - 1], None if replay is None else replay[step - 1]
 
 
-def _rollout(run: common.Run, state: TrainState, batch: dict, step: int, sampler: SamplerConfig) -> Rollout:
+def _rollout(
+    run: common.Run, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
+) -> Rollout:
     """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
     count = run.config.ppo.batch_size * run.config.ppo.samples_per_prompt
     keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
     model, params = state.model("policy"), state.full("policy")
-    layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
     params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
     tokens, mask = hosts.place_rows((batch["tokens"], batch["mask"]), run.mesh)
     keys, tokens, mask = shard_batch((keys, tokens, mask), layout)
