@@ -51,10 +51,11 @@ def make(spec: str, topology: str, overrides: tuple[str, ...]):
     mesh, programs = plan.programs_for(config, target, 4)
     rows = []
     for program in programs:
-        start = time.monotonic()
+        start, used = time.monotonic(), time.process_time()
         rows.append(plan.plan_row(program, mesh, target))
+        start, used = time.monotonic() - start, time.process_time() - used
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{topology} {program.name}: {time.monotonic() - start:.0f} s, process {peak:.1f} GiB", flush=True)
+        print(f"{topology} {program.name}: {start:.0f} s, CPU {used:.0f} s, process {peak:.1f} GiB", flush=True)
     notes = [f"Set: {' '.join(overrides)}."] if overrides else []
     head = report.header(spec, target, mesh, notes)
     return head, plan.role_bytes(programs), rows, plan.totals(config, rows)
