@@ -21,6 +21,8 @@ def get_config(switch=""):
     c.model.scan_layers, c.model.remat, c.model.dtype = True, "full", "bfloat16"
     c.model.param_dtype = "int8" if switch == "int8" else "bfloat16"
     c.mesh.data, c.mesh.fsdp = 1, -1
+    # While sampling, one copy of the weights lies over all chips; for two copies there is no room.
+    c.mesh.rollout_tensor = 4 if switch == "int8" else 8
     c.max_prompt_length, c.max_response_length = 512, 512
 
     c.roles.shared_base = True
@@ -43,7 +45,7 @@ def get_config(switch=""):
 
     c.ppo.iterations, c.ppo.batch_size = 400, 64
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
-    c.ppo.rollout_slots = 32  # of 1024 tokens: 27 GB of keys and values over the slice
+    c.ppo.rollout_slots = 16 if switch == "int8" else 32  # of 1024 tokens: 13 or 27 GB of keys and values
     c.ppo.sources.domain, c.ppo.weights.domain = "jsonl:prompts.jsonl", 1.0
     c.ppo.value_warmup = 10
     c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 8.0, 0.03, 5000.0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.transformer import Transformer, softcap
-from icegrt_jax.parallel.sharding import by_rows, constrain
+from icegrt_jax.parallel.sharding import constrain, gathered, splits_over_fsdp, with_vocabulary
 
 
 def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:
@@ -54,9 +54,10 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
         module, equation, table = params["lm_head"], "...d,dv->...v", "kernel"
     weights = module[table].astype(hidden.dtype)
     between = (None,) * (hidden.ndim - 2)
-    hidden = constrain(hidden, "mlp_rows", *between, None)
+    rows, split = ("vocab_rows", "vocab") if splits_over_fsdp(config.vocab_size, "vocab") else ("mlp_rows", "features")
+    hidden = gathered(hidden, (rows, *between, None), ("rows", *between, None))
     logits = jnp.einsum(equation, hidden, weights, preferred_element_type=jnp.float32)
-    logits = constrain(logits, "mlp_rows", *between, "features")
+    logits = constrain(logits, rows, *between, split)
     scale = module.get(f"{table}_scale")  # of int8 weights, see `quantize.py`
     if scale is not None:
         logits *= jnp.expand_dims(scale, range(logits.ndim - 1))
@@ -128,7 +129,7 @@ def token_logprobs(
 
         return over_chunks(chunk, config.vocab_size, hidden, targets)
 
-    return by_rows(rows, vocabulary(params, config), hidden, targets)
+    return with_vocabulary(rows, vocabulary(params, config), config.vocab_size, hidden, targets)
 
 
 def token_loss(
@@ -155,4 +156,5 @@ def token_loss(
     def share(weights, *arrays):  # of the rows at hand, f32[1] each
         return jax.tree.map(lambda x: x[None], sum_over_chunks(chunk, config.vocab_size, weights, *arrays))
 
-    return jax.tree.map(jnp.sum, by_rows(share, vocabulary(params, config), hidden, targets, *arrays))
+    weights = vocabulary(params, config)
+    return jax.tree.map(jnp.sum, with_vocabulary(share, weights, config.vocab_size, hidden, targets, *arrays))

@@ -16,7 +16,7 @@ from icegrt_jax.models import attention
 from icegrt_jax.models.cache import of_layer, write
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.rope import layer_frequencies, rope
-from icegrt_jax.parallel.sharding import constrain
+from icegrt_jax.parallel.sharding import constrain, splits_over_fsdp
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
@@ -82,8 +82,12 @@ class Embed(nn.Module):
         c = self.config
         init = nn.initializers.normal(c.init_std)
         table = self.param("embedding", init, (c.vocab_size, c.d_model), jnp.float32)
-        # Gathered over its width like any matrix; XLA would rather gather the batch.
-        rows = jnp.take(constrain(table, "features", None), tokens, axis=0).astype(jnp.dtype(c.dtype))
+        if splits_over_fsdp(c.d_model, "width"):
+            # Every device looks up its part of the width, for the rows of all; then rows and widths are exchanged.
+            rows = jnp.take(table, constrain(tokens, "vocab_rows", None), axis=0).astype(jnp.dtype(c.dtype))
+            rows = constrain(constrain(rows, "vocab_rows", None, "width"), "rows", None, None)
+        else:
+            rows = jnp.take(constrain(table, "features", None), tokens, axis=0).astype(jnp.dtype(c.dtype))
         if self.has_variable("params", "embedding_scale"):
             scale = jnp.take(self.get_variable("params", "embedding_scale"), tokens, axis=0)
             rows = rows * scale[..., None].astype(rows.dtype)

@@ -4,6 +4,7 @@ A rule names what an axis of an array *is* (rows, heads, …). The layout of the
 axes that is split: `TRAINING`, or while responses are sampled `ROLLOUT` (see `rollout.py`).
 """
 
+import functools
 import math
 import re
 
@@ -40,7 +41,10 @@ TRAINING = {
     "mlp_rows": BATCH_AXES,  # the same rows in the MLP and in front of the vocabulary
     "width": ("fsdp",),  # D of a parameter: gathered where it is used
     "heads": ("tensor",),
-    "features": ("tensor",),  # F of the MLP, V of the vocabulary
+    "features": ("tensor",),  # F of the MLP, V of the vocabulary where it is stored
+    # In front of the logits the vocabulary is split further and the rows are gathered: no device holds all of V.
+    "vocab": ("tensor", "fsdp"),
+    "vocab_rows": ("data",),
 }
 ROLLOUT = {
     "rows": ("data", "fsdp_copies", "fsdp_rows", "tensor_rows"),  # of the cache, too
@@ -48,6 +52,8 @@ ROLLOUT = {
     "width": (),
     "heads": ("tensor_heads", "fsdp_heads"),
     "features": ("tensor_rows", "tensor_heads", "fsdp_rows", "fsdp_heads"),
+    "vocab": ("tensor_rows", "tensor_heads", "fsdp_rows", "fsdp_heads"),
+    "vocab_rows": ("data", "fsdp_copies"),
 }
 LAYOUTS = {AXES: TRAINING, ROLLOUT_AXES: ROLLOUT}
 
@@ -142,31 +148,81 @@ def constrain(x: jax.Array, *rules: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec_of(axes)) if any(axes) else x
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(x: jax.Array, rules: tuple[str | None, ...], kept: tuple[str | None, ...]) -> jax.Array:
+    """`constrain(x, *rules)`, and of the sum over devices that is its gradient each keeps its part by the rules `kept`.
+
+    `constrain` would have every device keep all of it.
+    """
+    return constrain(x, *rules)
+
+
+gathered.defvjp(
+    lambda x, rules, kept: (constrain(x, *rules), None), lambda rules, kept, _, gradient: (constrain(gradient, *kept),)
+)
+
+
 def _ours(mesh) -> set[str]:
     """The axes that XLA splits; within `by_rows` some are split already."""
     return {axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
 
 
-def by_rows(fn, weights, *arrays):
+def splits_over_fsdp(size: int, rule: str) -> bool:
+    """Whether an axis of a parameter is split over `fsdp` in training, which it is not if its size does not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.axis_names == AXES and "fsdp" in split_axes(size, rule, mesh, _ours(mesh))
+
+
+def with_vocabulary(fn, weights, size: int, *arrays):
+    """`fn(weights, *arrays)`, a function of each token by itself that makes logits, with the work dealt out.
+
+    The vocabulary is split over `tensor` and `fsdp`, and the hidden states of a chunk of tokens are gathered and
+    their gradients summed over `fsdp`. Nobody then holds all of the weights, and the weights' gradient needs
+    no sum but over `data`, which is made once, behind the loop over chunks. A vocabulary that does not divide is
+    gathered in front of that loop, and every device has the tokens of its own rows.
+
+    Args:
+      fn: its results have rows in front, as `arrays` have.
+      weights: a tree with the embedding or the unembedding.
+      size: V.
+      arrays: [B, ...] each.
+    """
+    if splits_over_fsdp(size, "vocab"):
+        return by_rows(fn, constrain_vocabulary(weights), *arrays, axes=("data",))
+    return by_rows(fn, weights, *arrays)
+
+
+def constrain_vocabulary(weights):
+    """An embedding [V, D] or unembedding [D, V] split over the vocabulary as it is in front of the logits."""
+
+    def place(path, x):
+        rules = {"embedding": ("vocab", None), "kernel": (None, "vocab")}.get(path[-1].key)
+        return x if rules is None else constrain(x, *rules)
+
+    return jax.tree_util.tree_map_with_path(place, weights)
+
+
+def by_rows(fn, weights, *arrays, axes: tuple[str, ...] = BATCH_AXES):
     """`fn(weights, *arrays)`, a function of each row by itself, computed by every device on its own rows.
 
-    For loops over chunks of a batch: the weights are gathered over `fsdp` once, in front of the loop, and their
-    gradient is summed once, behind it. XLA would do both for every chunk. `tensor` stays XLA's, and where rows are
-    not split this is a plain call.
+    For loops over chunks of a batch: the weights are gathered over `axes` once, in front of the loop, and their
+    gradient is summed once, behind it. XLA would do both for every chunk. The other mesh axes stay XLA's, and where
+    rows are not split this is a plain call.
 
     Args:
       fn: its results have rows in front, as `arrays` have.
       weights: a tree.
       arrays: [B, ...] each.
+      axes: some of BATCH_AXES, the first ones.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names != AXES or AxisType.Manual in mesh.axis_types:
         return fn(weights, *arrays)
-    if row_parts(mesh) == 1 or arrays[0].shape[0] % row_parts(mesh):
+    if math.prod(mesh.shape[axis] for axis in axes) == 1 or arrays[0].shape[0] % row_parts(mesh):
         return fn(weights, *arrays)
-    rows = P(BATCH_AXES)
+    rows = P(axes)
     specs = (P(), *(rows,) * len(arrays))
-    local = jax.shard_map(fn, in_specs=specs, out_specs=rows, axis_names=set(BATCH_AXES), check_vma=False)
+    local = jax.shard_map(fn, in_specs=specs, out_specs=rows, axis_names=set(axes), check_vma=False)
     return local(weights, *arrays)
 
 

@@ -75,16 +75,18 @@ def logits(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
     """Arrays with an axis of the vocabulary, or a chip's part of it, and as many elements as a block has logits."""
     if program.model is None:
         return []
-    vocab = program.model.vocab_size
-    parts = {vocab, vocab // mesh.shape["tensor"]} if vocab % mesh.shape["tensor"] == 0 else {vocab}
+    vocab, tensor, fsdp = program.model.vocab_size, mesh.shape["tensor"], mesh.shape["fsdp"]
     rows = max(program.block // math.prod(mesh.shape[axis] for axis in BATCH_AXES), 1)
+    # A chip's part of the vocabulary, and the rows of whose logits it has that part.
+    splits = ((tensor * fsdp, rows * fsdp), (tensor, rows), (1, rows))
+    rows_of = {vocab // parts: many for parts, many in splits if vocab % parts == 0}
     weights = {_sizes(shape) for leaf in jax.tree.leaves(program.params) for shape in (leaf.shape, shard_shape(leaf))}
+    weights |= {_sizes((part, program.model.d_model)) for part in rows_of}
     return [
-        f"{dtype}{dims} is as large as all logits of {rows} rows of {program.length} tokens"
+        f"{dtype}{dims} is as large as all logits of {rows_of[part]} rows of {program.length} tokens"
         for dtype, dims in compiled.large
-        if parts & set(dims)
-        and math.prod(dims) >= rows * program.length * min(parts & set(dims))
-        and _sizes(dims) not in weights
+        for part in sorted(set(rows_of) & set(dims))[:1]
+        if math.prod(dims) >= rows_of[part] * program.length * part and _sizes(dims) not in weights
     ]
 
 

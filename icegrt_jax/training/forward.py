@@ -7,7 +7,7 @@ from icegrt_jax.models.chunks import over_chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import scalars, token_logprobs, unembed, vocabulary
 from icegrt_jax.models.transformer import hidden_states
-from icegrt_jax.parallel.sharding import by_rows
+from icegrt_jax.parallel.sharding import with_vocabulary
 from icegrt_jax.rl import exact_kl
 
 
@@ -57,7 +57,7 @@ def response_exact_kl(
         return over_chunks(chunk, config.vocab_size, *states)
 
     weights = (vocabulary(params, config), vocabulary(ref_params, ref_config))
-    return jnp.where(mask, by_rows(rows, weights, hidden, ref_hidden), 0.0)
+    return jnp.where(mask, with_vocabulary(rows, weights, config.vocab_size, hidden, ref_hidden), 0.0)
 
 
 def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:

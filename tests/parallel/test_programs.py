@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from icegrt_jax.models import chunks, heads
+from icegrt_jax.models import chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
+from icegrt_jax.parallel import sharding
 from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.parallel.sharding import batch_sharding, tree_shardings
 from icegrt_jax.training.optimizers import OptimizerConfig
@@ -57,27 +58,39 @@ def many_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "MIN_CHUNK", 4)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2), (1, 2, 4)], ids=str)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_the_vocabulary_is_gathered_once_and_its_gradient_summed_once(shape, tied, many_chunks):
+def test_no_device_gathers_the_vocabulary_nor_its_gradient(shape, tied, many_chunks):
+    """Neither embedding nor unembedding is put together from its parts: hidden states of a chunk travel instead."""
+    text = compiled_update(shape, dataclasses.replace(MODEL, tie_embeddings=tied)).as_text()
+    table = MODEL.vocab_size * MODEL.d_model
+    assert not {table, table // shape[2]} & {c.elements for c in collectives(text)}
+    assert not re.findall(r"f32\[1024,64\]|f32\[64,1024\]", text)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_vocabulary_that_does_not_divide_is_gathered_once_and_its_gradient_summed_once(tied, many_chunks):
     """Both happen in front of and behind the loop over chunks of positions, not within it."""
-    found = collectives(compiled_update(shape, dataclasses.replace(MODEL, tie_embeddings=tied)).as_text())
-    table = MODEL.vocab_size * MODEL.d_model // shape[2]
+    model = dataclasses.replace(MODEL, vocab_size=1022, tie_embeddings=tied)
+    found = collectives(compiled_update((1, 8, 1), model).as_text())
+    table = model.vocab_size * model.d_model
     assert max(c.elements for c in found if c.in_loop) < table
-    assert sum(c.elements == table and c.kind == "all-gather" for c in found) <= 2, "once for reading, once for writing"
+    assert sum(c.elements == table and c.kind == "all-gather" for c in found) == 1
 
 
 def test_without_that_care_it_would_be_gathered_for_every_chunk(many_chunks, monkeypatch):
-    monkeypatch.setattr(heads, "by_rows", lambda fn, weights, *arrays: fn(weights, *arrays))
-    found = collectives(compiled_update((1, 8, 1)).as_text())
-    assert max(c.elements for c in found if c.in_loop) == MODEL.vocab_size * MODEL.d_model
+    monkeypatch.setattr(sharding, "by_rows", lambda fn, weights, *arrays, **_: fn(weights, *arrays))
+    found = collectives(compiled_update((1, 8, 1), dataclasses.replace(MODEL, vocab_size=1022)).as_text())
+    assert max(c.elements for c in found if c.in_loop) == 1022 * MODEL.d_model
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 2, 4)], ids=str)
 def test_no_device_holds_the_activations_of_all_rows(shape):
     text = compiled_update((1, 1, 1) if shape is None else shape).as_text()
     assert re.search(rf"f32\[{ROWS // (shape[0] * shape[1])},\d+,64\]", text), "where the rows are split they are seen"
-    assert not re.findall(rf"f32\[{ROWS},\d+,\d+", text)
+    # While the embedding is read a device has its part of the width of all rows that share it.
+    widths = {int(width) for width in re.findall(rf"f32\[{ROWS},\d+,(\d+)", text)}
+    assert widths <= ({MODEL.d_model // shape[1]} if shape[1] > 1 and shape[0] == 1 else set())
 
 
 def test_bytes_on_each_device_fall_as_fsdp_grows():

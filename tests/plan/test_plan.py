@@ -150,6 +150,13 @@ def test_what_should_not_be_there_is_found():
     (found,) = checks.offenders(program, compiled, mesh)
     assert found == "f32[2, 512, 50] is as large as all logits of 2 rows of 512 tokens"
     assert checks.offenders(dataclasses.replace(program, length=1024), compiled, mesh) == []
+    # A vocabulary that divides is split over fsdp as well, and a chip has its part of the logits of more rows.
+    model = plan.shapes.models_of(tiny(**{"tokenizer.vocab_size": 96})).policy
+    compiled = dataclasses.replace(compiled, large=[["f32", [4, 1024, 12]], ["f32", [4, 512, 12]]])
+    program = dataclasses.replace(program, model=model)
+    assert checks.logits(program, compiled, mesh) == [
+        "f32[4, 1024, 12] is as large as all logits of 8 rows of 512 tokens"
+    ]
 
 
 def test_a_weight_that_a_decode_step_sends_is_found():
