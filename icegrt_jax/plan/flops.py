@@ -33,8 +33,9 @@ def kernel_flops(kernel: Instruction, computation: dict[str, Instruction]) -> fl
     if estimate or not splash:
         return float(estimate[1]) if estimate else 0.0
     shapes = (shape for name in kernel.operands for shape in computation[name].shapes)
-    rows, heads, length, width = next(shape.dims for shape in shapes if len(shape.dims) == 4)
-    return SPLASH[splash[1]] * 2.0 * rows * heads * width * length**2 / 2
+    # Queries come first of all that are no block indices: [rows, heads, length, width], without rows where there is one.
+    *rows, heads, length, width = next(shape.dims for shape in shapes if shape.dtype[0] in "bf" and len(shape.dims) > 2)
+    return SPLASH[splash[1]] * 2.0 * math.prod(rows) * heads * width * length**2 / 2
 
 
 def dot_flops(dot: Instruction, computation: dict[str, Instruction]) -> float:

@@ -83,7 +83,10 @@ def summary(rows: Sequence[Row], seconds: dict[str, float], largest: dict[str, i
     lines += [f"Largest {key} that fits {name}: {value}." for (name, key), value in known.items()]
     lines += [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
     if not any(row.offenders for row in rows):
-        lines.append("Checks: no large parameter is whole on every chip, no program holds the logits of its rows.")
+        decoding = ", decoding sends no weights" if any("decode" in row.parts for row in rows) else ""
+        lines.append(
+            f"Checks: no large parameter is whole on every chip, no program holds the logits of its rows{decoding}."
+        )
     return "\n".join(lines)
 
 

@@ -122,6 +122,9 @@ def entry(*lines):
         ("%q = bf16[2,4,256,128]{3,2,1,0} parameter(2)\n  ROOT %splash_mha_dq.1 = f32[2,4,256,128]{3,2,1,0} "
          'custom-call(%a, %q, %q), frontend_attributes={kernel_metadata={\n"block": 1\n}}, metadata={}',
          3 * 2 * 2 * 4 * 128 * 256 * 256 / 2),
+        ("%n = s8[1,4,4]{2,1,0} parameter(2)\n  %q = bf16[4,256,128]{2,1,0} parameter(3)\n"
+         "  ROOT %splash_mha_fwd.1 = bf16[4,256,128]{2,1,0} custom-call(%n, %q, %q), metadata={}",
+         2 * 2 * 4 * 128 * 256 * 256 / 2),
         ("ROOT %r = f32[8,16]{1,0} add(%a, %a)", 0),
     ],
 )  # fmt: skip
