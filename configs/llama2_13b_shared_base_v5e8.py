@@ -45,7 +45,7 @@ def get_config(switch=""):
 
     c.ppo.iterations, c.ppo.batch_size = 400, 64
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
-    c.ppo.rollout_slots = 16 if switch == "int8" else 32  # of 1024 tokens: 13 or 27 GB of keys and values
+    c.ppo.rollout_slots = 8 if switch == "int8" else 16  # of 1024 tokens: 7 or 13 GB of keys and values
     c.ppo.sources.domain, c.ppo.weights.domain = "jsonl:prompts.jsonl", 1.0
     c.ppo.value_warmup = 10
     c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 8.0, 0.03, 5000.0

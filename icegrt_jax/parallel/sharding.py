@@ -24,14 +24,14 @@ TABLE = (
     (r"mlp/(gate|up)/kernel$", ("width", "features")),
     (r"mlp/down/kernel$", ("features", "width")),
     (r"lm_head/kernel$", ("width", "features")),
-    # Adapters: the side that meets the kernel's axis is split like it, the rank is not.
+    # Adapters: the side that meets the kernel's axis is split like it, and in training over `fsdp`; the rank is not.
     (r"attn/[qkv]/lora_a$", ("width", None)),
-    (r"attn/[qkv]/lora_b$", (None, "heads")),
-    (r"attn/o/lora_a$", ("heads", None)),
+    (r"attn/[qkv]/lora_b$", (None, "adapter_heads")),
+    (r"attn/o/lora_a$", ("adapter_heads", None)),
     (r"attn/o/lora_b$", (None, "width")),
     (r"mlp/(gate|up)/lora_a$", ("width", None)),
-    (r"mlp/(gate|up)/lora_b$", (None, "features")),
-    (r"mlp/down/lora_a$", ("features", None)),
+    (r"mlp/(gate|up)/lora_b$", (None, "adapter_features")),
+    (r"mlp/down/lora_a$", ("adapter_features", None)),
     (r"mlp/down/lora_b$", (None, "width")),
 )
 
@@ -42,6 +42,8 @@ TRAINING = {
     "width": ("fsdp",),  # D of a parameter: gathered where it is used
     "heads": ("tensor",),
     "features": ("tensor",),  # F of the MLP, V of the vocabulary where it is stored
+    "adapter_heads": ("tensor", "fsdp"),
+    "adapter_features": ("tensor", "fsdp"),
     # In front of the logits the vocabulary is split further and the rows are gathered: no device holds all of V.
     "vocab": ("tensor", "fsdp"),
     "vocab_rows": ("data",),
@@ -52,6 +54,8 @@ ROLLOUT = {
     "width": (),
     "heads": ("tensor_heads", "fsdp_heads"),
     "features": ("tensor_rows", "tensor_heads", "fsdp_rows", "fsdp_heads"),
+    "adapter_heads": ("tensor_heads", "fsdp_heads"),
+    "adapter_features": ("tensor_rows", "tensor_heads", "fsdp_rows", "fsdp_heads"),
     "vocab": ("tensor_rows", "tensor_heads", "fsdp_rows", "fsdp_heads"),
     "vocab_rows": ("data", "fsdp_copies"),
 }

@@ -5,6 +5,7 @@ import math
 import jax
 from jax.sharding import Mesh
 
+from icegrt_jax.models.chunks import CHUNK_ELEMENTS_ACCELERATOR
 from icegrt_jax.parallel.mesh import BATCH_AXES
 from icegrt_jax.parallel.sharding import path_name
 from icegrt_jax.plan.compiled import Compiled
@@ -13,6 +14,7 @@ from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import itemsize, shard_shape
 
 LIMIT = 64 * 2**20  # bytes
+CHUNK = CHUNK_ELEMENTS_ACCELERATOR
 SMALL = 2**16  # bytes of a weight below which it may have the shape of an activation
 
 
@@ -52,7 +54,10 @@ def gathered(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
 
 
 def moved(program: Program, compiled: Compiled) -> list[str]:
-    """Weights, or a chip's part of them, that a decode step sends to other chips."""
+    """Weights, or a chip's part of them, that a decode step sends to other chips.
+
+    What is added up over chips they have just computed, though it may have an adapter's shape.
+    """
     if "decode" not in compiled.parts:
         return []
     leaves = jax.tree_util.tree_flatten_with_path(program.weights)[0]
@@ -66,13 +71,17 @@ def moved(program: Program, compiled: Compiled) -> list[str]:
     return [
         f"decoding sends {weights[_sizes(dims)]}: {kind} of {list(dims)}"
         for kind, _, _, operands in compiled.parts["decode"].moves
+        if kind not in ("all-reduce", "reduce-scatter")
         for dims in operands
         if _sizes(dims) in weights
     ]
 
 
 def logits(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
-    """Arrays with an axis of the vocabulary, or a chip's part of it, and as many elements as a block has logits."""
+    """Arrays with an axis of the vocabulary, or a chip's part of it, and as many elements as a block has logits.
+
+    Of a block with fewer logits than one chunk of `models.chunks` all are there at a time; that is no finding.
+    """
     if program.model is None:
         return []
     vocab, tensor, fsdp = program.model.vocab_size, mesh.shape["tensor"], mesh.shape["fsdp"]
@@ -86,7 +95,7 @@ def logits(program: Program, compiled: Compiled, mesh: Mesh) -> list[str]:
         f"{dtype}{dims} is as large as all logits of {rows_of[part]} rows of {program.length} tokens"
         for dtype, dims in compiled.large
         for part in sorted(set(rows_of) & set(dims))[:1]
-        if math.prod(dims) >= rows_of[part] * program.length * part and _sizes(dims) not in weights
+        if math.prod(dims) >= max(rows_of[part] * program.length * part, CHUNK + 1) and _sizes(dims) not in weights
     ]
 
 

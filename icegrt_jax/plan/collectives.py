@@ -21,7 +21,8 @@ class Collective:
     """One collective of a computation.
 
     kind: one of KINDS. bytes: of the whole array on a chip after gathering or before scattering. group: chips that take
-    part. groups: who they are, () where the text does not list them. operands: dims of what goes in.
+    part. groups: who they are, () where the text does not list them. operands: dims of what goes in. channel: its
+    id, "" where it has none.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Collective:
     group: int
     groups: tuple[tuple[int, ...], ...]
     operands: tuple[tuple[int, ...], ...]
+    channel: str = ""
 
     @property
     def sent(self) -> float:
@@ -60,7 +62,8 @@ def collective_of(module: Module, instruction: Instruction, computation: dict) -
         size = 2
     # Of an asynchronous start the result repeats the operands: the arrays are taken from what goes in.
     whole = before * size if opcode == "all-gather" else before
-    return Collective(instruction.name, opcode, whole, size, groups, tuple(shape.dims for shape in operands))
+    dims, channel = tuple(shape.dims for shape in operands), instruction.attribute("channel_id") or ""
+    return Collective(instruction.name, opcode, whole, size, groups, dims, channel)
 
 
 def _keeps_a_slice(fused: dict[str, Instruction]) -> bool:

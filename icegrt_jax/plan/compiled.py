@@ -18,7 +18,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.plan import costs, hlo
 from icegrt_jax.plan.program import Program
 
-FORMAT = 4  # of what is cached; raised when it changes
+FORMAT = 5  # of what is cached; raised when it changes
 LARGE = 2**24  # bytes of an array that the checks want to know of
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available|Used ([\d.]+)([KMGT]?) of")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -64,9 +64,15 @@ def module_costs(module: Module, decoding: Decoding | None = None) -> dict[str, 
 def _computation_costs(module: Module, decoding: Decoding | None):
     @functools.cache
     def costs_of(name: str) -> Costs:
-        computation, total = module.computations[name], Costs()
+        computation, total, woven = module.computations[name], Costs(), set()
         for instruction in computation.values():
-            total += instruction_costs(instruction, computation)
+            costs = instruction_costs(instruction, computation)
+            if instruction.opcode == "fusion" and costs.sent:
+                # A collective that is woven into several fusions has its channel in each of them, and is sent once.
+                channel = costs.sent[0][0].channel
+                costs = dataclasses.replace(costs, sent=() if channel in woven else costs.sent)
+                woven |= {channel} - {""}
+            total += costs
         return total
 
     @functools.cache
@@ -126,7 +132,27 @@ def trip_count(module: Module, loop: Instruction) -> int:
     known = _TRIPS.search(loop.attributes)
     if known:
         return int(known[1])
-    return max([1, *_constants(module, module.computations[loop.called["condition"]])])
+    limit = max([1, *_constants(module, module.computations[loop.called["condition"]])])
+    return -(-limit // _stride(module, loop))
+
+
+def _stride(module: Module, loop: Instruction) -> int:
+    """What a round adds to the counter: 1, or more where XLA has unrolled the loop."""
+    condition, body = module.computations[loop.called["condition"]], module.computations[loop.called["body"]]
+    compared = next(instruction for instruction in condition.values() if instruction.is_root)
+    indices = [condition[name].attribute("index") for name in compared.operands if name in condition]
+    index = next((int(index) for index in indices if index), None)
+    result = next(instruction for instruction in body.values() if instruction.is_root)
+    if compared.opcode != "compare" or index is None or result.opcode != "tuple":
+        return 1
+    stride, counter = 0, body[result.operands[index]]
+    while counter.opcode == "add":
+        added = [one for one in map(body.get, counter.operands) if one.opcode == "constant"]
+        if not added:
+            break
+        stride += int(added[0].inside)
+        counter = next(one for one in map(body.get, counter.operands) if one is not added[0])
+    return max(stride, 1)
 
 
 def _constants(module: Module, computation: dict[str, Instruction]) -> list[int]:

@@ -33,7 +33,7 @@ def kernel_flops(kernel: Instruction, computation: dict[str, Instruction]) -> fl
     if estimate or not splash:
         return float(estimate[1]) if estimate else 0.0
     shapes = (shape for name in kernel.operands for shape in computation[name].shapes)
-    # Queries come first of all that are no block indices: [rows, heads, length, width], without rows where there is one.
+    # Queries come first of all that are no block indices: [rows, heads, length, width], or no rows for one.
     *rows, heads, length, width = next(shape.dims for shape in shapes if shape.dtype[0] in "bf" and len(shape.dims) > 2)
     return SPLASH[splash[1]] * 2.0 * math.prod(rows) * heads * width * length**2 / 2
 

@@ -65,7 +65,9 @@ def _part_read(module: Module, fused: dict[str, Instruction], name: str, whole: 
             total += sum(shape.bytes for shape in user.shapes)
         elif user.opcode == "dynamic-update-slice" and first:
             pass  # the rest of the array stays as it is, unread
-        elif user.opcode == "bitcast":
+        elif user.opcode == "tuple":
+            pass  # handed on
+        elif user.opcode in ("bitcast", "copy") or _renames(module, user):
             total += _part_read(module, fused, user.name, whole)
         elif user.opcode == "fusion":
             inner = module.computations[user.called["calls"]]
@@ -78,11 +80,23 @@ def _part_read(module: Module, fused: dict[str, Instruction], name: str, whole: 
     return total
 
 
+def _renames(module: Module, user: Instruction) -> bool:
+    """Whether it is a fusion that gives an array another tiling, of which a fusion around it reads what it needs."""
+    inner = module.computations[user.called["calls"]].values() if user.opcode == "fusion" else ()
+    return bool(inner) and all(one.opcode in ("parameter", "copy", "bitcast") for one in inner)
+
+
 def _written_by(module: Module, fused: dict[str, Instruction], fusion: Instruction) -> float:
     """What a fusion writes: of an array that it updates in place, the update."""
     root = next(one for one in fused.values() if one.is_root)
-    results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    return sum(_result_bytes(module, fused, result, shape) for result, shape in zip(results, fusion.shapes))
+    results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root] * len(fusion.shapes)
+    # What a collective that is woven into several fusions works on is handed from one to the next.
+    handed = {one.shapes[0].dims for one in results if one.opcode == "parameter"}
+    return sum(
+        _result_bytes(module, fused, result, shape)
+        for result, shape in zip(results, fusion.shapes)
+        if result.opcode != "parameter" and not (result.opcode == "all-gather" and shape.dims in handed)
+    )
 
 
 def _result_bytes(module: Module, fused: dict[str, Instruction], result: Instruction, shape: Shape) -> float:

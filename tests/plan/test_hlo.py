@@ -85,6 +85,64 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert costs.hbm_bytes == 10 * (part + part + part + whole + whole + 4 + (4 + 4 + 4))
 
 
+def test_a_loop_that_xla_has_unrolled_runs_fewer_times():
+    unrolled = LOOP.replace("%one = s32[] constant(1)", "%one = s32[] constant(2)")
+    assert module_costs(parse(unrolled))[""].flops == 5 * 2 * 16 * 64 * 64
+    twice = LOOP.replace("  ROOT %out", "  %again = s32[] add(%more, %one)\n  ROOT %out")
+    assert module_costs(parse(twice.replace("tuple(%more", "tuple(%again")))[""].flops == 5 * 2 * 16 * 64 * 64
+
+
+def test_a_slice_behind_another_tiling_counts_the_slice():
+    tiling = """%tiling (w: bf16[10,32,64]) -> bf16[10,32,64] {
+  %w = bf16[10,32,64]{2,1,0:T(8,128)} parameter(0)
+  ROOT %same = bf16[10,32,64]{2,1,0:T(16,128)} copy(%w)
+}
+
+"""
+    tiled = "  %tiled = bf16[10,32,64]{2,1,0} fusion(%stack), calls=%tiling\n  %cut"
+    text = LOOP.replace("%slice (", f"{tiling}%slice (").replace("  %cut", tiled, 1)
+    text = text.replace("dynamic-slice(%stack", "dynamic-slice(%tiled")
+    assert module_costs(parse(text))[""].hbm_bytes == module_costs(parse(LOOP))[""].hbm_bytes
+
+
+WOVEN = """\
+HloModule woven
+
+%begin (p: f32[2,16]) -> (f32[2,16], f32[8,16]) {
+  %p = f32[2,16]{1,0} parameter(0)
+  %g = f32[8,16]{1,0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %c = (f32[2,16]{1,0}, f32[8,16]{1,0}) custom-call(%g), custom_call_target="Start"
+}
+
+%go_on (q: f32[2,16], buffer: f32[8,16], x: f32[4,4]) -> (f32[4,4], f32[2,16], f32[8,16], f32[8,16]) {
+  %q = f32[2,16]{1,0} parameter(0)
+  %buffer = f32[8,16]{1,0} parameter(1)
+  %x = f32[4,4]{1,0} parameter(2)
+  %y = f32[4,4]{1,0} add(%x, %x)
+  %h = f32[8,16]{1,0} all-gather(%q), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %t = (f32[4,4]{1,0}, f32[2,16]{1,0}, f32[8,16]{1,0}, f32[8,16]{1,0}) tuple(%y, %q, %buffer, %h)
+}
+
+ENTRY %main (a: f32[2,16], x: f32[4,4]) -> f32[4,4] {
+  %a = f32[2,16]{1,0} parameter(0)
+  %x.1 = f32[4,4]{1,0} parameter(1)
+  %f = (f32[2,16]{1,0}, f32[8,16]{1,0}) fusion(%a), kind=kCustom, calls=%begin
+  %own = f32[2,16]{1,0} get-tuple-element(%f), index=0
+  %room = f32[8,16]{1,0} get-tuple-element(%f), index=1
+  %f.1 = (f32[4,4]{1,0}, f32[2,16]{1,0}, f32[8,16]{1,0}, f32[8,16]{1,0}) fusion(%own, %room, %x.1), calls=%go_on
+  ROOT %r = f32[4,4]{1,0} get-tuple-element(%f.1), index=0
+}
+"""
+
+
+def test_a_collective_that_is_woven_into_several_fusions_is_sent_once():
+    costs = module_costs(parse(WOVEN))[""]
+    assert costs.by_kind() == {"all-gather": 8 * 16 * 4 * 3 / 4}
+    part, whole, own = 2 * 16 * 4, 8 * 16 * 4, 4 * 4 * 4
+    # The part is read, and written with the whole; then the part is read again, and what is added read and written.
+    assert costs.hbm_bytes == (part + part + whole) + (part + own + own)
+
+
 def test_a_loop_that_ends_with_the_data_runs_as_often_as_is_said():
     parts = module_costs(parse(EARLY), Decoding(steps=7))
     assert parts["decode"].flops == 7 * 2 * 16 * 64 * 64 and parts["prefill"].flops == 0

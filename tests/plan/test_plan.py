@@ -131,7 +131,8 @@ def held(mesh, **leaves):
     return placed({"params": {"policy": {"attn": leaves}}}, mesh)
 
 
-def test_what_should_not_be_there_is_found():
+def test_what_should_not_be_there_is_found(monkeypatch):
+    monkeypatch.setattr(checks, "CHUNK", 2**10)
     mesh = make_mesh(1, 4, 2)
     large = {"q": {"kernel": jax.ShapeDtypeStruct((8, 4096, 4096), "float32")}}
     whole = {"q": {"other": jax.ShapeDtypeStruct((4096, 4098), "float32")}}
@@ -167,6 +168,8 @@ def test_a_weight_that_a_decode_step_sends_is_found():
     for dims in ((1, 256, 256), (256, 256), (1024, 512), (8, 256, 256)):
         (found,) = checks.moved(program, Compiled(0.0, MEMORY, sent(*dims), []))
         assert found == f"decoding sends params/policy/attn/q/kernel: all-gather of {list(dims)}"
+    summed = {"decode": dataclasses.replace(sent(256, 256)["decode"], moves=[["all-reduce", 9, 1.0, [[256, 256]]]])}
+    assert checks.moved(program, Compiled(0.0, MEMORY, summed, [])) == [], "a sum of activations"
     assert checks.moved(program, Compiled(0.0, MEMORY, sent(16, 1, 512), [])) == []
 
 
