@@ -33,14 +33,17 @@ FITTING = {
     "13b_shared_int8_v5e4": (f"{SHARED}:int8", "v5e:2x2", ()),
     "qwen3_1p7b_v5e1": ("configs/qwen3_1p7b_v5e1.py", "v5e:1x1", ()),
 }
-SLICES = ("v5p:2x2x2", "v5p:2x2x4", "v5p:2x4x4", "v5p:4x4x4", "v5p:4x4x8", "v5p:4x8x8")
+SLICES = ("v5p:2x2x2", "v5p:2x2x4", "v5p:4x4x4", "v5p:4x8x8")
 
 
-def spread(topology: str) -> tuple[str, ...]:
-    """What the number of chips changes: the replay's 32 rows of a minibatch divide over 32 chips, the tensor axis takes
-    the others; a chip has the keys and values of 16 responses, while there are so many."""
-    chips = parse_topology(topology).chips
-    layout = (f"mesh.tensor={max(1, chips // 32)}", f"ppo.rollout_slots={min(16 * chips, 512)}")
+def tensor_axis(chips: int) -> int:
+    """The replay's 32 rows of a minibatch divide over 32 chips; the tensor axis takes the others."""
+    return max(1, chips // 32)
+
+
+def spread(chips: int) -> tuple[str, ...]:
+    """What the number of chips changes; a chip has the keys and values of 16 responses, while there are so many."""
+    layout = (f"mesh.tensor={tensor_axis(chips)}", f"ppo.rollout_slots={min(16 * chips, 512)}")
     return ("sft.steps=0", "reward.steps=0", *layout)
 
 
@@ -84,19 +87,20 @@ def scaling() -> None:
     lines, found, base = [], {}, None
     for topology in SLICES:
         chips = parse_topology(topology).chips
-        _, _, rows, seconds = make(FULL, topology, spread(topology), once=False)
+        _, _, rows, seconds = make(FULL, topology, spread(chips), once=False)
         sent = sum(sum(part["collectives"].values()) * row.repeats for row in rows for part in row.parts.values())
         work = chips * seconds["ppo"]
         base = base or work
         found[chips] = {"topology": topology, "programs": [dataclasses.asdict(row) for row in rows], "seconds": seconds}
         each = {row.name: row.seconds for row in rows}
+        tensor, peak = tensor_axis(chips), max(row.peak for row in rows)
         lines.append([
-            str(chips), topology, report.gib(rows[0].resident), report.gib(max(row.peak for row in rows)),
-            "yes" if all(row.fits for row in rows) else "no", f"{sent / 1e9:.1f}", f"{each['rollout']:.1f}",
+            str(chips), topology, f"{chips // tensor} x {tensor}", report.gib(rows[0].resident), report.gib(peak),
+            "yes" if all(row.fits for row in rows) else "no", f"{sent / 1e9:.0f}", f"{each['rollout']:.1f}",
             f"{each['score']:.1f}", f"{each['ppo update']:.1f}", f"{seconds['ppo']:.1f}", f"{base / work:.0%}",
         ])  # fmt: skip
-        head = ["chips", "slice", "state GiB", "peak GiB", "fits", "sent GB", "rollout s", "score s", "update s",
-                "iteration s", "efficiency"]  # fmt: skip
+        head = ["chips", "slice", "fsdp x tensor", "state GiB", "peak GiB", "fits", "sent GB", "rollout s", "score s",
+                "update s", "iteration s", "efficiency"]  # fmt: skip
         title = f"# PPO of 13B, 512 responses, 8 to 256 chips\n\n{report.NOTICE} Bytes are per chip."
         write("scaling", found, f"{title}\n\n{report.table(head, lines)}")
 
