@@ -1,5 +1,6 @@
 """icegrt_jax as a contender, through its own samplers and steps. One function per contender, run by `worker.py`."""
 
+import dataclasses
 import time
 from unittest import mock
 
@@ -65,7 +66,8 @@ def load(model: dict) -> tuple[ModelConfig, dict]:
     if model["path"]:
         from icegrt_jax.models.hf import load_hf  # a GPU machine with random weights needs none of what it imports
 
-        return load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
+        config, params = load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
+        return dataclasses.replace(config, remat=model["remat"]), params
     config = model_config(model)
     return config, jax.jit(init_params, static_argnames="config")(jax.random.key(0), config=config)
 
