@@ -97,7 +97,7 @@ def entropy_of(logits: jax.Array) -> jax.Array:
     """Entropy in nats f32[...] of softmax(`logits` f32[..., V])."""
     log_z = jax.nn.logsumexp(logits, axis=-1)
     probs = jnp.exp(logits - log_z[..., None])
-    return log_z - jnp.sum(probs * logits, axis=-1)
+    return log_z - jnp.einsum("...v,...v->...", probs, logits, precision=jax.lax.Precision.HIGHEST)
 
 
 def _read_logits(params, config, hidden, targets, temperature) -> tuple[jax.Array, jax.Array]:
