@@ -1,7 +1,7 @@
 """How this process's memory is allocated, where programs run on the CPU.
 
 XLA asks malloc for the temporaries of a program at each call and frees them after it. By default glibc gives such large
-pieces back to the system, which hands them out again page by page: a sixth of the time of an update of SmolLM2-135M
+pieces back to the system, which hands them out again page by page: a seventh of the time of an update of SmolLM2-135M
 (benchmarks/README.md). Kept, the memory is there for the next call; a process then stays as large as it has once been,
 and may grow by a buffer or two more, where something small has settled in the hole that one has left.
 """
