@@ -16,7 +16,10 @@ from benchmarks.sections import Options, all_versions, description
 
 SECTIONS = ("limits", "sampler", "ppo", "sft", "reward", "memory")
 GPU_SECTIONS = ("limits", "sft", "ppo", "sampler")  # what a budget cuts off comes last
-EXTRA = {"layouts": ("benchmarks.sampler", "layouts")}  # only when asked for
+EXTRA = {  # only when asked for
+    "layouts": ("benchmarks.sampler", "layouts"),
+    "updates": ("benchmarks.reward", "updates"),
+}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

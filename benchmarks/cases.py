@@ -47,8 +47,8 @@ def random_tokens(vocab_size: int, rows: int, length: int) -> np.ndarray:
 
 
 def smollm2(path: str) -> Model:
-    """SmolLM2-135M-Instruct, its layers stacked as configs/smollm2_ecqa.py has them."""
-    return Model("SmolLM2-135M", SMOLLM2, path, scan_layers=True, remat="dots", rope_theta=100000.0)
+    """SmolLM2-135M-Instruct, computed as the default config has it."""
+    return Model("SmolLM2-135M", SMOLLM2, path, rope_theta=100000.0)
 
 
 def tiny(folder: pathlib.Path) -> Model:

@@ -1,5 +1,6 @@
 """icegrt_jax as a contender, through its own samplers and steps. One function per contender, run by `worker.py`."""
 
+import dataclasses
 import time
 from unittest import mock
 
@@ -65,7 +66,8 @@ def load(model: dict) -> tuple[ModelConfig, dict]:
     if model["path"]:
         from icegrt_jax.models.hf import load_hf  # a GPU machine with random weights needs none of what it imports
 
-        return load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
+        config, params = load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
+        return dataclasses.replace(config, remat=model["remat"]), params
     config = model_config(model)
     return config, jax.jit(init_params, static_argnames="config")(jax.random.key(0), config=config)
 
@@ -120,7 +122,7 @@ def sample_prompts(
         turns.done(phases.seconds, lengths=lengths.tolist(), checksum=checksum)
 
 
-def ppo_state(model: dict, epochs: int, mesh) -> tuple[TrainState, ModelConfig]:
+def ppo_state(model: dict, epochs: int, mesh, microbatch: int = 0) -> tuple[TrainState, ModelConfig]:
     """Four separate full models, put together as `stages/roles.py` does with the default config."""
     config, instruct = load(model)
     frozen = model["dtype"]
@@ -135,7 +137,7 @@ def ppo_state(model: dict, epochs: int, mesh) -> tuple[TrainState, ModelConfig]:
     state = create_state(
         jax.random.key(0), params, dict.fromkeys(("policy", "value", "reward"), config),
         dict.fromkeys(("policy", "value"), OPTIMIZER), ppo=ppo_config(epochs), kl=AdaptiveKL.create(**KL),
-        score_stats=ScoreStats.create(0.0, 1.0),
+        score_stats=ScoreStats.create(0.0, 1.0), microbatch=microbatch,
     )  # fmt: skip
     return shard_tree(state, mesh), config
 
@@ -151,14 +153,15 @@ def ppo(
     prompts: list | None = None,
     eos_ids: list = (),
     slots: int = 0,
+    micro_batch: int = 0,
 ) -> None:
     """PPO iterations: rollout, score, learn, as `stages/ppo.py` runs them.
 
     prompts: ids of real ones; by default random ones of full length. eos_ids: empty for responses of full length.
-    slots: as `ppo.rollout_slots`.
+    slots, micro_batch: as `ppo.rollout_slots` and `ppo.microbatch`.
     """
     mesh = make_mesh()
-    state, config = ppo_state(model, epochs, mesh)
+    state, config = ppo_state(model, epochs, mesh, micro_batch)
     draw = SamplerConfig(max_new_tokens=new, eos_ids=tuple(eos_ids))
     if prompts is None:
         tokens, mask = random_tokens(model["shape"]["vocab_size"], batch, prompt), np.ones((batch, prompt), np.bool_)

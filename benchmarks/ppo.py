@@ -68,10 +68,10 @@ def _natural(options, model: cases.Model) -> dict:
         "model": model.settings(), "batch": NATURAL_BATCH, "prompt": cases.NATURAL_PROMPT, "new": cases.NATURAL_NEW,
         "epochs": 1, "prompts": prompts, "eos_ids": eos_ids,
     }  # fmt: skip
+    # All 16 at once would take more memory than two contenders can have here, for either of them.
+    settings["micro_batch"] = NATURAL_MICRO_BATCH
     mine = {**settings, "slots": NATURAL_SLOTS}
-    # TRL holds the logits of whole rows; all 16 at once would take more memory than two contenders can have here.
-    theirs = {**settings, "micro_batch": NATURAL_MICRO_BATCH}
-    group = [ours("ppo", mine), torch_peer(options, "TRL", "trl_ppo:ppo", theirs, "trl")]
+    group = [ours("ppo", mine), torch_peer(options, "TRL", "trl_ppo:ppo", settings, "trl")]
     case = run_case(options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None)
     rounds = case["groups"][0][group[0].name].get("rounds", [])
     if rounds:  # of the lengths that ours had

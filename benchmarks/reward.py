@@ -2,15 +2,18 @@
 
     python -m benchmarks.reward
 
-4 pairs of 256 tokens each, AdamW, float32, SmolLM2 and a tiny Llama.
+4 pairs of 256 tokens each, AdamW, float32, SmolLM2 and a tiny Llama. `python -m benchmarks.reward --updates` compares
+ours with what it was before freed memory was kept, and with stacked layers.
 """
 
+import dataclasses
 import sys
 
 from benchmarks.formulas import reward_flops
 from benchmarks.sections import left_out, ours, run_case, torch_peer
 
 ROWS, LENGTH = 8, 256
+GIVEN_BACK = (("MALLOC_TOP_PAD_", str(2**17)),)  # glibc's own default; where one is set, `heap.py` changes nothing
 
 
 def section(options) -> dict:
@@ -29,7 +32,26 @@ def _case(options, model) -> dict:
     return run_case(options, title, [group], unit="tokens", amount=rows * length, limit_s=limit)
 
 
+def updates(options) -> dict:
+    """The same step with freed memory kept or given back, and with layers by themselves or stacked."""
+    model = options.large()
+    rows, length = (4, 16) if options.quick else (ROWS, LENGTH)
+    title = f"{model.name}, {rows // 2} pairs of {length} tokens a step, {options.dtype}, ours in other ways."
+    if why := options.no_model(model):
+        return {"cases": {"smollm2": left_out(title, why)}}
+    settings = {"model": model.settings(), "rows": rows, "length": length}
+    stacked = {**settings, "model": dataclasses.replace(model, scan_layers=True).settings()}
+    group = [
+        ours("reward", settings),
+        ours("reward", settings, "memory given back", GIVEN_BACK),
+        ours("reward", stacked, "layers stacked"),
+    ]
+    limit = reward_flops(model.shape, rows, length) / options.machine.flops
+    return {"cases": {"smollm2": run_case(options, title, [group], unit="tokens", amount=rows * length, limit_s=limit)}}
+
+
 if __name__ == "__main__":
     from benchmarks.__main__ import main
 
-    raise SystemExit(main(["--only=reward", *sys.argv[1:]]))
+    only = "updates" if "--updates" in sys.argv else "reward"
+    raise SystemExit(main([f"--only={only}", *(arg for arg in sys.argv[1:] if arg != "--updates")]))

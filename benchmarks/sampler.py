@@ -9,6 +9,7 @@ tokens, by each of `ours.WAYS`. `python -m benchmarks.sampler --layouts` compare
 layers taken apart instead.
 """
 
+import dataclasses
 import sys
 
 from benchmarks import cases
@@ -76,7 +77,7 @@ def _natural(options, model: cases.Model) -> dict:
 
 def layouts(options) -> dict:
     """Stacked layers scanned at every token, and taken apart before the loop, in the sampler's own program."""
-    model, found = options.large(), {}
+    model, found = dataclasses.replace(options.large(), scan_layers=True), {}
     for batch in BATCHES:
         title = f"{model.name}, batch {batch}, {cases.PROMPT} + {cases.NEW} tokens, layers taken apart and scanned."
         settings = {"model": model.settings(), "batch": batch, "prompt": cases.PROMPT, "new": cases.NEW}

@@ -19,6 +19,7 @@ import sys
 import traceback
 
 from benchmarks.noise import Watch, peak_bytes
+from icegrt_jax.heap import keep_freed_memory
 
 
 class Turns:
@@ -61,6 +62,7 @@ def main(target: str, settings: str) -> int:
     if not target.startswith("benchmarks.peers."):
         # Ours needs no torch; where it is installed, transformers would import it, with its memory and its threads.
         sys.modules["torch"] = None
+        keep_freed_memory()  # as the command line does
     try:
         module, _, name = target.partition(":")
         getattr(importlib.import_module(module), name)(turns, **json.loads(settings))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from icegrt_jax import configuration
 from icegrt_jax.errors import UserError
+from icegrt_jax.heap import keep_freed_memory
 from icegrt_jax.parallel import launch
 from icegrt_jax.version import __version__
 
@@ -109,6 +110,7 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
         is_new = configuration.save_resolved(config, workdir)
         return lambda: configuration.forget_if_unused(workdir) if is_new else None
 
+    keep_freed_memory()
     run_main = lambda: _module(stage).main(config, workdir, **flags)
     if stage not in DISTRIBUTED:
         return launch.alone(prepare, run_main)

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.models import splash
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.mesh import AXES
+from icegrt_jax.parallel.mesh import AXES, platform
 from icegrt_jax.parallel.sharding import LAYOUTS, split_axes
 
 FUSED = {"tpu": "splash", "gpu": "cudnn"}
@@ -40,15 +40,6 @@ class Seen:
 
     way: str = struct.field(pytree_node=False)
     segments: jax.Array | None
-
-
-def platform() -> str:
-    """What the program being traced will run on: "tpu", "gpu" or "cpu".
-
-    The devices of the mesh that is set, so that a program can be compiled ahead of time for devices that are not here.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
 
 
 def choose(config: ModelConfig, length: int) -> str:

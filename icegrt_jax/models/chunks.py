@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.models.attention import platform
+from icegrt_jax.parallel.mesh import platform
 from icegrt_jax.parallel.sharding import batch_parts, constrain_batch
 
 # Logits that a device holds at a time. Each chunk reads and writes the gradient of the whole table, so where products

@@ -8,15 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.parallel.mesh import platform
 
 
-def rope(x: jax.Array, positions: jax.Array, frequencies: jax.Array, scale: float = 1.0) -> jax.Array:
-    """`x` f[B, L, N, H] turned by `positions` i32[B, L] times `frequencies` f32[H/2], radians per token.
+def rotation(positions: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine f32[B, L, 1, H/2] of `positions` i32[B, L] times `frequencies` f32[H/2], radians per token."""
+    angle = positions[..., None].astype(jnp.float32) * frequencies[None, None, :]
+    turned = jnp.cos(angle), jnp.sin(angle)
+    if platform() == "cpu" and positions.shape[1] > 1:
+        # XLA's CPU back end would compute them anew for every head in every loop that reads them. It holds what comes
+        # out of a product, and a product with the identity changes nothing.
+        identity = jnp.eye(frequencies.shape[0], dtype=jnp.float32)
+        turned = tuple(jnp.matmul(x, identity, precision=jax.lax.Precision.HIGHEST) for x in turned)
+    return turned[0][:, :, None, :], turned[1][:, :, None, :]
 
-    `scale` is taken into it because here it costs no rounding.
-    """
-    angle = positions[..., None].astype(jnp.float32) * frequencies[None, None, :]  # [B, L, H/2]
-    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+
+def rope(x: jax.Array, turned: tuple[jax.Array, jax.Array], scale: float = 1.0) -> jax.Array:
+    """`x` f[B, L, N, H] turned by a `rotation`; `scale` is taken into it because here it costs no rounding."""
+    cos, sin = turned
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return (rotated * scale if scale != 1.0 else rotated).astype(x.dtype)

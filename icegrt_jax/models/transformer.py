@@ -15,7 +15,7 @@ import numpy as np
 from icegrt_jax.models import attention
 from icegrt_jax.models.cache import of_layer, write
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.rope import layer_frequencies, rope
+from icegrt_jax.models.rope import layer_frequencies, rope, rotation
 from icegrt_jax.parallel.sharding import constrain, splits_over_fsdp
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
@@ -134,8 +134,8 @@ class Attention(nn.Module):
             q, k = norm(c, "q_norm")(q), norm(c, "k_norm")(k)
         scale = (c.query_pre_attn_scalar or c.head_dim) ** -0.5
         fused = isinstance(attend, attention.Seen)
-        q = rope(q, positions, constants["frequencies"], scale if fused else 1.0)
-        k = rope(k, positions, constants["frequencies"])
+        turned = rotation(positions, constants["frequencies"])
+        q, k = rope(q, turned, scale if fused else 1.0), rope(k, turned)
         if fused:
             out = attention.attend_fused(q, k, v, attend, c, constants["window"])
         k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, K, L, H]

@@ -81,3 +81,12 @@ def check_batch(name: str, size: int, mesh: Mesh) -> None:
         raise UserError(
             f"{name}={size} does not divide over {parts} devices (mesh axes data x fsdp); use a multiple of {parts}."
         )
+
+
+def platform() -> str:
+    """What the program being traced will run on: "tpu", "gpu" or "cpu".
+
+    The devices of the mesh that is set, so that a program can be compiled ahead of time for devices that are not here.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()

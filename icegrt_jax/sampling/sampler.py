@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.models.attention import platform
 from icegrt_jax.models.cache import empty_cache, insert_rows, repeat_rows
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
+from icegrt_jax.parallel.mesh import platform
 from icegrt_jax.parallel.sharding import constrain_batch, constrain_cache
 from icegrt_jax.sampling.draw import SamplerConfig, draw
 

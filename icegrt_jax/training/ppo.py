@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.models.attention import platform
+from icegrt_jax.parallel.mesh import platform
 from icegrt_jax.parallel.pmap import all_rows, own_rows
 from icegrt_jax.parallel.sharding import constrain_batch
 from icegrt_jax.rl import (

@@ -261,12 +261,6 @@ def test_a_device_with_a_part_of_its_own_needs_no_mesh(monkeypatch):
     assert len(ways) >= 2 and set(ways) == {"splash"}
 
 
-def test_the_platform_is_that_of_the_mesh():
-    assert attention.platform() == jax.default_backend()
-    with jax.set_mesh(mesh_of(1, 1, 1)):
-        assert jax.jit(lambda: attention.platform() == jax.default_backend())()
-
-
 def test_an_unknown_way_is_refused():
     with pytest.raises(UserError, match="model.attention='flash'; expected one of auto, plain, splash, cudnn"):
         dataclasses.replace(CONFIG, attention="flash")

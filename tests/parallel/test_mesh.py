@@ -2,11 +2,12 @@
 
 import re
 
+import jax
 import pytest
 from jax.sharding import AxisType
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.parallel.mesh import check_batch, make_mesh, mesh_shape
+from icegrt_jax.parallel.mesh import check_batch, make_mesh, mesh_shape, platform
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,9 @@ def test_a_batch_divides_over_data_and_fsdp_but_not_over_tensor():
     check_batch("sft.batch_size", 12, mesh)
     with pytest.raises(UserError, match=r"sft.batch_size=10 does not divide over 4 devices .*; use a multiple of 4"):
         check_batch("sft.batch_size", 10, mesh)
+
+
+def test_the_platform_is_that_of_the_mesh():
+    assert platform() == jax.default_backend()
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        assert jax.jit(lambda: platform() == jax.default_backend())()

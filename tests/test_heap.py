@@ -1,0 +1,50 @@
+"""What a program frees stays with the process."""
+
+import subprocess
+import sys
+
+import pytest
+
+from icegrt_jax import heap
+
+FAULTS = """
+import resource
+from icegrt_jax.heap import keep_freed_memory
+assert keep_freed_memory()
+import jax, jax.numpy as jnp
+program = jax.jit(lambda x: x + 1.0)
+x = jnp.ones(2**24)  # 64 MB
+taken = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
+for _ in range(24):
+    program(x).block_until_ready()
+    taken.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(min(after - before for before, after in zip(taken, taken[1:])))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_a_program_called_again_is_given_the_memory_that_it_freed(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    process = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) < 1000  # pages; the result has 16384 of them
+
+
+def test_nothing_is_changed_beside_an_accelerator_or_against_the_environment(monkeypatch):
+    called = []
+    monkeypatch.setattr(heap.ctypes, "CDLL", called.append)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    assert not heap.keep_freed_memory()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert not heap.keep_freed_memory()
+    assert not called
+
+
+def test_an_accelerator_is_found_by_its_device_file(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(heap.glob, "glob", lambda pattern: [])
+    assert heap.runs_on_cpu()
+    monkeypatch.setattr(heap.glob, "glob", lambda pattern: ["/dev/nvidia0"] if "nvidia" in pattern else [])
+    assert not heap.runs_on_cpu()
