@@ -42,7 +42,7 @@ def get_config(switch=""):
 
     c.ppo.iterations, c.ppo.batch_size = 300, 512
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
-    c.ppo.rollout_slots = 256  # of 2048 tokens: 430 GB of keys and values over the slice; 128 for one of 8 chips
+    c.ppo.rollout_slots = 256  # of 2048 tokens: 430 GB of keys and values over the slice; 64 for one of 8 chips
     c.ppo.sources.domain, c.ppo.weights.domain = "jsonl:prompts.jsonl", 1.0
     c.ppo.value_warmup = 10
     c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 12.0, 0.02, 20000.0

@@ -26,7 +26,7 @@ FULL = "configs/llama2_13b_v5p.py"
 SHARED = "configs/llama2_13b_shared_base_v5e8.py"
 # name: (config, topology, overrides)
 FITTING = {
-    "13b_full_v5p8": (FULL, "v5p:2x2x2", ("ppo.rollout_slots=128",)),
+    "13b_full_v5p8": (FULL, "v5p:2x2x2", ("ppo.rollout_slots=64",)),
     "13b_full_v5p16": (FULL, "v5p:2x2x4", ()),
     "13b_full_v5e64": (FULL, "v5e:8x8", ("mesh.tensor=2", "ppo.rollout_slots=128")),
     "13b_shared_v5e8": (SHARED, "v5e:2x4", ()),
@@ -42,8 +42,10 @@ def tensor_axis(chips: int) -> int:
 
 
 def spread(chips: int) -> tuple[str, ...]:
-    """What the number of chips changes; a chip has the keys and values of 16 responses, while there are so many."""
-    layout = (f"mesh.tensor={tensor_axis(chips)}", f"ppo.rollout_slots={min(16 * chips, 512)}")
+    """What the number of chips changes; a chip has the keys and values of 16 responses, while there are so many. Of 8
+    chips, on which more of the state lies, each has room for 8."""
+    slots = 64 if chips == 8 else min(16 * chips, 512)
+    layout = (f"mesh.tensor={tensor_axis(chips)}", f"ppo.rollout_slots={slots}")
     return ("sft.steps=0", "reward.steps=0", *layout)
 
 

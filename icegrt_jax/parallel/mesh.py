@@ -50,7 +50,11 @@ def _over(devices: Sequence, shape: tuple[int, int, int]) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+        try:
+            return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+        except NotImplementedError:  # an axis of the mesh takes a part of one of the slice's, as 32 x 2 of 4 x 4 x 4
+            grid = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+            return Mesh(grid, AXES, axis_types=types)
     if shape[0] % slices:
         raise UserError(f"mesh data={shape[0]} does not divide over {slices} slices; use a multiple of {slices}.")
     within = (shape[0] // slices, *shape[1:])

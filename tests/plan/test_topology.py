@@ -74,15 +74,16 @@ from icegrt_jax.plan.topology import devices, parse_topology, prepare
 topology = parse_topology(sys.argv[1], int(sys.argv[2]))
 prepare(topology)
 from icegrt_jax.parallel.mesh import make_mesh
-mesh = make_mesh(data=-1, fsdp=2, devices=devices(topology))
+mesh = make_mesh(data=-1, fsdp=int(sys.argv[3]), tensor=int(sys.argv[4]), devices=devices(topology))
 slices = [[getattr(device, "slice_index", 0) for device in row.ravel()] for row in mesh.devices]
 print(json.dumps({"platform": mesh.devices.flat[0].platform, "shape": list(mesh.shape.values()), "slices": slices}))
 """
 
 
-def planned_devices(*args):
+def planned_devices(name, slices, fsdp="2", tensor="1"):
     environ = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
-    run = subprocess.run([sys.executable, "-c", DEVICES, *args], capture_output=True, text=True, env=environ)
+    command = [sys.executable, "-c", DEVICES, name, slices, fsdp, tensor]
+    run = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -96,6 +97,11 @@ def test_as_many_cpu_devices_as_the_topology_says_are_simulated():
 def test_a_slice_has_one_device_a_chip_and_no_hardware(name, shape):
     found = planned_devices(name, "1")
     assert found["platform"] == "tpu" and found["shape"] == shape
+
+
+@needs_libtpu
+def test_an_axis_of_the_mesh_may_take_a_part_of_an_axis_of_the_slice():
+    assert planned_devices("v5p:4x4x4", "1", "32", "2")["shape"] == [1, 32, 2]
 
 
 @needs_libtpu
