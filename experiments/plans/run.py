@@ -28,7 +28,7 @@ SHARED = "configs/llama2_13b_shared_base_v5e8.py"
 FITTING = {
     "13b_full_v5p8": (FULL, "v5p:2x2x2", ("ppo.rollout_slots=64",)),
     "13b_full_v5p16": (FULL, "v5p:2x2x4", ()),
-    "13b_full_v5e64": (FULL, "v5e:8x8", ("mesh.tensor=2", "ppo.rollout_slots=128")),
+    "13b_full_v5e64": (FULL, "v5e:8x8", ("mesh.tensor=2", "ppo.rollout_slots=64")),
     "13b_shared_v5e8": (SHARED, "v5e:2x4", ()),
     "13b_shared_int8_v5e4": (f"{SHARED}:int8", "v5e:2x2", ()),
     "qwen3_1p7b_v5e1": ("configs/qwen3_1p7b_v5e1.py", "v5e:1x1", ()),

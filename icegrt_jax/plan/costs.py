@@ -14,6 +14,7 @@ from icegrt_jax.plan.hlo import Instruction, Module
 from icegrt_jax.plan.traffic import hbm_bytes
 
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+BEGINS = "async-collective-start"  # the fusion with which a woven collective begins
 COMPARISONS = ("LT", "GT", "LE", "GE", "NE")
 
 
@@ -62,15 +63,23 @@ def module_costs(module: Module, decoding: Decoding | None = None) -> dict[str, 
 
 
 def _computation_costs(module: Module, decoding: Decoding | None):
+    begun = {
+        collective.channel
+        for computation in module.computations.values()
+        for one in computation.values()
+        if one.name.startswith(BEGINS) and (collective := collective_of(module, one, computation))
+    }
+
     @functools.cache
     def costs_of(name: str) -> Costs:
         computation, total, woven = module.computations[name], Costs(), set()
         for instruction in computation.values():
             costs = instruction_costs(instruction, computation)
             if instruction.opcode == "fusion" and costs.sent:
-                # A collective that is woven into several fusions has its channel in each of them, and is sent once.
+                # A collective that is woven into several fusions, also within loops, has its channel in each of them.
                 channel = costs.sent[0][0].channel
-                costs = dataclasses.replace(costs, sent=() if channel in woven else costs.sent)
+                again = channel in woven or (channel in begun and not instruction.name.startswith(BEGINS))
+                costs = dataclasses.replace(costs, sent=() if again else costs.sent)
                 woven |= {channel} - {""}
             total += costs
         return total
