@@ -26,7 +26,7 @@ FULL = "configs/llama2_13b_v5p.py"
 SHARED = "configs/llama2_13b_shared_base_v5e8.py"
 # name: (config, topology, overrides)
 FITTING = {
-    "13b_full_v5p8": (FULL, "v5p:2x2x2", ("ppo.rollout_slots=64",)),
+    "13b_full_v5p8": (FULL, "v5p:2x2x2", ("ppo.rollout_slots=64", "ppo.microbatch=64")),
     "13b_full_v5p16": (FULL, "v5p:2x2x4", ()),
     "13b_full_v5e64": (FULL, "v5e:8x8", ("mesh.tensor=2", "ppo.rollout_slots=64")),
     "13b_shared_v5e8": (SHARED, "v5e:2x4", ()),
