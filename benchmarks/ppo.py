@@ -14,7 +14,7 @@ from benchmarks import cases
 from benchmarks.formulas import learning_flops, ppo_seconds
 from benchmarks.sections import Missing, left_out, ours, run_case, torch_peer, tunix_peer
 
-NATURAL_BATCH, NATURAL_MICRO_BATCH = 16, 8
+NATURAL_BATCH, NATURAL_MICRO_BATCH = 16, 4
 NATURAL_SLOTS = 0  # of ours; all prompts in flight at once
 GPU_BATCH, GPU_LENGTH = 16, 256
 

@@ -3,7 +3,8 @@
 XLA asks malloc for the temporaries of a program at each call and frees them after it. By default glibc gives such large
 pieces back to the system, which hands them out again page by page: a seventh of the time of an update of SmolLM2-135M
 (benchmarks/README.md). Kept, the memory is there for the next call; a process then stays as large as it has once been,
-and may grow by a buffer or two more, where something small has settled in the hole that one has left.
+and grows by a buffer or two more where something small has settled in the hole that one has left: from 7 to 11 GiB in a
+reward model's updates.
 """
 
 import ctypes
