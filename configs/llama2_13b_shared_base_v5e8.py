@@ -37,6 +37,7 @@ def get_config(switch=""):
     c.sft.optimizer.schedule, c.sft.optimizer.final_lr_fraction = "cosine", 0.1
 
     c.reward.steps, c.reward.batch_size, c.reward.length = 1000, 16, 1024
+    c.reward.microbatch = 8 if switch == "int8" else 0  # all 16 do not fit four chips
     c.reward.sources.answers, c.reward.weights.answers = "jsonl:rankings.jsonl", 1.0
     c.reward.heldout.answers, c.reward.heldout_limit = "jsonl:rankings_heldout.jsonl", 256
     c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 1e-4, 40
