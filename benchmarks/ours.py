@@ -23,7 +23,7 @@ from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState, create_state
 from icegrt_jax.training.updates import reward_update, sft_update
-from icegrt_jax.training.widths import trimmed
+from icegrt_jax.training.widths import fitted
 
 OPTIMIZER = OptimizerConfig(lr=1e-6, total_steps=1000)
 KL = {"kl_coef": 0.05, "target": 6.0, "horizon": 2000.0, "adaptive": True}
@@ -154,11 +154,12 @@ def ppo(
     eos_ids: list = (),
     slots: int = 0,
     micro_batch: int = 0,
+    pack: bool = True,
 ) -> None:
     """PPO iterations: rollout, score, learn, as `stages/ppo.py` runs them.
 
     prompts: ids of real ones; by default random ones of full length. eos_ids: empty for responses of full length.
-    slots, micro_batch: as `ppo.rollout_slots` and `ppo.microbatch`.
+    slots, micro_batch, pack: as `ppo.rollout_slots`, `ppo.microbatch` and `ppo.pack`.
     """
     mesh = make_mesh()
     state, config = ppo_state(model, epochs, mesh, micro_batch)
@@ -177,7 +178,7 @@ def ppo(
         with jax.set_mesh(layout):
             rollout = compiled_sampler(inputs[0], policy, *inputs[1:], model=config, config=draw, slots=slots)
         del policy  # a copy, where the rollout lies elsewhere than the training
-        rollout = phases.end("rollout", trimmed(shard_batch(rollout, mesh)))
+        rollout = phases.end("rollout", fitted(state, shard_batch(rollout, mesh), pack=pack))
         state, experience, scored = phases.end("score", score_step(state, rollout))
         state, learned = phases.end("learn", update_step(state, experience))
         lengths = np.asarray(rollout.mask).sum(axis=1).tolist()

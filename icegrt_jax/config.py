@@ -116,6 +116,7 @@ def _ppo() -> ConfigDict:
     c.num_minibatches = 1
     c.microbatch = 0  # responses of a minibatch at a time, as sft.microbatch
     c.score_batch = 0  # responses scored at a time: less memory, same scores; 0: all
+    c.pack = True  # short responses share a row where they are scored and learned from: less work, same update
     c.sources, c.weights = named(), named()
     c.rollout_slots = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
     c.cache_dtype = "compute"  # of keys and values while sampling, or int8: log-probs then differ from the trainer's

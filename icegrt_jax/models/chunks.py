@@ -1,91 +1,138 @@
 """Work on the logits of many tokens, a chunk of tokens at a time: no array of all logits is ever made.
 
-Tokens of all rows are put one after another and cut, so a chunk has the same size however many rows there are. Where
-the batch is split over devices, each device cuts its own rows and a chunk has one piece of every device.
+The tokens that count, of all rows, are put one after another and cut, so a chunk has the same size however many rows
+there are, and no logits are made of prompts and padding. Where the batch is split over devices, each device cuts its
+own rows and a chunk has one piece of every device.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from icegrt_jax.parallel.mesh import platform
-from icegrt_jax.parallel.sharding import batch_parts, constrain_batch
+from icegrt_jax.parallel.sharding import batch_parts, constrain_batch, most_anywhere
 
 # Logits that a device holds at a time. Each chunk reads and writes the gradient of the whole table, so where products
 # are fast a chunk must be long.
 CHUNK_ELEMENTS = 2**24
 CHUNK_ELEMENTS_ACCELERATOR = 2**26
 MIN_CHUNK = 64  # tokens; with fewer, reading the weights would take longer than the product
+MAX_CHUNK = 512  # on a CPU, where longer chunks gain nothing and the last one may hold tokens that do not count
 
 
 def chunk_length(tokens: int, vocab_size: int) -> int:
-    """Tokens in a chunk: about CHUNK_ELEMENTS logits, at least MIN_CHUNK tokens, and chunks of nearly one size."""
-    elements = CHUNK_ELEMENTS if platform() == "cpu" else CHUNK_ELEMENTS_ACCELERATOR
-    most = max(MIN_CHUNK, elements // vocab_size)
+    """Tokens in a chunk: about CHUNK_ELEMENTS logits, MIN_CHUNK to MAX_CHUNK tokens, and chunks of nearly one size."""
+    if platform() == "cpu":
+        most = min(max(MIN_CHUNK, CHUNK_ELEMENTS // vocab_size), MAX_CHUNK)
+    else:
+        most = max(MIN_CHUNK, CHUNK_ELEMENTS_ACCELERATOR // vocab_size)
     return -(-tokens // -(-tokens // most))
 
 
-def _split(arrays, vocab_size: int):
-    """Arrays [B, L, …] as [chunks, devices, tokens, …]; what fills the last chunk is zero."""
-    batch, length = jax.tree.leaves(arrays)[0].shape[:2]
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """How the tokens of a batch are cut into chunks: those that count first, so that the last chunks may be left out.
+
+    parts: devices that the rows are split over. kept: tokens of a part that may count.
+    chunk: tokens of a chunk. count: chunks.
+    order: i32[parts, kept], the tokens of a part, those that count first. rank: i32[parts, tokens], where each is then.
+    needed: i32[], chunks with tokens that count, of the part that has most.
+    """
+
+    parts: int
+    kept: int
+    chunk: int
+    count: int
+    mask: jax.Array
+    order: jax.Array
+    rank: jax.Array
+    needed: jax.Array
+
+    def split(self, tree):
+        """Arrays [B, L, …] as [chunks, devices, tokens, …]; what fills the last chunk is zero."""
+
+        def split(x):
+            flat = x.reshape(self.parts, -1, *x.shape[2:])
+            picked = jax.vmap(lambda rows, order: rows[order])(flat, self.order)
+            full = self.count * self.chunk - self.kept
+            padded = jnp.pad(picked, ((0, 0), (0, full)) + ((0, 0),) * (x.ndim - 2))
+            return jnp.moveaxis(padded.reshape(self.parts, self.count, self.chunk, *x.shape[2:]), 1, 0)
+
+        return jax.tree.map(split, tree)
+
+    def join(self, tree):
+        """The inverse of `split`, zero for the tokens that do not count."""
+
+        def join(x):
+            flat = jnp.moveaxis(x, 0, 1).reshape(self.parts, self.count * self.chunk, *x.shape[3:])
+            back = jax.vmap(lambda rows, rank: rows[rank])(flat, self.rank).reshape(*self.mask.shape, *x.shape[3:])
+            return jnp.where(jnp.expand_dims(self.mask, range(2, back.ndim)), back, jnp.zeros((), back.dtype))
+
+        return constrain_batch(jax.tree.map(join, tree))
+
+
+def _cut(mask: jax.Array, most: int, vocab_size: int) -> _Cut:
+    """For a mask bool[B, L] of which at most `most` are True in a row."""
+    batch, length = mask.shape
     parts = batch_parts(batch)
-    tokens = batch // parts * length
-    chunk = chunk_length(tokens, vocab_size)
-    count = -(-tokens // chunk)
-
-    def split(x):
-        flat = x.reshape(parts, tokens, *x.shape[2:])
-        padded = jnp.pad(flat, ((0, 0), (0, count * chunk - tokens)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(padded.reshape(parts, count, chunk, *x.shape[2:]), 1, 0)
-
-    return jax.tree.map(split, arrays)
+    kept = batch // parts * min(most, length)
+    chunk = chunk_length(kept, vocab_size)
+    count = -(-kept // chunk)
+    flat = mask.reshape(parts, -1)
+    order = jnp.argsort(~flat, axis=1, stable=True)[:, :kept]
+    rank = jnp.clip(jnp.cumsum(flat, axis=1) - 1, 0, kept - 1)
+    needed = most_anywhere(-(-jnp.max(jnp.sum(flat, axis=1)) // chunk))
+    return _Cut(parts, kept, chunk, count, mask, order, rank, needed)
 
 
-def _join(arrays, batch: int, length: int):
-    """The inverse of `_split`."""
-
-    def join(x):
-        count, parts, chunk = x.shape[:3]
-        flat = jnp.moveaxis(x, 0, 1).reshape(parts, count * chunk, *x.shape[3:])
-        return flat[:, : batch // parts * length].reshape(batch, length, *x.shape[3:])
-
-    return constrain_batch(jax.tree.map(join, arrays))
-
-
-def over_chunks(fn: Callable, vocab_size: int, *arrays: jax.Array):
-    """`fn` of arrays [B, L, …], chunk by chunk and rematerialised; its results [B, L, …] joined.
+def over_chunks(fn: Callable, vocab_size: int, mask: jax.Array, *arrays: jax.Array, most: int):
+    """`fn` of the tokens of arrays [B, L, …] that count, chunk by chunk and rematerialised; its results joined.
 
     Args:
       fn: of the same arrays as [devices, tokens, …].
       vocab_size: V, of the logits that `fn` makes.
+      mask: bool[B, L], the tokens that count; the results of the others are zero.
+      most: True in a row of the mask at most.
     """
-    batch, length = arrays[0].shape[:2]
-    chunks = _split(arrays, vocab_size)
-    out = jax.lax.map(jax.checkpoint(lambda xs: fn(*constrain_batch(xs))), chunks)
-    return _join(out, batch, length)
+    cut = _cut(mask, most, vocab_size)
+    chunks = cut.split(arrays)
+    compute = jax.checkpoint(lambda xs: fn(*constrain_batch(xs)))
+    shapes = jax.eval_shape(lambda xs: compute(jax.tree.map(lambda x: x[0], xs)), chunks)
+
+    def step(_, xs):
+        index, chunk = xs
+        return None, jax.lax.cond(index < cut.needed, compute, lambda _: _zeros(shapes), chunk)
+
+    return cut.join(jax.lax.scan(step, None, (jnp.arange(cut.count), chunks))[1])
 
 
-def sum_over_chunks(fn: Callable, vocab_size: int, weights: dict, hidden: jax.Array, *arrays: jax.Array):
+def sum_over_chunks(
+    fn: Callable, vocab_size: int, weights: dict, mask: jax.Array, hidden: jax.Array, *arrays: jax.Array, most: int
+):
     """A loss that is a sum over tokens, and metrics that are: (f32[], {name: f32[]}), added up chunk by chunk.
 
     Where it is differentiated, a chunk's gradient is taken together with its value, so that its logits are
     computed once, and three products with the vocabulary are made instead of four.
 
     Args:
-      fn: `(weights, hidden, *arrays) -> (loss, metrics)` of one chunk, [devices, tokens, …]. Differentiated with
-        respect to the first two only; nothing that it closes over may depend on them. Zero is added to fill
-        the last chunk: an array among the arrays must be a mask.
+      fn: `(weights, mask, hidden, *arrays) -> (loss, metrics)` of one chunk, [devices, tokens, …], with masked sums.
+        Differentiated with respect to weights and hidden only; nothing that it closes over may depend on them.
       vocab_size: V, of the logits that `fn` makes.
       weights: what the logits are made with; of the leaves that are not trained no gradient is taken.
+      mask: bool[B, L], the tokens that count. most: True in a row of it at most.
       hidden: f[B, L, D]. arrays: [B, L, …].
     """
-    batch, length = hidden.shape[:2]
-    rest = _split(arrays, vocab_size)
+    cut = _cut(mask, most, vocab_size)
+    rest = cut.split((mask, *arrays))
+
+    def of(weights, hidden, mask, *arrays):
+        return fn(weights, mask, hidden, *arrays)
 
     @jax.custom_vjp
     def summed(weights, hidden):
-        return _add_up(lambda xs: fn(weights, *xs), (_split(hidden, vocab_size), *rest))
+        return _add_up(lambda xs: of(weights, *xs), (cut.split(hidden), *rest), cut.needed)
 
     def forward(weights, hidden):
         leaves, treedef = jax.tree.flatten(weights, is_leaf=lambda x: hasattr(x, "perturbed"))
@@ -94,7 +141,7 @@ def sum_over_chunks(fn: Callable, vocab_size: int, weights: dict, hidden: jax.Ar
         def of_chunk(moved, hidden, *arrays):
             moved = iter(moved)
             mixed = [next(moved) if own else value for value, own in zip(values, trained)]
-            return fn(jax.tree.unflatten(treedef, mixed), hidden, *arrays)
+            return of(jax.tree.unflatten(treedef, mixed), hidden, *arrays)
 
         moved = [value for value, own in zip(values, trained) if own]
         differentiated = jax.value_and_grad(of_chunk, argnums=(0, 1), has_aux=True)
@@ -103,11 +150,11 @@ def sum_over_chunks(fn: Callable, vocab_size: int, weights: dict, hidden: jax.Ar
             value, (weight_grads, hidden_grad) = differentiated(moved, *xs)
             return (value, weight_grads), hidden_grad
 
-        chunks = (_split(hidden.value, vocab_size), *rest)
-        (value, weight_grads), hidden_grads = _add_up(sums_and_rest, chunks, with_rest=True)
+        chunks = (cut.split(hidden.value), *rest)
+        (value, weight_grads), hidden_grads = _add_up(sums_and_rest, chunks, cut.needed, with_rest=True)
         found = iter(weight_grads)
         grads = jax.tree.unflatten(treedef, [next(found) if own else None for own in trained])
-        return value, (grads, _join(hidden_grads, batch, length))
+        return value, (grads, cut.join(hidden_grads))
 
     def backward(grads, cotangents):
         return jax.tree.map(lambda x: (cotangents[0] * x).astype(x.dtype), grads)
@@ -116,17 +163,26 @@ def sum_over_chunks(fn: Callable, vocab_size: int, weights: dict, hidden: jax.Ar
     return summed(weights, hidden)
 
 
-def _add_up(fn: Callable, chunks: tuple, *, with_rest: bool = False):
-    """The sum of `fn(chunk)` over chunks; `with_rest` of its first result, the second ones stacked."""
+def _zeros(shapes):
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def _add_up(fn: Callable, chunks: tuple, needed: jax.Array, *, with_rest: bool = False):
+    """The sum of `fn(chunk)` over `needed` chunks; `with_rest` of its first result, the second ones stacked."""
     split = fn if with_rest else lambda xs: (fn(xs), None)
-    if jax.tree.leaves(chunks)[0].shape[0] == 1:
+    count = jax.tree.leaves(chunks)[0].shape[0]
+    if count == 1:
         sums, rest = split(constrain_batch(jax.tree.map(lambda x: x[0], chunks)))
         return (sums, jax.tree.map(lambda x: x[None], rest)) if with_rest else sums
-    shapes = jax.eval_shape(lambda xs: split(jax.tree.map(lambda x: x[0], xs))[0], chunks)
+    shapes, rest_shapes = jax.eval_shape(lambda xs: split(jax.tree.map(lambda x: x[0], xs)), chunks)
 
-    def step(sums, xs):
+    def add(sums, xs):
         more, rest = split(constrain_batch(xs))
         return jax.tree.map(jnp.add, sums, more), rest
 
-    sums, rest = jax.lax.scan(step, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), chunks)
+    def step(sums, xs):
+        index, chunk = xs
+        return jax.lax.cond(index < needed, add, lambda sums, _: (sums, _zeros(rest_shapes)), sums, chunk)
+
+    sums, rest = jax.lax.scan(step, _zeros(shapes), (jnp.arange(count), chunks))
     return (sums, rest) if with_rest else sums

@@ -116,7 +116,14 @@ def _read_logits(params, config, hidden, targets, temperature) -> tuple[jax.Arra
 
 
 def token_logprobs(
-    params: dict, config: ModelConfig, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0
+    params: dict,
+    config: ModelConfig,
+    hidden: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    *,
+    most: int,
+    temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and entropy of its distribution, without a [B, L, V] array.
 
@@ -125,19 +132,21 @@ def token_logprobs(
       config: its shape.
       hidden: f[B, L, D], the states that predict the targets.
       targets: i32[B, L].
+      mask: bool[B, L], the targets that count.
+      most: True in a row of the mask at most.
       temperature: divides the logits, as it did when the targets were sampled.
 
     Returns:
-      logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter).
+      logprobs f32[B, L] and entropy f32[B, L] (no gradient through the latter), 0 where not mask.
     """
 
-    def rows(weights, hidden, targets):
+    def rows(weights, mask, *arrays):
         def chunk(hidden, targets):
             return _read_logits(weights, config, hidden, targets, temperature)
 
-        return over_chunks(chunk, config.vocab_size, hidden, targets)
+        return over_chunks(chunk, config.vocab_size, mask, *arrays, most=most)
 
-    return with_vocabulary(rows, vocabulary(params, config), config.vocab_size, hidden, targets)
+    return with_vocabulary(rows, vocabulary(params, config), config.vocab_size, mask, hidden, targets)
 
 
 def token_loss(
@@ -146,23 +155,26 @@ def token_loss(
     config: ModelConfig,
     hidden: jax.Array,
     targets: jax.Array,
+    mask: jax.Array,
     *arrays: jax.Array,
+    most: int,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A loss of log-probabilities that is a sum over tokens, and its metrics; each logit computed once.
 
     Args:
-      loss_fn: `(logprobs, entropy, *arrays) -> (loss, metrics)`, of f32[N, M] and `arrays` [N, M] for some of the
-        tokens: its share of both. The tokens that fill up a part are zero in every array.
-      params, config, hidden, targets, temperature: as for `token_logprobs`.
+      loss_fn: `(logprobs, entropy, mask, *arrays) -> (loss, metrics)`, of f32[N, M], the mask and `arrays` [N, M] for
+        some of the tokens: its share of both.
+      params, config, hidden, targets, mask, most, temperature: as for `token_logprobs`.
       arrays: [B, L] each, held constant.
     """
 
-    def chunk(unembedding, hidden, targets, *arrays):
-        return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), *arrays)
+    def chunk(unembedding, mask, hidden, targets, *arrays):
+        return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), mask, *arrays)
 
     def share(weights, *arrays):  # of the rows at hand, f32[1] each
-        return jax.tree.map(lambda x: x[None], sum_over_chunks(chunk, config.vocab_size, weights, *arrays))
+        summed = sum_over_chunks(chunk, config.vocab_size, weights, *arrays, most=most)
+        return jax.tree.map(lambda x: x[None], summed)
 
     weights = vocabulary(params, config)
-    return jax.tree.map(jnp.sum, with_vocabulary(share, weights, config.vocab_size, hidden, targets, *arrays))
+    return jax.tree.map(jnp.sum, with_vocabulary(share, weights, config.vocab_size, mask, hidden, targets, *arrays))

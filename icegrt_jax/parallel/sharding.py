@@ -250,6 +250,15 @@ def batch_parts(batch: int) -> int:
     return math.prod(mesh.shape[axis] for axis in split_axes(batch, "rows", mesh, _ours(mesh)))
 
 
+def most_anywhere(count: jax.Array) -> jax.Array:
+    """The largest of the devices' counts where each has its own rows (`by_rows`): their loops then have one length."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names not in LAYOUTS:
+        return count
+    apart = tuple(axis for axis in mesh.axis_names if axis not in _ours(mesh))
+    return jax.lax.pmax(count, apart) if apart else count
+
+
 def constrain_batch(tree):
     """Keeps the leading axis of every array split; a gather by a permutation comes back replicated without it."""
     return jax.tree.map(lambda x: constrain(x, "rows", *(None,) * (x.ndim - 1)) if x.ndim else x, tree)

@@ -10,7 +10,7 @@ ring's hand is, each keeps track of which places hold tokens of its own, and aft
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -31,6 +31,20 @@ TAKEN_APART = ("cpu", "gpu")  # back ends where decoding with stacked layers has
 REFILLS = 8  # a refill waits until this part of the slots is free
 
 
+class Rows(NamedTuple):
+    """Rows that responses with their prompts fit into, one behind another. count: of rows. width: tokens of a row."""
+
+    count: int
+    width: int
+
+
+class Packings(NamedTuple):
+    """score: for all responses of a rollout. update: for those of any one minibatch. None: P + T tokens for each."""
+
+    score: Rows | None = None
+    update: Rows | None = None
+
+
 @struct.dataclass
 class Rollout:
     """Prompts and what was sampled after them.
@@ -39,6 +53,7 @@ class Rollout:
     responses: i32[B, T], right-padded. mask: bool[B, T], True up to and including the first EOS.
     logprobs: f32[B, T], of the full softmax at the sampling temperature (at 1 when greedy), 0 where not mask.
     finished: bool[B], the response ended with EOS within T tokens.
+    packing: how what reads the rollout packs it.
     """
 
     prompts: jax.Array
@@ -47,6 +62,7 @@ class Rollout:
     mask: jax.Array
     logprobs: jax.Array
     finished: jax.Array
+    packing: Packings = struct.field(pytree_node=False, default=Packings())
 
 
 def sequence_keys(key: jax.Array, start: int | jax.Array, count: int) -> jax.Array:

@@ -14,7 +14,7 @@ from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
-from icegrt_jax.parallel.sharding import shard_batch, shard_tree
+from icegrt_jax.parallel.sharding import row_parts, shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.stages import common, layouts, scoring, tokenizers
@@ -26,7 +26,7 @@ from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.startup import check_first_rollout
 from icegrt_jax.training.state import TrainState, trained, with_trained
-from icegrt_jax.training.widths import trimmed
+from icegrt_jax.training.widths import fitted
 
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
@@ -51,6 +51,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     layout = rollout_layout(run.mesh, state.model("policy"), state.full("policy"), config.mesh.rollout_tensor)
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
+    replay_rows = ppo.ptx.batch_size // ppo.num_minibatches if ppo.ptx.coef else 0
+    sizes = {"pack": ppo.pack, "parts": row_parts(run.mesh), "replay": replay_rows}
     sampler = sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id)
     score_step = jit_step(score, run.mesh, state)
     read = jax.jit(read_roles)
@@ -71,7 +73,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
             for step in range((start or 0) + 1, ppo.iterations + 1):
                 with progress.phase("rollout"):
                     batch, replayed = host_batch(step)
-                    rollout = trimmed(_rollout(run, state, batch, step, sampler, layout))
+                    rollout = fitted(state, _rollout(run, state, batch, step, sampler, layout), **sizes)
                 if step == 1:
                     with jax.set_mesh(run.mesh):
                         check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)

@@ -9,14 +9,56 @@ from icegrt_jax.models.heads import scalars, token_logprobs, unembed, vocabulary
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.parallel.sharding import with_vocabulary
 from icegrt_jax.rl import exact_kl
+from icegrt_jax.training.packed import Packed, Packing
 
 
-def response_hidden(params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask) -> jax.Array:
-    """Hidden states f[B, T, D] from which each response token is predicted."""
-    tokens = jnp.concatenate([prompts, responses], axis=1)
-    seen = jnp.concatenate([prompt_mask, mask], axis=1)
-    # The last token predicts nothing that is used, but without it widths would not be round.
-    return hidden_states(params, config, tokens, seen)[:, prompts.shape[1] - 1 : -1]
+def rows_hidden(params: dict, config: ModelConfig, rows: Packed) -> jax.Array:
+    """Hidden states f[R, W, D] after each token."""
+    segments = rows.segment_ids if rows.shared else None
+    return hidden_states(
+        params, config, rows.tokens, rows.segment_ids > 0, segment_ids=segments, positions=rows.positions
+    )
+
+
+def rows_logprobs(
+    params: dict, config: ModelConfig, rows: Packed, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability and entropy f32[R, W] of each response token, 0 at other tokens.
+
+    Args:
+      temperature: divides the logits; 0 (greedy) counts as 1.
+    """
+    hidden = rows_hidden(params, config, rows)[:, :-1]
+    read = token_logprobs(
+        params, config, hidden, rows.tokens[:, 1:], rows.mask[:, 1:], most=rows.most, temperature=temperature or 1.0
+    )
+    return jax.tree.map(_at_their_tokens, read)
+
+
+def rows_scalars(params: dict, config: ModelConfig, rows: Packed) -> jax.Array:
+    """The scalar f32[R, W] after each token."""
+    return scalars(params, rows_hidden(params, config, rows))
+
+
+def rows_exact_kl(params, config, ref_params, ref_config, rows: Packed, *, temperature: float) -> jax.Array:
+    """KL(policy || reference) f32[R, W] of the distribution each response token was drawn from, chunk by chunk."""
+    states = (rows_hidden(params, config, rows)[:, :-1], rows_hidden(ref_params, ref_config, rows)[:, :-1])
+
+    def of_rows(weights, mask, *states):
+        def chunk(hidden, ref_hidden):
+            logits = unembed(weights[0], config, hidden) / (temperature or 1.0)
+            ref_logits = unembed(weights[1], ref_config, ref_hidden) / (temperature or 1.0)
+            return exact_kl(logits, ref_logits)
+
+        return over_chunks(chunk, config.vocab_size, mask, *states, most=rows.most)
+
+    weights = (vocabulary(params, config), vocabulary(ref_params, ref_config))
+    return _at_their_tokens(with_vocabulary(of_rows, weights, config.vocab_size, rows.mask[:, 1:], *states))
+
+
+def _at_their_tokens(x: jax.Array) -> jax.Array:
+    """Of predictions [R, W - 1], each moved to the token it is about, [R, W]."""
+    return jnp.pad(x, ((0, 0), (1, 0)))
 
 
 def response_logprobs(
@@ -29,35 +71,9 @@ def response_logprobs(
       responses: i32[B, T], right-padded, with mask bool[B, T].
       temperature: divides the logits; 0 (greedy) counts as 1.
     """
-    hidden = response_hidden(params, config, prompts, prompt_mask, responses, mask)
-    logprobs, entropy = token_logprobs(params, config, hidden, responses, temperature=temperature or 1.0)
-    return jnp.where(mask, logprobs, 0.0), jnp.where(mask, entropy, 0.0)
-
-
-def response_values(params: dict, config: ModelConfig, prompts, prompt_mask, responses, mask) -> jax.Array:
-    """The critic's value f32[B, T] of the state before each response token, 0 where not mask."""
-    hidden = response_hidden(params, config, prompts, prompt_mask, responses, mask)
-    return jnp.where(mask, scalars(params, hidden), 0.0)
-
-
-def response_exact_kl(
-    params, config, ref_params, ref_config, prompts, prompt_mask, responses, mask, *, temperature: float
-) -> jax.Array:
-    """KL(policy || reference) of the next-token distributions, f32[B, T], chunk by chunk."""
-    args = (prompts, prompt_mask, responses, mask)
-    hidden = response_hidden(params, config, *args)
-    ref_hidden = response_hidden(ref_params, ref_config, *args)
-
-    def rows(weights, *states):
-        def chunk(hidden, ref_hidden):
-            logits = unembed(weights[0], config, hidden) / (temperature or 1.0)
-            ref_logits = unembed(weights[1], ref_config, ref_hidden) / (temperature or 1.0)
-            return exact_kl(logits, ref_logits)
-
-        return over_chunks(chunk, config.vocab_size, *states)
-
-    weights = (vocabulary(params, config), vocabulary(ref_params, ref_config))
-    return jnp.where(mask, with_vocabulary(rows, weights, config.vocab_size, hidden, ref_hidden), 0.0)
+    packing = Packing(prompt_mask, mask)
+    read = rows_logprobs(params, config, packing.tokens(prompts, responses), temperature=temperature)
+    return jax.tree.map(packing.responses, read)
 
 
 def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:

@@ -20,69 +20,62 @@ from icegrt_jax.rl import (
 )
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.training.blocks import block_count, joined
-from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
-from icegrt_jax.training.state import Experience, TrainState
+from icegrt_jax.training.forward import rows_exact_kl, rows_logprobs, rows_scalars
+from icegrt_jax.training.packed import Packed, Packing
+from icegrt_jax.training.state import Experience, PPOConfig, TrainState
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
 
-def raw_scores(state: TrainState, rollout: Rollout) -> jax.Array:
-    """The reward model's verdict f32[B] on prompt + response, as it was trained: no scaling, no penalty."""
-    tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
-    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
-    return answer_scores(state.full("reward"), state.model("reward"), tokens, mask)
-
-
-def _token_kl(state: TrainState, rollout: Rollout, ref_logprobs: jax.Array) -> jax.Array:
-    """KL penalty per token, f32[B, T], by the configured estimator."""
-    if state.ppo.kl_kind != "exact":
-        return kl_estimate(rollout.logprobs, ref_logprobs, state.ppo.kl_kind, rollout.mask)
-    return response_exact_kl(
-        state.full("policy"), state.model("policy"), state.full("reference"), state.model("policy"),
-        rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask, temperature=state.ppo.temperature,
-    )  # fmt: skip
-
-
-def _bootstrap(state: TrainState, rollout: Rollout) -> jax.Array | None:
-    """Value f32[B] after the last token of responses that were cut off, 0 for finished ones; None when off."""
-    if not state.ppo.bootstrap_truncated:
-        return None
-    tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
-    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
-    after = answer_scores(state.full("value"), state.model("value"), tokens, mask)
-    return jnp.where(rollout.finished, 0.0, after)
-
-
 def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
-    """What the models but the reward model say of a rollout, `score_batch` rows at a time.
+    """What the models but the reward model say of a rollout, `score_batch` packed rows at a time.
 
     Returns:
       `ref_logprobs` and `values` f32[B, T]; `bootstrap` f32[B] or None; `token_kl` f32[B, T]; `old_logprobs` f32[B, T]:
       the sampler's, or with `recompute_logprobs` those of the policy's own forward pass.
     """
-    return joined(lambda block: _read_block(state, block), rollout, _blocks(state, rollout))
+    return _read(state, rollout, reward=False)
 
 
-def _blocks(state: TrainState, rollout: Rollout) -> int:
-    return block_count(rollout.mask.shape[0], state.ppo.score_batch)
+def _read(state: TrainState, rollout: Rollout, *, reward: bool) -> dict[str, jax.Array | None]:
+    """As `read_roles`, with `reward` also `scores` f32[B]: the reward model's verdicts on prompt + response."""
+    packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
+    rows = packing.tokens(rollout.prompts, rollout.responses)
+    count = block_count(packing.rows, state.ppo.score_batch)
+    read = joined(lambda block: _read_rows(state, block, reward=reward), rows, count)
 
-
-def _read_block(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
-    args, temperature = _response(rollout), state.ppo.temperature
-    ref_logprobs, _ = response_logprobs(state.full("reference"), state.model("policy"), *args, temperature=temperature)
+    old_logprobs = rollout.logprobs
     if state.ppo.recompute_logprobs:
-        logprobs, _ = response_logprobs(state.full("policy"), state.model("policy"), *args, temperature=temperature)
-        rollout = rollout.replace(logprobs=logprobs)
-    return {
-        "ref_logprobs": ref_logprobs,
-        "values": response_values(state.full("value"), state.model("value"), *args),
-        "bootstrap": _bootstrap(state, rollout),
-        "token_kl": _token_kl(state, rollout, ref_logprobs),
-        "old_logprobs": rollout.logprobs,
+        old_logprobs = packing.responses(read["logprobs"])
+    ref_logprobs = packing.responses(read["ref_logprobs"])
+    if state.ppo.kl_kind == "exact":
+        token_kl = packing.responses(read["exact_kl"])
+    else:
+        token_kl = kl_estimate(old_logprobs, ref_logprobs, state.ppo.kl_kind, rollout.mask)
+    bootstrap = None
+    if state.ppo.bootstrap_truncated:  # the value after the last token of responses that were cut off
+        bootstrap = jnp.where(rollout.finished, 0.0, packing.last(read["values"]))
+    found = {
+        "ref_logprobs": ref_logprobs, "values": packing.before_responses(read["values"]), "bootstrap": bootstrap,
+        "token_kl": token_kl, "old_logprobs": old_logprobs,
+    }  # fmt: skip
+    return found | ({"scores": packing.last(read["scores"])} if reward else {})
+
+
+def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, jax.Array]:
+    """f32[R, W] of each token: log-probs of it, the values and scores after it."""
+    config, model, temperature = state.ppo, state.model("policy"), state.ppo.temperature
+    read = {
+        "ref_logprobs": rows_logprobs(state.full("reference"), model, rows, temperature=temperature)[0],
+        "values": rows_scalars(state.full("value"), state.model("value"), rows),
     }
-
-
-def _response(rollout: Rollout) -> tuple[jax.Array, ...]:
-    return rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask
+    if config.recompute_logprobs:
+        read["logprobs"] = rows_logprobs(state.full("policy"), model, rows, temperature=temperature)[0]
+    if config.kl_kind == "exact":
+        policy, reference = state.full("policy"), state.full("reference")
+        read["exact_kl"] = rows_exact_kl(policy, model, reference, model, rows, temperature=temperature)
+    if reward:
+        read["scores"] = rows_scalars(state.full("reward"), state.model("reward"), rows)
+    return read
 
 
 def score(
@@ -93,16 +86,16 @@ def score(
     Args:
       scores: f32[B], the reward model's verdicts where it has read the responses as text, with a tokenizer
         of its own. By default it reads the rollout's ids, here.
-      read: what `read_roles` has returned, where the roles have read the rollout already. By default they do, here.
+      read: what `read_roles` has returned, where the roles have read the rollout already; with `scores` only.
 
     Returns:
       The state with the score moments and the KL coefficient moved on (the rewards use the
       coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
       `scaled_histogram` f32[B].
     """
-    if scores is None:
-        scores = joined(lambda block: raw_scores(state, block), rollout, _blocks(state, rollout))
-    read = read_roles(state, rollout) if read is None else read
+    if read is None:
+        read = _read(state, rollout, reward=scores is None)
+    scores = read.pop("scores") if scores is None else scores
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
     rollout, scores, read = all_rows((rollout, scores, read), state.axis_name)
     config, mask = state.ppo, rollout.mask
@@ -137,11 +130,19 @@ def score(
     if config.recompute_logprobs:
         metrics["sampler_logprob_diff"] = masked_mean(jnp.abs(old_logprobs - rollout.logprobs), mask)
     experience = Experience(
-        *_response(rollout), old_logprobs=old_logprobs, ref_logprobs=ref_logprobs,
-        values=values, advantages=normalized, returns=returns,
+        rollout.prompts, rollout.prompt_mask, rollout.responses, mask,
+        old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, values=values,
+        advantages=normalized, returns=returns, rows=rollout.packing.update,
     )  # fmt: skip
     state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
     return state, own_rows(experience, state.axis_name), metrics
+
+
+def minibatch_order(key: jax.Array, step: jax.Array, config: PPOConfig, rows: int) -> jax.Array:
+    """The rows of each minibatch of an iteration, i32[epochs * minibatches, size]: every epoch in a new order."""
+    keys = jax.random.split(jax.random.fold_in(key, step), config.num_ppo_epochs)
+    epochs = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys)
+    return epochs.reshape(-1, rows // config.num_minibatches)
 
 
 def _minibatch(experience: Experience, rows: jax.Array, index: jax.Array, count: int) -> Experience:
@@ -202,10 +203,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     """
     experience = all_rows(experience, state.axis_name)  # under pmap, so that minibatches are those of one device
     config, rows = state.ppo, experience.mask.shape[0]
-    size = rows // config.num_minibatches
-    key = jax.random.fold_in(state.key, state.step)
-    epochs = jax.vmap(lambda key: jax.random.permutation(key, rows))(jax.random.split(key, config.num_ppo_epochs))
-    order = epochs.reshape(-1, size)  # [epochs * minibatches, size]
+    order = minibatch_order(state.key, state.step, config, rows)
     part = jnp.tile(jnp.arange(config.num_minibatches), config.num_ppo_epochs)
 
     def update(state, minibatch):

@@ -10,6 +10,7 @@ from flax import struct
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig, with_adapter
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
+from icegrt_jax.sampling import Rows
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
 
 
@@ -142,6 +143,7 @@ class Experience:
     responses: i32[B, T], right-padded. mask: bool[B, T], up to and including the first EOS.
     old_logprobs, ref_logprobs, values, advantages, returns: f32[B, T], 0 where not mask.
     ptx: None, or an SFT batch whose leading axis is split into minibatches as well.
+    rows: that the responses of any one minibatch fit into, with their prompts; None: P + T tokens for each.
     """
 
     prompts: jax.Array
@@ -154,3 +156,4 @@ class Experience:
     advantages: jax.Array
     returns: jax.Array
     ptx: dict | None = None
+    rows: Rows | None = struct.field(pytree_node=False, default=None)

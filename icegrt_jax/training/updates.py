@@ -21,12 +21,8 @@ from icegrt_jax.rl import (
     ranking_loss,
 )
 from icegrt_jax.training.blocks import block_count, summed
-from icegrt_jax.training.forward import (
-    answer_scores,
-    packed_hidden,
-    response_hidden,
-    response_values,
-)
+from icegrt_jax.training.forward import answer_scores, packed_hidden, rows_hidden, rows_scalars
+from icegrt_jax.training.packed import Minibatch, pack_experience
 from icegrt_jax.training.state import Experience, TrainState
 
 
@@ -90,7 +86,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
 
     def loss_fn(batch, params):
         model = state.model("policy")
-        return token_loss(of_tokens, params, model, *packed_hidden(params, model, batch))
+        return token_loss(of_tokens, params, model, *packed_hidden(params, model, batch), most=_targets(batch))
 
     state, metrics = _apply(state, ("policy",), loss_fn, batch)
     return state.replace(step=state.step + 1), {**metrics, "targets": total}
@@ -121,6 +117,11 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
     return state.replace(step=state.step + 1), metrics
 
 
+def _targets(batch: dict) -> int:
+    """Targets in a row of an SFT batch at most."""
+    return batch["tokens"].shape[1] - 1
+
+
 def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the actor on one minibatch: clipped surrogate, KL in the loss and replay where configured.
 
@@ -128,7 +129,7 @@ def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dic
       The state with new policy parameters (`step` counts iterations and stays), and metrics of
       `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|).
     """
-    return _apply(state, ("policy",), _policy_loss_fn(state, batch), batch)
+    return _apply(state, ("policy",), _policy_loss_fn(state, batch), pack_experience(batch))
 
 
 def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -136,12 +137,9 @@ def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict
     total = _count(state, batch.mask)
 
     def loss_fn(batch, params):
-        values = response_values(
-            params, state.model("value"), batch.prompts, batch.prompt_mask, batch.responses, batch.mask
-        )
-        return _value_loss(state, values, batch, total)
+        return _value_loss(state, rows_scalars(params, state.model("value"), batch.packed), batch, total)
 
-    return _apply(state, ("value",), loss_fn, batch)
+    return _apply(state, ("value",), loss_fn, pack_experience(batch))
 
 
 def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -157,30 +155,25 @@ def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainStat
     policy_loss = _policy_loss_fn(state, batch)
 
     def loss_fn(batch, policy, value):
-        hidden = response_hidden(policy, state.model("policy"), *_response(batch))
+        hidden = rows_hidden(policy, state.model("policy"), batch.packed)
         loss, metrics = policy_loss(batch, policy, hidden)
-        values = jnp.where(batch.mask, scalars(value, hidden), 0.0)
-        value_loss, value_metrics = _value_loss(state, values, batch, total)
+        value_loss, value_metrics = _value_loss(state, scalars(value, hidden), batch, total)
         shown = {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
         return loss + state.ppo.vf_coef * value_loss, {**metrics, **shown, **value_metrics}
 
-    return _apply(state, ("policy", "value"), loss_fn, batch)
-
-
-def _response(batch: Experience) -> tuple[jax.Array, ...]:
-    return batch.prompts, batch.prompt_mask, batch.responses, batch.mask
+    return _apply(state, ("policy", "value"), loss_fn, pack_experience(batch))
 
 
 def _policy_loss_fn(state: TrainState, batch: Experience):
-    """`loss_fn(block, params, hidden=None) -> (loss, metrics)` of the actor, shares of the means over `batch`.
+    """`loss_fn(rows, params, hidden=None) -> (loss, metrics)` of the actor, shares of the means over `batch`.
 
-    `hidden` saves its forward pass.
+    Of some of the packed rows; `hidden` saves their forward pass.
     """
     config = state.ppo
     total = _count(state, batch.mask)
     ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:]) if config.ptx_coef else None
 
-    def of_tokens(logprobs, entropy, old_logprobs, ref_logprobs, advantages, mask):
+    def of_tokens(logprobs, entropy, mask, old_logprobs, ref_logprobs, advantages):
         loss, metrics = ppo_policy_loss(
             logprobs, old_logprobs, advantages, mask, total=total,
             cliprange=config.cliprange, cliprange_high=config.cliprange_high or None, dual_clip=config.dual_clip,
@@ -200,14 +193,15 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
     def loss_fn(batch, params, hidden=None):
         model = state.model("policy")
         if hidden is None:
-            hidden = response_hidden(params, model, *_response(batch))
+            hidden = rows_hidden(params, model, batch.packed)
+        arrays = (batch.packed.tokens, batch.packed.mask, batch.old_logprobs, batch.ref_logprobs, batch.advantages)
         loss, metrics = token_loss(
-            of_tokens, params, model, hidden, batch.responses,
-            batch.old_logprobs, batch.ref_logprobs, batch.advantages, batch.mask,
-            temperature=config.temperature or 1.0,
+            of_tokens, params, model, hidden[:, :-1], *(x[:, 1:] for x in arrays),
+            most=batch.packed.most, temperature=config.temperature or 1.0,
         )  # fmt: skip
         if config.ptx_coef:
-            ptx, _ = token_loss(of_replay, params, model, *packed_hidden(params, model, batch.ptx))
+            replay = packed_hidden(params, model, batch.ptx)
+            ptx, _ = token_loss(of_replay, params, model, *replay, most=_targets(batch.ptx))
             loss = loss + config.ptx_coef * ptx
             metrics = {**metrics, "ptx_loss": jax.lax.stop_gradient(ptx)}
         return loss, metrics
@@ -215,7 +209,8 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
     return loss_fn
 
 
-def _value_loss(state: TrainState, values: jax.Array, batch: Experience, total: jax.Array):
-    return ppo_value_loss(
-        values, batch.values, batch.returns, batch.mask, cliprange_value=state.ppo.cliprange_value, total=total
-    )
+def _value_loss(state: TrainState, values: jax.Array, batch: Minibatch, total: jax.Array):
+    """Of values f32[R, W] after each token, the one before a response token being its own."""
+    old, returns, mask = (x[:, 1:] for x in (batch.values, batch.returns, batch.packed.mask))
+    clip = state.ppo.cliprange_value
+    return ppo_value_loss(values[:, :-1], old, returns, mask, cliprange_value=clip, total=total)

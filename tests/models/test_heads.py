@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax.models import chunks
-from icegrt_jax.models.heads import entropy_of, init_params, pick_logprobs, scalars, token_logprobs, unembed
+from icegrt_jax.models.heads import entropy_of, init_params, pick_logprobs, scalars, token_logprobs, token_loss, unembed
 from tests.models.examples import CONFIG, make_params, make_tokens
 
 
@@ -41,32 +41,62 @@ def test_logits_are_products_with_the_embedding_or_the_head():
     np.testing.assert_allclose(unembed(params, untied, hidden), hidden @ params["lm_head"]["kernel"], atol=1e-5)
 
 
+MASKS = {  # which tokens count, and how many of a row at most
+    "all": (jnp.ones((2, 7), jnp.bool_), 7),
+    "some": (jnp.array([[0, 1, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 1]], jnp.bool_), 3),
+    "first": (jnp.arange(7)[None] < jnp.array([[4], [2]]), 7),
+}
+
+
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_chunked_logprobs_equal_the_full_softmax_and_so_do_their_gradients(small_chunks, tie_embeddings, temperature):
+@pytest.mark.parametrize("counting", MASKS)
+def test_chunked_logprobs_equal_the_full_softmax_and_so_do_their_gradients(
+    small_chunks, tie_embeddings, temperature, counting
+):
     config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings)
-    params = make_params(config)
+    params, (mask, most) = make_params(config), MASKS[counting]
     hidden = jax.random.normal(jax.random.key(3), (2, 7, config.d_model))
     targets = make_tokens(2, 7)
 
     def chunked(params, hidden):
-        logprobs, entropy = token_logprobs(params, config, hidden, targets, temperature=temperature)
+        logprobs, entropy = token_logprobs(params, config, hidden, targets, mask, most=most, temperature=temperature)
         return jnp.sum(jnp.sin(logprobs)), (logprobs, entropy)
+
+    def summed(params, hidden):
+        loss = lambda logprobs, _, mask: (jnp.sum(jnp.where(mask, jnp.sin(logprobs), 0.0)), {"seen": jnp.sum(mask)})
+        return token_loss(loss, params, config, hidden, targets, mask, most=most, temperature=temperature)
 
     def full(params, hidden):
         logprobs = jax.nn.log_softmax(unembed(params, config, hidden) / temperature)
-        entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
-        chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+        entropy = jnp.where(mask, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1), 0.0)
+        chosen = jnp.where(mask, jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0], 0.0)
         return jnp.sum(jnp.sin(chosen)), (chosen, entropy)
 
-    results = [jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(params, hidden) for f in (chunked, full)]
-    chex.assert_trees_all_close(*results, atol=2e-5)
+    run = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(params, hidden)
+    expected = run(full)
+    chex.assert_trees_all_close(run(chunked), expected, atol=2e-5)
+    (loss, metrics), grads = run(summed)
+    chex.assert_trees_all_close((loss, grads), (expected[0][0], expected[1]), atol=2e-5)
+    assert metrics["seen"] == mask.sum()
+
+
+def test_no_logits_are_made_of_chunks_in_which_no_token_counts(small_chunks):
+    """Seen by what a token that does not count would do: infinite weights give NaN wherever they are used."""
+    mask = jnp.zeros((2, 7), jnp.bool_)
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), make_params())
+    loss = lambda logprobs, entropy, mask: (jnp.sum(logprobs), {"entropy": jnp.sum(entropy)})
+    made = jax.jit(lambda mask: token_loss(
+        loss, broken, CONFIG, jnp.ones((2, 7, CONFIG.d_model)), make_tokens(2, 7), mask, most=7
+    ))  # fmt: skip
+    assert made(mask)[0] == 0 and jnp.isnan(made(mask.at[1, 3].set(True))[0])
 
 
 def test_a_batch_below_the_chunk_size_gives_the_same_logprobs(small_chunks, monkeypatch):
-    params, targets = make_params(), make_tokens(2, 7)
+    params, targets, (mask, _) = make_params(), make_tokens(2, 7), MASKS["some"]
     hidden = jax.random.normal(jax.random.key(3), (2, 7, CONFIG.d_model))
-    compute = lambda: jax.jit(lambda *args: token_logprobs(args[0], CONFIG, *args[1:]))(params, hidden, targets)
+    read = lambda *args: token_logprobs(args[0], CONFIG, *args[1:], most=7)
+    compute = lambda: jax.jit(lambda *args: read(*args))(params, hidden, targets, mask)
     in_chunks = compute()
     monkeypatch.setattr(chunks, "MIN_CHUNK", 14)
     chex.assert_trees_all_close(compute(), in_chunks, atol=1e-5)
@@ -74,7 +104,9 @@ def test_a_batch_below_the_chunk_size_gives_the_same_logprobs(small_chunks, monk
 
 def test_the_entropy_carries_no_gradient():
     hidden = jax.random.normal(jax.random.key(3), (1, 4, CONFIG.d_model))
-    entropy = lambda hidden: token_logprobs(make_params(), CONFIG, hidden, make_tokens(1, 4))[1].sum()
+    entropy = lambda hidden: token_logprobs(
+        make_params(), CONFIG, hidden, make_tokens(1, 4), jnp.ones((1, 4), jnp.bool_), most=4
+    )[1].sum()  # fmt: skip
     chex.assert_trees_all_equal(jax.jit(jax.grad(entropy))(hidden), jnp.zeros_like(hidden))
 
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from icegrt_jax.models import chunks
-from icegrt_jax.training import forward
+from icegrt_jax.sampling import Rows
+from icegrt_jax.training import forward, packed
 from tests.models.examples import make_params, reference_hidden
+from tests.training import examples
 from tests.training.examples import POLICY, SCALAR, B, T, make_experience, make_policy, make_scalar
 
 response_logprobs = jax.jit(forward.response_logprobs, static_argnames=("config", "temperature"))
-response_values = jax.jit(forward.response_values, static_argnames="config")
-response_exact_kl = jax.jit(forward.response_exact_kl, static_argnames=("config", "ref_config", "temperature"))
+response_values = jax.jit(examples.response_values, static_argnames=("config", "rows"))
+response_exact_kl = jax.jit(examples.response_exact_kl, static_argnames=("config", "ref_config", "temperature", "rows"))
 answer_scores = jax.jit(forward.answer_scores, static_argnames="config")
 
 EXPERIENCE = make_experience()
@@ -56,6 +58,30 @@ def test_logprobs_and_entropy_equal_a_float64_reference(temperature):
         uncertain = -(np.exp(reference) * reference).sum(-1)[before]
         np.testing.assert_allclose(entropy[b, : len(response)], uncertain, atol=2e-5)
         assert (logprobs[b, len(response) :] == 0).all() and (entropy[b, len(response) :] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [Rows(10, 14), Rows(12, 14), Rows(15, 12), Rows(8, 20)], ids=str)
+def test_what_is_read_does_not_depend_on_who_shares_the_row(rows):
+    """Values, log-probs and exact KL of each token in rows that several sequences share, against one row each."""
+    packing = packed.Packing(ARGS[1], ARGS[3], rows)
+    assert packing.shared
+    laid = packing.tokens(ARGS[0], ARGS[2])
+    assert laid.tokens.shape == rows and (np.asarray(laid.segment_ids).max(1) > 0).any()
+    read = jax.jit(forward.rows_logprobs, static_argnames=("config", "temperature"))
+    for got, alone in zip(
+        read(make_policy(0), POLICY, laid, temperature=0.7),
+        response_logprobs(make_policy(0), POLICY, *ARGS, temperature=0.7),
+    ):
+        np.testing.assert_allclose(packing.responses(got), alone, atol=2e-5)
+        assert (np.asarray(got)[~np.asarray(laid.mask)] == 0).all()
+    values = response_values(make_scalar(1), SCALAR, *ARGS)
+    np.testing.assert_allclose(response_values(make_scalar(1), SCALAR, *ARGS, rows=rows), values, atol=2e-5)
+    both = (make_policy(0), POLICY, make_policy(5), POLICY, *ARGS)
+    kl = response_exact_kl(*both, temperature=1.0)
+    np.testing.assert_allclose(response_exact_kl(*both, temperature=1.0, rows=rows), kl, atol=2e-5)
+    after = forward.rows_scalars(make_scalar(2), SCALAR, laid)
+    tokens, seen = jnp.concatenate(ARGS[0::2], axis=1), jnp.concatenate(ARGS[1::2], axis=1)
+    np.testing.assert_allclose(packing.last(after), answer_scores(make_scalar(2), SCALAR, tokens, seen), atol=2e-5)
 
 
 def test_a_value_is_that_of_the_state_before_its_token():

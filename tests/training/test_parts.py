@@ -11,7 +11,8 @@ from icegrt_jax.models.heads import scalars, trunk
 from icegrt_jax.models.lora import init_adapter
 from icegrt_jax.models.tree import flatten
 from icegrt_jax.rl import ppo_value_loss
-from icegrt_jax.training.forward import response_hidden
+from icegrt_jax.training.forward import rows_hidden
+from icegrt_jax.training.packed import pack_experience
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.startup import check_first_rollout
 from icegrt_jax.training.state import trained, with_trained
@@ -73,10 +74,10 @@ def test_a_head_on_the_actor_adds_the_value_gradient_to_the_trunk():
 
     def value_loss(own):
         policy = state.replace(params={**state.params, "policy": own}).full("policy")
-        hidden = response_hidden(policy, POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask)
-        values = jnp.where(batch.mask, scalars(state.full("value"), hidden), 0.0)
-        clip = state.ppo.cliprange_value
-        return ppo_value_loss(values, batch.values, batch.returns, batch.mask, cliprange_value=clip)[0]
+        rows = pack_experience(batch)
+        values = scalars(state.full("value"), rows_hidden(policy, POLICY, rows.packed))[:, :-1]
+        mask, clip = rows.packed.mask[:, 1:], state.ppo.cliprange_value
+        return ppo_value_loss(values, rows.values[:, 1:], rows.returns[:, 1:], mask, cliprange_value=clip)[0]
 
     extra = jax.grad(value_loss)(state.params["policy"])
     expected = jax.tree.map(lambda p, v: p + 0.3 * v, gradient(alone, "policy"), extra)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax.training import ppo
-from icegrt_jax.training.forward import answer_scores, response_exact_kl, response_logprobs, response_values
+from icegrt_jax.training.forward import answer_scores, response_logprobs
 from icegrt_jax.training.ppo import ppo_update, score
 from tests.rl import references
 from tests.training.examples import (
@@ -22,6 +22,8 @@ from tests.training.examples import (
     make_rollout,
     make_sft_batch,
     make_state,
+    response_exact_kl,
+    response_values,
 )
 
 GENTLE = dataclasses.replace(OPTIMIZER, lr=0.01)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.training.forward import answer_scores, response_logprobs, response_values
+from icegrt_jax.training.forward import answer_scores, response_logprobs
 from icegrt_jax.training.updates import policy_update, reward_update, sft_update, value_update
 from tests.rl import references
 from tests.training.examples import (
@@ -20,6 +20,7 @@ from tests.training.examples import (
     make_ranking_batch,
     make_sft_batch,
     make_state,
+    response_values,
     rows_of,
 )
 
