@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from icegrt_jax.plan.chips import GIB
 from icegrt_jax.plan.plan import Row, Target
-from icegrt_jax.plan.search import Trial
+from icegrt_jax.plan.search import Largest
+from icegrt_jax.plan.sweep import Trial
 
 NOTICE = "Estimates only: compiled ahead of time, no hardware was used."
 MEMORY = ("arguments", "temporaries", "outputs", "aliased")
@@ -66,7 +67,7 @@ def cost_table(rows: Sequence[Row]) -> str:
     return table(["program", "TFLOP", "memory GB", *(f"{kind} GB" for kind in kinds), "seconds", "bound by"], lines)
 
 
-def summary(rows: Sequence[Row], seconds: dict[str, float], largest: dict[str, int | None]) -> str:
+def summary(rows: Sequence[Row], seconds: dict[str, float], largest: Sequence[Largest]) -> str:
     """Seconds, whether it fits, the largest batches, and what should not be there."""
     lines = []
     if any(seconds.values()):
@@ -79,8 +80,7 @@ def summary(rows: Sequence[Row], seconds: dict[str, float], largest: dict[str, i
     if rows and all(row.fits for row in rows):
         lines.append("Fits.")
     lines += _decoding(rows)
-    known = {names: value for names, value in largest.items() if value is not None}
-    lines += [f"Largest {key} that fits {name}: {value}." for (name, key), value in known.items()]
+    lines += [_largest(found) for found in largest]
     lines += [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
     if not any(row.offenders for row in rows):
         decoding = ", decoding sends no weights" if any("decode" in row.parts for row in rows) else ""
@@ -88,6 +88,18 @@ def summary(rows: Sequence[Row], seconds: dict[str, float], largest: dict[str, i
             f"Checks: no large parameter is whole on every chip, no program holds the logits of its rows{decoding}."
         )
     return "\n".join(lines)
+
+
+def _largest(found: Largest) -> str:
+    """The batch that was compiled and fits, and why not more."""
+    if not found.value:
+        held = "what stays on a chip is too much" if found.refused is None else f"{found.refused} is too much"
+        return f"No {found.key} fits: {held} with {found.program}."
+    if not found.program:
+        return f"Largest {found.key} that fits: {found.value}, and perhaps more; the search ends there."
+    if found.refused:
+        return f"Largest {found.key} seen to fit: {found.value}; with {found.refused}, {found.program} does not."
+    return f"Largest {found.key} that fits: {found.value}; more is too much for {found.program}, by its line."
 
 
 def _decoding(rows: Sequence[Row]) -> list[str]:
@@ -110,8 +122,7 @@ def sweep_table(trials: Sequence[Trial]) -> str:
         ["mesh data x fsdp x tensor", "remat", "peak GiB", "s per PPO iteration", "run h", ""],
         [
             [
-                "x".join(str(trial.values[f"mesh.{axis}"]) for axis in ("data", "fsdp", "tensor")),
-                trial.values["model.remat"], gib(trial.peak) if trial.peak else "-",
+                trial.mesh, trial.values["model.remat"], gib(trial.peak) if trial.peak else "-",
                 f"{trial.seconds['ppo']:.1f}" if trial.seconds.get("ppo") else "-",
                 f"{trial.seconds['run'] / 3600:.1f}" if trial.seconds.get("run") else "-", trial.reason,
             ]
