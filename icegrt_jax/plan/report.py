@@ -6,6 +6,7 @@ from icegrt_jax.plan.chips import GIB
 from icegrt_jax.plan.plan import Row, Target
 from icegrt_jax.plan.search import Largest
 from icegrt_jax.plan.sweep import Trial
+from icegrt_jax.plan.topology import Topology
 
 NOTICE = "Estimates only: compiled ahead of time, no hardware was used."
 MEMORY = ("arguments", "temporaries", "outputs", "aliased")
@@ -14,7 +15,7 @@ MEMORY = ("arguments", "temporaries", "outputs", "aliased")
 def header(name: str, target: Target, mesh, notes: Sequence[str]) -> str:
     """What is planned, on what, and what is assumed."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    lines = [f"Plan of {name} on {target.topology}: {target.topology.chips} chips, mesh {sizes}. {NOTICE}"]
+    lines = [f"Plan of {name} on {chips(target.topology)}, mesh {sizes}. {NOTICE}"]
     chip = target.chip
     if chip:
         lines.append(
@@ -71,9 +72,9 @@ def summary(rows: Sequence[Row], seconds: dict[str, float], largest: Sequence[La
     """Seconds, whether it fits, the largest batches, and what should not be there."""
     lines = []
     if any(seconds.values()):
-        each = [f"a PPO iteration {seconds['ppo']:.1f} s"] if "ppo" in seconds else []
-        each += [f"a step of {stage} {seconds[stage]:.2f} s" for stage in seconds if stage not in ("ppo", "run")]
-        lines.append(f"At least: {', '.join(each)}; the whole run {seconds['run'] / 3600:.1f} h.")
+        each = [f"a PPO iteration {decimals(seconds['ppo'], 1)} s"] if "ppo" in seconds else []
+        each += [f"a step of {stage} {decimals(seconds[stage])} s" for stage in seconds if stage not in ("ppo", "run")]
+        lines.append(f"At least: {', '.join(each)}; the whole run {decimals(seconds['run'] / 3600, 1)} h.")
     for row in rows:
         if row.fits is False:
             lines.append(f"Does not fit: {row.name} needs {gib(row.peak)} GiB a chip.")
@@ -96,7 +97,7 @@ def _largest(found: Largest) -> str:
         held = "what stays on a chip is too much" if found.refused is None else f"{found.refused} is too much"
         return f"No {found.key} fits: {held} with {found.program}."
     if not found.program:
-        return f"Largest {found.key} that fits: {found.value}, and perhaps more; the search ends there."
+        return f"Largest {found.key} tried: {found.value}, which fits."
     if found.refused:
         return f"Largest {found.key} seen to fit: {found.value}; with {found.refused}, {found.program} does not."
     return f"Largest {found.key} that fits: {found.value}; more is too much for {found.program}, by its line."
@@ -123,16 +124,25 @@ def sweep_table(trials: Sequence[Trial]) -> str:
         [
             [
                 trial.mesh, trial.values["model.remat"], gib(trial.peak) if trial.peak else "-",
-                f"{trial.seconds['ppo']:.1f}" if trial.seconds.get("ppo") else "-",
-                f"{trial.seconds['run'] / 3600:.1f}" if trial.seconds.get("run") else "-", trial.reason,
+                decimals(trial.seconds["ppo"], 1) if trial.seconds.get("ppo") else "-",
+                decimals(trial.seconds["run"] / 3600, 1) if trial.seconds.get("run") else "-", trial.reason,
             ]
             for trial in ordered
         ],
     )  # fmt: skip
 
 
+def chips(topology: Topology) -> str:
+    return f"{topology}: {topology.chips} chip{'s' if topology.chips > 1 else ''}"
+
+
 def gib(count: float) -> str:
-    return f"{count / GIB:.2f}"
+    return decimals(count / GIB)
+
+
+def decimals(number: float, digits: int = 2) -> str:
+    """With so many digits behind the point, or two that count where it is small: toy models are planned as well."""
+    return f"{number:.{digits}f}" if number >= 0.1 or not number else f"{number:.2g}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

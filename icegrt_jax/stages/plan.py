@@ -123,7 +123,7 @@ def _sweep(config: ConfigDict, target, answers: int, as_json: bool) -> int:
             "best": None if found is None else found.values,
         }, indent=1))  # fmt: skip
     else:
-        print(f"{target.topology}: {target.topology.chips} chips. {report.NOTICE}\n\n{report.sweep_table(trials)}\n")
+        print(f"{report.chips(target.topology)}. {report.NOTICE}\n\n{report.sweep_table(trials)}\n")
         if found is None:
             print("None of them fits.")
         else:

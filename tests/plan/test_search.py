@@ -47,7 +47,7 @@ class Compiler:
         return search.largest_batch(self.config, target, 4, rows, self.said.append)
 
 
-@pytest.mark.parametrize("free, largest", [(900, 0), (3_000, 16), (3_900, 24), (50_000, 488), (33_799, 320)])
+@pytest.mark.parametrize("free, largest", [(900, 0), (3_000, 16), (3_900, 24), (10_000, 88), (13_799, 120)])
 def test_the_line_through_one_more_batch_is_confirmed_by_a_second(free, largest, monkeypatch):
     compiler = Compiler(monkeypatch, SFT, {"sft update": 100}, constant=1_000)
     found = compiler.largest(free)
@@ -59,13 +59,13 @@ def test_the_line_through_one_more_batch_is_confirmed_by_a_second(free, largest,
 
 def test_a_line_without_a_constant_needs_one_compilation(monkeypatch):
     compiler = Compiler(monkeypatch, SFT, {"sft update": 100})
-    assert compiler.largest(30_000).value in (288, 296)
+    assert compiler.largest(11_000).value == 104
     assert len(compiler.asked) == 1
 
 
 def test_where_the_line_is_wrong_the_answer_is_what_was_seen_to_fit(monkeypatch):
-    compiler = Compiler(monkeypatch, SFT, {"sft update": 100}, constant=30_000, bend=0.5)
-    found = compiler.largest(60_000)
+    compiler = Compiler(monkeypatch, SFT, {"sft update": 100}, constant=10_000, bend=1.0)
+    found = compiler.largest(22_000)
     (_, probe), (_, confirming) = compiler.asked
     assert (found.value, found.refused, found.program) == (probe, confirming, "sft update")
     assert f"seen to fit: {probe}; with {confirming}, sft update does not." in report.summary([], {}, [found])
@@ -75,7 +75,7 @@ def test_a_batch_that_does_not_fit_is_searched_below(monkeypatch):
     config = tiny(**{"reward.steps": 0, "ppo.iterations": 0, "sft.batch_size": 512})
     compiler = Compiler(monkeypatch, config, {"sft update": 100}, constant=1_000, allowed=20_000)
     found = compiler.largest(20_000)
-    assert found.value in (184, 190 // 8 * 8) and found.program == "sft update" and len(compiler.asked) <= 2
+    assert found.value == 184 and found.program == "sft update" and len(compiler.asked) <= 2
 
 
 def test_without_a_batch_that_fits_the_smallest_is_named(monkeypatch):
@@ -96,22 +96,22 @@ def test_memory_that_does_not_grow_ends_the_search_at_its_end(monkeypatch):
     found = compiler.largest(2_000)
     assert found == search.Largest("sft.batch_size", 16 * search.MOST)
     assert len(compiler.asked) <= 2
-    assert "and perhaps more; the search ends there." in report.summary([], {}, [found])
+    assert f"Largest sft.batch_size tried: {16 * search.MOST}, which fits." in report.summary([], {}, [found])
 
 
 def test_all_programs_of_a_key_are_compiled_with_the_batch_that_is_named(monkeypatch):
     compiler = Compiler(monkeypatch, PPO, PPO_ROWS, constant=1_000)
-    found = compiler.largest(21_500)
-    assert (found.key, found.value, found.program) == ("ppo.batch_size", 200, "ppo update")
-    assert compiler.asked[2:] == [(name, 200) for name in ("score", "first check", "rollout")]
-    assert compiler.said[-1] == "rollout with ppo.batch_size=200"
+    found = compiler.largest(11_500)
+    assert (found.key, found.value, found.program) == ("ppo.batch_size", 104, "ppo update")
+    assert compiler.asked[2:] == [(name, 104) for name in ("score", "first check", "rollout")]
+    assert compiler.said[-1] == "rollout with ppo.batch_size=104"
 
 
 def test_a_program_that_the_batch_of_the_others_does_not_fit_makes_it_smaller(monkeypatch):
     compiler = Compiler(monkeypatch, PPO, {**PPO_ROWS, "rollout": 200}, constant=1_000)
-    found = compiler.largest(21_500)
-    assert (found.value, found.program) == (96, "rollout")
-    assert [rows for name, rows in compiler.asked if name == "rollout"] == [200, 96]
+    found = compiler.largest(11_500)
+    assert (found.value, found.program) == (48, "rollout")
+    assert [rows for name, rows in compiler.asked if name == "rollout"] == [104, 48]
     assert len(compiler.asked) == 6
 
 
