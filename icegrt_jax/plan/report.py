@@ -65,16 +65,21 @@ def cost_table(rows: Sequence[Row]) -> str:
             lines.append(
                 [label, f"{part['flops'] / 1e12:.4g}", f"{part['hbm_bytes'] / 1e9:.4g}", *sent, seconds, part["bound"]]
             )
+    if not lines:
+        return "No costs: the compiler refuses the size of every program."
     return table(["program", "TFLOP", "memory GB", *(f"{kind} GB" for kind in kinds), "seconds", "bound by"], lines)
 
 
 def summary(rows: Sequence[Row], seconds: dict[str, float], largest: Sequence[Largest]) -> str:
     """Seconds, whether it fits, the largest batches, and what should not be there."""
     lines = []
+    refused = [row.name for row in rows if "needed" in row.memory]  # by the compiler, for its size
     if any(seconds.values()):
-        each = [f"a PPO iteration {decimals(seconds['ppo'], 1)} s"] if "ppo" in seconds else []
-        each += [f"a step of {stage} {decimals(seconds[stage])} s" for stage in seconds if stage not in ("ppo", "run")]
-        lines.append(f"At least: {', '.join(each)}; the whole run {decimals(seconds['run'] / 3600, 1)} h.")
+        each = [f"a PPO iteration {decimals(seconds['ppo'], 1)} s"] if seconds.get("ppo") else []
+        each += [f"a step of {stage} {decimals(seconds[stage])} s"
+                 for stage in seconds if stage not in ("ppo", "run") and seconds[stage]]  # fmt: skip
+        without = f", without {' and '.join(refused)}" if refused else ""
+        lines.append(f"At least: {', '.join(each)}; the whole run {decimals(seconds['run'] / 3600, 1)} h{without}.")
     for row in rows:
         if row.fits is False:
             lines.append(f"Does not fit: {row.name} needs {gib(row.peak)} GiB a chip.")
@@ -82,13 +87,18 @@ def summary(rows: Sequence[Row], seconds: dict[str, float], largest: Sequence[La
         lines.append("Fits.")
     lines += _decoding(rows)
     lines += [_largest(found) for found in largest]
-    lines += [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
-    if not any(row.offenders for row in rows):
-        decoding = ", decoding sends no weights" if any("decode" in row.parts for row in rows) else ""
-        lines.append(
-            f"Checks: no large parameter is whole on every chip, no program holds the logits of its rows{decoding}."
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_checks(rows, refused)])
+
+
+def _checks(rows: Sequence[Row], refused: Sequence[str]) -> list[str]:
+    """What should not be there, and which programs the compiler left unseen."""
+    lines = [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
+    if not lines and len(refused) < len(rows):
+        lines = ["Checks: no large parameter is whole on every chip, no program holds the logits of its rows"]
+        lines[0] += ", decoding sends no weights." if any("decode" in row.parts for row in rows) else "."
+    if refused:
+        lines.append(f"Not checked, as the compiler refuses their size: {', '.join(refused)}.")
+    return lines
 
 
 def _largest(found: Largest) -> str:
@@ -100,7 +110,7 @@ def _largest(found: Largest) -> str:
         return f"Largest {found.key} tried: {found.value}, which fits."
     if found.refused:
         return f"Largest {found.key} seen to fit: {found.value}; with {found.refused}, {found.program} does not."
-    return f"Largest {found.key} that fits: {found.value}; more is too much for {found.program}, by its line."
+    return f"Largest {found.key} that fits: {found.value}; by its bytes per row, more is too much for {found.program}."
 
 
 def _decoding(rows: Sequence[Row]) -> list[str]:

@@ -33,7 +33,7 @@ class Largest:
       key: of the config, such as "ppo.batch_size".
       value: with it, or with more, every program that depends on the key was compiled and fits; 0 where none does.
       program: the one for which more is too much; "" where more was not tried.
-      refused: the smallest batch of it that was compiled and does not fit; None where only the line says so.
+      refused: the batch that its line allows and that was seen not to fit; None where the line says what does not.
     """
 
     key: str
@@ -128,7 +128,7 @@ def largest_batch(
 def _search(
     row: Row, start: float, top: int, batches: Batches, compiled: Callable[[int], Row], limit: float
 ) -> tuple[int, int | None]:
-    """The largest batch up to `top` that was compiled and fits, 0 for none, and the smallest that does not, if any.
+    """The largest batch up to `top` that was compiled and fits, 0 for none, and `Largest.refused`.
 
     Compiles the batch nearest to `start`, then the one where the line meets the limit. Where neither fits there is the
     smallest left.
@@ -139,17 +139,18 @@ def _search(
         fitting, failing = _bounds(known, limit)
         return batches.nearest(wanted, above=fitting, upto=min(top, failing - 1) if failing else top)
 
-    batch = nearest(start)
-    if batch is not None:
-        known[batch] = compiled(batch)
+    probe, confirming = nearest(start), None
+    if probe is not None:
+        known[probe] = compiled(probe)
         crossing = _crossing(_peaks(known), limit)
-        batch = nearest(crossing)
-        if batch is not None and (batch <= crossing or not _bounds(known, limit)[0]):
-            known[batch] = compiled(batch)
-        batch = nearest(0)
-        if batch is not None and not _bounds(known, limit)[0]:
-            known[batch] = compiled(batch)
-    return _bounds(known, limit)
+        confirming = nearest(crossing)
+        if confirming is not None and (confirming <= crossing or not _bounds(known, limit)[0]):
+            known[confirming] = compiled(confirming)
+        smallest = nearest(0)
+        if smallest is not None and not _bounds(known, limit)[0]:
+            known[smallest] = compiled(smallest)
+    fitting, failing = _bounds(known, limit)
+    return fitting, failing if failing == confirming or not fitting else None
 
 
 def _bounds(known: dict[int, Row], limit: float) -> tuple[int, int | None]:

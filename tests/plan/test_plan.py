@@ -9,7 +9,7 @@ import pytest
 
 from icegrt_jax import cli
 from icegrt_jax.parallel.mesh import make_mesh
-from icegrt_jax.plan import checks, estimate, plan
+from icegrt_jax.plan import checks, estimate, plan, report
 from icegrt_jax.plan.chips import CHIPS
 from icegrt_jax.plan.compiled import Compiled, Part
 from icegrt_jax.plan.program import Program
@@ -55,6 +55,22 @@ def test_a_plan_says_bytes_and_costs_and_that_no_hardware_was_used(sft_only, tmp
 def test_what_does_not_fit_is_said_and_the_exit_code_is_3(sft_only, tmp_path, capsys):
     code, out = icegrt_plan(capsys, sft_only, "--quick", "--memory=0.0001", "--cache=")
     assert code == 3 and "Does not fit: sft update needs" in out.out
+
+
+def test_a_program_that_the_compiler_refuses_is_neither_costed_nor_checked():
+    fine = plan.Row("sft update", "sft", "sft.batch_size", 16, 1, 100, MEMORY, 1115, True, {}, 2.0, 0, [], 1.0)
+    large = dataclasses.replace(
+        fine, name="reward update", memory={"needed": 2**31}, peak=2**31, fits=False, parts={}, seconds=0.0
+    )
+    both = report.summary([fine, large], {"sft": 2.0, "reward": 0.0, "run": 3600.0}, [])
+    assert both.splitlines() == [
+        "At least: a step of sft 2.00 s; the whole run 1.0 h, without reward update.",
+        "Does not fit: reward update needs 2.00 GiB a chip.",
+        "Checks: no large parameter is whole on every chip, no program holds the logits of its rows.",
+        "Not checked, as the compiler refuses their size: reward update.",
+    ]
+    assert "Checks:" not in report.summary([large], {"reward": 0.0, "run": 0.0}, [])
+    assert report.cost_table([large]) == "No costs: the compiler refuses the size of every program."
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_a_batch_that_does_not_fit_is_searched_below(monkeypatch):
     config = tiny(**{"reward.steps": 0, "ppo.iterations": 0, "sft.batch_size": 512})
     compiler = Compiler(monkeypatch, config, {"sft update": 100}, constant=1_000, allowed=20_000)
     found = compiler.largest(20_000)
-    assert found.value == 184 and found.program == "sft update" and len(compiler.asked) <= 2
+    assert found == search.Largest("sft.batch_size", 184, "sft update") and len(compiler.asked) <= 2
+    assert "fits: 184; by its bytes per row, more is too much for sft update." in report.summary([], {}, [found])
 
 
 def test_without_a_batch_that_fits_the_smallest_is_named(monkeypatch):
