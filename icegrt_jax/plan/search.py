@@ -1,8 +1,9 @@
 """The largest batch with which all programs of a run fit.
 
 A program's memory is nearly a line in its rows. The plan has one point of it; a second batch gives the line, and the
-batch at which the line meets the limit is compiled as well. So an answer costs two compilations of one program and one
-of each other that depends on the same key, and it has always been compiled.
+batch at which the line meets the limit is compiled as well. Where that one does not fit after all, the answer is the
+largest of the others that does, so it has always been compiled. It costs two compilations of one program, and usually
+one of each other that depends on the same key.
 """
 
 import copy
