@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from icegrt_jax.plan.chips import GIB
 from icegrt_jax.plan.plan import Row, Target
-from icegrt_jax.plan.search import Largest
+from icegrt_jax.plan.search import MARGIN, Largest
 from icegrt_jax.plan.sweep import Trial
 from icegrt_jax.plan.topology import Topology
 
@@ -110,7 +110,8 @@ def _largest(found: Largest) -> str:
         return f"Largest {found.key} tried: {found.value}, which fits."
     if found.refused:
         return f"Largest {found.key} seen to fit: {found.value}; with {found.refused}, {found.program} does not."
-    return f"Largest {found.key} that fits: {found.value}; by its bytes per row, more is too much for {found.program}."
+    left = f"by its bytes per row more would leave {found.program} less than {MARGIN:.0%} of the memory"
+    return f"Largest {found.key} that fits: {found.value}; {left}."
 
 
 def _decoding(rows: Sequence[Row]) -> list[str]:

@@ -1,9 +1,9 @@
 """The largest batch with which all programs of a run fit.
 
 A program's memory is nearly a line in its rows. The plan has one point of it; a second batch gives the line, and the
-batch at which the line meets the limit is compiled as well. Where that one does not fit after all, the answer is the
-largest of the others that does, so it has always been compiled. It costs two compilations of one program, and usually
-one of each other that depends on the same key.
+batch at which the line meets the limit, less MARGIN, is compiled as well. Where that one does not fit after all, the
+answer is the largest of the others that does, so it has always been compiled. It costs two compilations of one program,
+and usually one of each other that depends on the same key.
 """
 
 import copy
@@ -23,6 +23,9 @@ from icegrt_jax.plan.plan import Row, Target, check_rows, plan_row, programs_for
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import bytes_per_chip
 
+# Of a chip's memory, left free. Close to the limit the compiler looks for what it can save, which takes it several times
+# as long: 303 s in the place of 51 for an SFT update of 13B at 102 %. What no program counts needs a little, too.
+MARGIN = 0.05
 MOST = 8  # times the batch of the config; small models and short rows would fit thousands
 
 
@@ -33,7 +36,7 @@ class Largest:
     Attributes:
       key: of the config, such as "ppo.batch_size".
       value: with it, or with more, every program that depends on the key was compiled and fits; 0 where none does.
-      program: the one for which more is too much; "" where more was not tried.
+      program: the one that more would leave less than MARGIN; "" where more was not tried.
       refused: the batch that its line allows and that was seen not to fit; None where the line says what does not.
     """
 
@@ -119,7 +122,7 @@ def largest_batch(
         if row.resident > limit and bytes_per_chip(program(row, smallest).resident) > limit:
             return Largest(key, 0, row.name)
         settled = found.program and (row.peak <= limit or found.value < batches.now)
-        start = found.value if settled else _guess(row, batches.now, limit)
+        start = found.value if settled else _guess(row, batches.now, (1 - MARGIN) * limit)
         fitting, failing = _search(row, start, found.value, batches, functools.partial(compiled, row), limit)
         if fitting < found.value:
             found = Largest(key, fitting, row.name, failing)
@@ -131,8 +134,8 @@ def _search(
 ) -> tuple[int, int | None]:
     """The largest batch up to `top` that was compiled and fits, 0 for none, and `Largest.refused`.
 
-    Compiles the batch nearest to `start`, then the one where the line meets the limit. Where neither fits there is the
-    smallest left.
+    Compiles the batch nearest to `start`, then the one where the line meets the limit, less MARGIN. Where neither fits
+    there is the smallest left.
     """
     known = {batches.now: row}
 
@@ -143,7 +146,7 @@ def _search(
     probe, confirming = nearest(start), None
     if probe is not None:
         known[probe] = compiled(probe)
-        crossing = _crossing(_peaks(known), limit)
+        crossing = _crossing(_peaks(known), (1 - MARGIN) * limit)
         confirming = nearest(crossing)
         if confirming is not None and (confirming <= crossing or not _bounds(known, limit)[0]):
             known[confirming] = compiled(confirming)
