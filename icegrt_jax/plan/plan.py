@@ -136,5 +136,3 @@ def totals(config: ConfigDict, rows: list[Row]) -> dict[str, float]:
     for stage, seconds in found.items():
         whole += seconds * (config.ppo.iterations if stage == "ppo" else config[stage].steps)
     return {**found, "run": whole}
-
-

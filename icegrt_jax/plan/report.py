@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from icegrt_jax.plan.chips import GIB
 from icegrt_jax.plan.plan import Row, Target
-from icegrt_jax.plan.search import Trial
+from icegrt_jax.plan.search import MARGIN, Largest
+from icegrt_jax.plan.sweep import Trial
+from icegrt_jax.plan.topology import Topology
 
 NOTICE = "Estimates only: compiled ahead of time, no hardware was used."
 MEMORY = ("arguments", "temporaries", "outputs", "aliased")
@@ -13,7 +15,7 @@ MEMORY = ("arguments", "temporaries", "outputs", "aliased")
 def header(name: str, target: Target, mesh, notes: Sequence[str]) -> str:
     """What is planned, on what, and what is assumed."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    lines = [f"Plan of {name} on {target.topology}: {target.topology.chips} chips, mesh {sizes}. {NOTICE}"]
+    lines = [f"Plan of {name} on {chips(target.topology)}, mesh {sizes}. {NOTICE}"]
     chip = target.chip
     if chip:
         lines.append(
@@ -63,31 +65,53 @@ def cost_table(rows: Sequence[Row]) -> str:
             lines.append(
                 [label, f"{part['flops'] / 1e12:.4g}", f"{part['hbm_bytes'] / 1e9:.4g}", *sent, seconds, part["bound"]]
             )
+    if not lines:
+        return "No costs: the compiler refuses the size of every program."
     return table(["program", "TFLOP", "memory GB", *(f"{kind} GB" for kind in kinds), "seconds", "bound by"], lines)
 
 
-def summary(rows: Sequence[Row], seconds: dict[str, float], largest: dict[str, int | None]) -> str:
+def summary(rows: Sequence[Row], seconds: dict[str, float], largest: Sequence[Largest]) -> str:
     """Seconds, whether it fits, the largest batches, and what should not be there."""
     lines = []
+    refused = [row.name for row in rows if "needed" in row.memory]  # by the compiler, for its size
     if any(seconds.values()):
-        each = [f"a PPO iteration {seconds['ppo']:.1f} s"] if "ppo" in seconds else []
-        each += [f"a step of {stage} {seconds[stage]:.2f} s" for stage in seconds if stage not in ("ppo", "run")]
-        lines.append(f"At least: {', '.join(each)}; the whole run {seconds['run'] / 3600:.1f} h.")
+        each = [f"a PPO iteration {decimals(seconds['ppo'], 1)} s"] if seconds.get("ppo") else []
+        each += [f"a step of {stage} {decimals(seconds[stage])} s"
+                 for stage in seconds if stage not in ("ppo", "run") and seconds[stage]]  # fmt: skip
+        without = f", without {' and '.join(refused)}" if refused else ""
+        lines.append(f"At least: {', '.join(each)}; the whole run {decimals(seconds['run'] / 3600, 1)} h{without}.")
     for row in rows:
         if row.fits is False:
             lines.append(f"Does not fit: {row.name} needs {gib(row.peak)} GiB a chip.")
     if rows and all(row.fits for row in rows):
         lines.append("Fits.")
     lines += _decoding(rows)
-    known = {names: value for names, value in largest.items() if value is not None}
-    lines += [f"Largest {key} that fits {name}: {value}." for (name, key), value in known.items()]
-    lines += [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
-    if not any(row.offenders for row in rows):
-        decoding = ", decoding sends no weights" if any("decode" in row.parts for row in rows) else ""
-        lines.append(
-            f"Checks: no large parameter is whole on every chip, no program holds the logits of its rows{decoding}."
-        )
-    return "\n".join(lines)
+    lines += [_largest(found) for found in largest]
+    return "\n".join([*lines, *_checks(rows, refused)])
+
+
+def _checks(rows: Sequence[Row], refused: Sequence[str]) -> list[str]:
+    """What should not be there, and which programs the compiler left unseen."""
+    lines = [f"Check, {row.name}: {offender}." for row in rows for offender in row.offenders]
+    if not lines and len(refused) < len(rows):
+        lines = ["Checks: no large parameter is whole on every chip, no program holds the logits of its rows"]
+        lines[0] += ", decoding sends no weights." if any("decode" in row.parts for row in rows) else "."
+    if refused:
+        lines.append(f"Not checked, as the compiler refuses their size: {', '.join(refused)}.")
+    return lines
+
+
+def _largest(found: Largest) -> str:
+    """The batch that was compiled and fits, and why not more."""
+    if not found.value:
+        held = "what stays on a chip is too much" if found.refused is None else f"{found.refused} is too much"
+        return f"No {found.key} fits: {held} with {found.program}."
+    if not found.program:
+        return f"Largest {found.key} tried: {found.value}, which fits."
+    if found.refused:
+        return f"Largest {found.key} seen to fit: {found.value}; with {found.refused}, {found.program} does not."
+    left = f"by its bytes per row more would leave {found.program} less than {MARGIN:.0%} of the memory"
+    return f"Largest {found.key} that fits: {found.value}; {left}."
 
 
 def _decoding(rows: Sequence[Row]) -> list[str]:
@@ -110,18 +134,26 @@ def sweep_table(trials: Sequence[Trial]) -> str:
         ["mesh data x fsdp x tensor", "remat", "peak GiB", "s per PPO iteration", "run h", ""],
         [
             [
-                "x".join(str(trial.values[f"mesh.{axis}"]) for axis in ("data", "fsdp", "tensor")),
-                trial.values["model.remat"], gib(trial.peak) if trial.peak else "-",
-                f"{trial.seconds['ppo']:.1f}" if trial.seconds.get("ppo") else "-",
-                f"{trial.seconds['run'] / 3600:.1f}" if trial.seconds.get("run") else "-", trial.reason,
+                trial.mesh, trial.values["model.remat"], gib(trial.peak) if trial.peak else "-",
+                decimals(trial.seconds["ppo"], 1) if trial.seconds.get("ppo") else "-",
+                decimals(trial.seconds["run"] / 3600, 1) if trial.seconds.get("run") else "-", trial.reason,
             ]
             for trial in ordered
         ],
     )  # fmt: skip
 
 
+def chips(topology: Topology) -> str:
+    return f"{topology}: {topology.chips} chip{'s' if topology.chips > 1 else ''}"
+
+
 def gib(count: float) -> str:
-    return f"{count / GIB:.2f}"
+    return decimals(count / GIB)
+
+
+def decimals(number: float, digits: int = 2) -> str:
+    """With so many digits behind the point, or two that count where it is small: toy models are planned as well."""
+    return f"{number:.{digits}f}" if number >= 0.1 or not number else f"{number:.2g}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

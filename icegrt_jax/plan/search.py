@@ -1,20 +1,87 @@
-"""The largest batch of a program that fits, and the mesh and rematerialisation that are fastest."""
+"""The largest batch with which all programs of a run fit.
+
+A program's memory is nearly a line in its rows. The plan has one point of it; a second batch gives the line, and the
+batch at which the line meets the limit, less MARGIN, is compiled as well. Where that one does not fit after all, the
+answer is the largest of the others that does, so it has always been compiled. It costs two compilations of one program,
+and usually one of each other that depends on the same key.
+"""
 
 import copy
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from icegrt_jax.config import REMATS, check
+from icegrt_jax.config import check
 from icegrt_jax.errors import UserError
 from icegrt_jax.parallel.mesh import BATCH_AXES
-from icegrt_jax.plan.plan import Row, Target, plan_row, programs_for, totals
+from icegrt_jax.plan.plan import Row, Target, check_rows, plan_row, programs_for
+from icegrt_jax.plan.program import Program
+from icegrt_jax.plan.shapes import bytes_per_chip
 
-TRIES = 4  # batches compiled after the first two
-MOST = 64  # times the batch of the config
+# Of a chip's memory, left free. Close to the limit the compiler looks for what it can save, which takes it several times
+# as long: 303 s in the place of 51 for an SFT update of 13B at 102 %. What no program counts needs a little, too.
+MARGIN = 0.05
+MOST = 8  # times the batch of the config; small models and short rows would fit thousands
+
+
+@dataclasses.dataclass(frozen=True)
+class Largest:
+    """The largest batch found.
+
+    Attributes:
+      key: of the config, such as "ppo.batch_size".
+      value: with it, or with more, every program that depends on the key was compiled and fits; 0 where none does.
+      program: the one that more would leave less than MARGIN; "" where more was not tried.
+      refused: the batch that its line allows and that was seen not to fit; None where the line says what does not.
+    """
+
+    key: str
+    value: int
+    program: str = ""
+    refused: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """What a key of the config may be set to: a multiple of the mesh's parts that passes the checks of a run."""
+
+    config: ConfigDict
+    mesh: Mesh
+    key: str
+
+    @property
+    def now(self) -> int:
+        group, name = self.key.split(".")
+        return self.config[group][name]
+
+    def nearest(self, wanted: float, *, above: int, upto: int) -> int | None:
+        """The largest above `above` that is not above `wanted`, or else the smallest; None where there is none."""
+        step = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        low, high = above // step + 1, upto // step
+        middle = math.floor(min(max(wanted / step, low - 1), high))
+        order = itertools.chain(range(middle, low - 1, -1), range(middle + 1, high + 1))
+        return next((part * step for part in order if self._allowed(part * step)), None)
+
+    def _allowed(self, batch: int) -> bool:
+        config = self.config_with(batch)
+        try:
+            check(config)
+            check_rows(config, self.mesh)
+        except UserError:
+            return False
+        return True
+
+    def config_with(self, batch: int) -> ConfigDict:
+        """The config with another batch; the replay of PPO grows with it, so that it still divides."""
+        values = {self.key: batch}
+        if self.key == "ppo.batch_size" and self.config.ppo.ptx.coef:
+            values["ppo.ptx.batch_size"] = self.config.ppo.ptx.batch_size * batch // self.now or 1
+        return with_values(self.config, values)
 
 
 def with_values(config: ConfigDict, values: dict) -> ConfigDict:
@@ -30,106 +97,89 @@ def with_values(config: ConfigDict, values: dict) -> ConfigDict:
     return changed.lock()
 
 
-def largest_batch(config: ConfigDict, target: Target, answers: int, row: Row) -> int | None:
-    """The largest value of `row.batch_key` with which the program fits; 0 where none does, None where not known.
+def largest_batch(
+    config: ConfigDict, target: Target, answers: int, rows: Sequence[Row], say: Callable[[str], None]
+) -> Largest:
+    """The largest value of a key with which all of `rows` fit: those of the plan that have this batch key.
 
-    A program's memory is a line in its rows, so two batches say where the limit is; the batch found is compiled too.
+    `say` is told what is compiled. Updates come last in a plan and first here: they are most often the largest, and
+    what fits them is then one compilation of each of the others.
     """
-    if target.memory is None:
-        return None
-    group, name = row.batch_key.split(".")
-    now = config[group][name]
+    key, limit = rows[0].batch_key, target.memory
+    batches = Batches(config, target.mesh(config), key)
 
-    def peak(batch: int) -> int:
-        changed = _with_batch(config, row.batch_key, batch)
-        mesh, programs = programs_for(changed, target, answers)
-        return plan_row(next(one for one in programs if one.name == row.name), mesh, target).peak
+    def program(row: Row, batch: int) -> Program:
+        programs = programs_for(batches.config_with(batch), target, answers)[1]
+        return next(one for one in programs if one.name == row.name)
 
-    allowed = [batch for batch in _candidates(config, target, row.batch_key, now)]
-    fitting, failing = (now, None) if row.peak <= target.memory else (None, now)
-    known = {now: row.peak}
-    probe = _nearest(allowed, 2 * now if fitting else now // 2, below=failing, above=fitting)
-    for _ in range(1 + TRIES):
-        if probe is None:
-            break
-        known[probe] = peak(probe)
-        fitting, failing = (probe, failing) if known[probe] <= target.memory else (fitting, probe)
-        probe = _nearest(allowed, _crossing(known, target.memory), below=failing, above=fitting)
-    return fitting or 0
+    def compiled(row: Row, batch: int) -> Row:
+        say(f"{row.name} with {key}={batch}")
+        return plan_row(program(row, batch), batches.mesh, target)
 
-
-def _with_batch(config: ConfigDict, key: str, batch: int) -> ConfigDict:
-    values = {key: batch}
-    if key == "ppo.batch_size" and config.ppo.ptx.coef:  # the replay grows with the rollout, so that it still divides
-        values["ppo.ptx.batch_size"] = config.ppo.ptx.batch_size * batch // config.ppo.batch_size or 1
-    return with_values(config, values)
+    smallest = batches.nearest(0, above=0, upto=batches.now)
+    found = Largest(key, batches.nearest(math.inf, above=0, upto=MOST * batches.now))
+    for row in reversed(rows):
+        if row.resident > limit and bytes_per_chip(program(row, smallest).resident) > limit:
+            return Largest(key, 0, row.name)
+        settled = found.program and (row.peak <= limit or found.value < batches.now)
+        start = found.value if settled else _guess(row, batches.now, (1 - MARGIN) * limit)
+        fitting, failing = _search(row, start, found.value, batches, functools.partial(compiled, row), limit)
+        if fitting < found.value:
+            found = Largest(key, fitting, row.name, failing)
+    return found
 
 
-def _candidates(config: ConfigDict, target: Target, key: str, now: int) -> Iterator[int]:
-    """Batches up to MOST times the config's that its checks allow."""
-    parts = math.prod(target.mesh(config).shape[axis] for axis in BATCH_AXES)
-    for batch in range(parts, MOST * now + 1, parts):
-        try:
-            check(_with_batch(config, key, batch))
-        except UserError:
-            continue
-        yield batch
+def _search(
+    row: Row, start: float, top: int, batches: Batches, compiled: Callable[[int], Row], limit: float
+) -> tuple[int, int | None]:
+    """The largest batch up to `top` that was compiled and fits, 0 for none, and `Largest.refused`.
+
+    Compiles the batch nearest to `start`, then the one where the line meets the limit, less MARGIN. Where neither fits
+    there is the smallest left.
+    """
+    known = {batches.now: row}
+
+    def nearest(wanted: float) -> int | None:
+        fitting, failing = _bounds(known, limit)
+        return batches.nearest(wanted, above=fitting, upto=min(top, failing - 1) if failing else top)
+
+    probe, confirming = nearest(start), None
+    if probe is not None:
+        known[probe] = compiled(probe)
+        crossing = _crossing(_peaks(known), (1 - MARGIN) * limit)
+        confirming = nearest(crossing)
+        if confirming is not None and (confirming <= crossing or not _bounds(known, limit)[0]):
+            known[confirming] = compiled(confirming)
+        smallest = nearest(0)
+        if smallest is not None and not _bounds(known, limit)[0]:
+            known[smallest] = compiled(smallest)
+    fitting, failing = _bounds(known, limit)
+    return fitting, failing if failing == confirming or not fitting else None
 
 
-def _crossing(known: dict[int, int], limit: float) -> float:
+def _bounds(known: dict[int, Row], limit: float) -> tuple[int, int | None]:
+    """The largest batch that fits, 0 for none, and the smallest that does not."""
+    fitting = max((batch for batch, row in known.items() if row.peak <= limit), default=0)
+    return fitting, min((batch for batch, row in known.items() if row.peak > limit), default=None)
+
+
+def _guess(row: Row, now: int, limit: float) -> float:
+    """A batch that fits if any does: where all would grow with the rows but what stays on the chip."""
+    grows = row.memory.get("needed", row.peak - row.resident)
+    return now * (limit - row.resident) / grows if grows > 0 else math.inf
+
+
+def _peaks(known: dict[int, Row]) -> dict[int, int]:
+    """Bytes by batch. What the compiler needed where it gave up leaves out what is resident and not read."""
+    unread = [max(row.resident - row.memory["arguments"], 0) for row in known.values() if "arguments" in row.memory]
+    return {
+        batch: row.memory["needed"] + (unread[0] if unread else 0) if "needed" in row.memory else row.peak
+        for batch, row in known.items()
+    }
+
+
+def _crossing(peaks: dict[int, int], limit: float) -> float:
     """Where the line through the two batches nearest to the limit meets it."""
-    (low, at_low), (high, at_high) = sorted(known.items(), key=lambda pair: abs(pair[1] - limit))[:2]
+    (low, at_low), (high, at_high) = sorted(peaks.items(), key=lambda pair: abs(pair[1] - limit))[:2]
     slope = (at_high - at_low) / (high - low)
     return low + (limit - at_low) / slope if slope > 0 else math.inf
-
-
-def _nearest(allowed: list[int], wanted: float, *, below: int | None, above: int | None) -> int | None:
-    """The largest allowed batch up to `wanted`, between the largest that fits and the smallest that does not."""
-    between = [batch for batch in allowed if (below is None or batch < below) and (above is None or batch > above)]
-    under = [batch for batch in between if batch <= wanted]
-    return under[-1] if under else (between[0] if between else None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """One way to lay a run out: the keys that are set, whether all programs fit, and seconds of each stage."""
-
-    values: dict
-    fits: bool | None
-    peak: int
-    seconds: dict[str, float]
-    reason: str = ""
-
-
-def sweep(config: ConfigDict, target: Target, answers: int) -> Iterator[Trial]:
-    """Every mesh shape and rematerialisation that the config allows, one after another."""
-    for shape, remat in itertools.product(_mesh_shapes(target.topology.chips), REMATS):
-        values = {**{f"mesh.{axis}": size for axis, size in zip(("data", "fsdp", "tensor"), shape)},
-                  "model.remat": remat}  # fmt: skip
-        yield _trial(with_values(config, values), values, target, answers)
-
-
-def _trial(config: ConfigDict, values: dict, target: Target, answers: int) -> Trial:
-    try:
-        check(config)
-        mesh, programs = programs_for(config, target, answers)
-    except UserError as error:
-        return Trial(values, False, 0, {}, str(error))
-    rows: list[Row] = []
-    for program in programs:
-        rows.append(plan_row(program, mesh, target))
-        if rows[-1].fits is False:  # the others need not be compiled
-            return Trial(values, False, rows[-1].peak, {}, f"{program.name} does not fit")
-    fits = None if target.memory is None else True
-    return Trial(values, fits, max(row.peak for row in rows), totals(config, rows))
-
-
-def best(trials: list[Trial]) -> Trial | None:
-    """The fastest of those that fit; without figures of the chip, the one that needs least memory."""
-    possible = [trial for trial in trials if trial.fits is not False]
-    return min(possible, key=lambda trial: (trial.seconds["run"], trial.peak), default=None)
-
-
-def _mesh_shapes(chips: int) -> list[tuple[int, int, int]]:
-    divisors = [n for n in range(1, chips + 1) if chips % n == 0]
-    return [(d, f, chips // d // f) for d in divisors for f in divisors if chips % (d * f) == 0]

@@ -44,7 +44,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     """The topology that `--topology` and `--slices` name."""
     kind, _, sizes = text.partition(":")
     if kind not in (*KINDS, "cpu") or not re.fullmatch(r"\d+(x\d+)*", sizes):
-        raise UserError(f"--topology={text}; expected something like {EXAMPLES}.")
+        raise UserError(f"--topology={text}; expected something like {EXAMPLES}; --slices=2 for two of them.")
     shape = tuple(map(int, sizes.split("x")))
     axes = 1 if kind == "cpu" else KINDS[kind][0]
     if len(shape) != axes or min(shape) < 1:

@@ -1,6 +1,7 @@
 """`icegrt plan`: whether a run fits a topology and how long it takes at least, without the topology."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -54,18 +55,17 @@ def main(
     if not programs:
         raise UserError("no stage of this config has steps or iterations: there is nothing to plan.")
     rows = []
-    for program in programs:
-        print(f"plan  compiling {program.name}", file=sys.stderr, flush=True)
+    for number, program in enumerate(programs, 1):
+        _say(f"compiling {number} of {len(programs)}", program.name)
         rows.append(plan.plan_row(program, mesh, target))
     roles, seconds = plan.role_bytes(programs), plan.totals(config, rows)
-    largest = {} if quick else _largest(config, target, answers, rows)
+    largest = [] if quick or target.memory is None else _largest(config, target, answers, rows)
     notes = _notes(config, answers)
     if as_json:
         print(json.dumps({
             "notice": report.NOTICE, "topology": str(where), "chips": where.chips, "mesh": dict(mesh.shape),
             "notes": notes, "roles": roles, "programs": [dataclasses.asdict(row) for row in rows], "seconds": seconds,
-            "largest": [{"program": program, "key": key, "value": value} for (program, key), value in largest.items()],
-            "fits": _fits(rows),
+            "largest": [dataclasses.asdict(found) for found in largest], "fits": _fits(rows),
         }, indent=1))  # fmt: skip
     else:
         print(report.header(name, target, mesh, notes))
@@ -80,15 +80,19 @@ def _fits(rows) -> bool | None:
     return None if None in answers else all(answers)
 
 
-def _largest(config: ConfigDict, target, answers: int, rows) -> dict[tuple[str, str], int | None]:
+def _say(*texts: str) -> None:
+    print(f"plan  {': '.join(texts)}", file=sys.stderr, flush=True)
+
+
+def _largest(config: ConfigDict, target, answers: int, rows) -> list:
+    """The largest batch of each key that a program's bytes depend on."""
     from icegrt_jax.plan import search
 
-    found = {}
-    for row in rows:
-        if not row.batch_key or not row.repeats:  # its bytes do not depend on rows, or it does what another does
-            continue
-        print(f"plan  searching the largest {row.batch_key} for {row.name}", file=sys.stderr, flush=True)
-        found[row.name, row.batch_key] = search.largest_batch(config, target, answers, row)
+    found, keys = [], list(dict.fromkeys(row.batch_key for row in rows if row.batch_key))
+    for number, key in enumerate(keys, 1):
+        heading = f"searching {number} of {len(keys)}"
+        same = [row for row in rows if row.batch_key == key]
+        found.append(search.largest_batch(config, target, answers, same, functools.partial(_say, heading)))
     return found
 
 
@@ -103,13 +107,15 @@ def _notes(config: ConfigDict, answers: int) -> list[str]:
 
 
 def _sweep(config: ConfigDict, target, answers: int, as_json: bool) -> int:
-    from icegrt_jax.plan import report, search
+    from icegrt_jax.plan import report, sweep
 
-    trials = []
-    for trial in search.sweep(config, target, answers):
-        print(f"plan  {trial.values}: {trial.reason or 'fits'}", file=sys.stderr, flush=True)
-        trials.append(trial)
-    found = search.best(trials)
+    trials, ways = [], sweep.ways(target.topology.chips)
+    for number, values in enumerate(ways, 1):
+        trials.append(sweep.trial(config, values, target, answers))
+        last = trials[-1]
+        layout = f"mesh {last.mesh}, remat {values['model.remat']}"
+        _say(f"tried {number} of {len(ways)}", layout, last.reason or f"{report.gib(last.peak)} GiB")
+    found = sweep.best(trials)
     if as_json:
         print(json.dumps({
             "notice": report.NOTICE, "topology": str(target.topology), "chips": target.topology.chips,
@@ -117,7 +123,7 @@ def _sweep(config: ConfigDict, target, answers: int, as_json: bool) -> int:
             "best": None if found is None else found.values,
         }, indent=1))  # fmt: skip
     else:
-        print(f"{target.topology}: {target.topology.chips} chips. {report.NOTICE}\n\n{report.sweep_table(trials)}\n")
+        print(f"{report.chips(target.topology)}. {report.NOTICE}\n\n{report.sweep_table(trials)}\n")
         if found is None:
             print("None of them fits.")
         else:

@@ -28,3 +28,4 @@ def tiny(**values):
 
 
 ADAPTERS = {"roles.shared_base": True, "reward.lora.rank": 2, "ppo.lora.rank": 2, "model.param_dtype": "int8"}
+MEMORY = {"arguments": 100, "outputs": 90, "aliased": 80, "temporaries": 1000, "code": 5}  # as of a compiled program

@@ -8,15 +8,14 @@ import jax
 import pytest
 
 from icegrt_jax import cli
-from icegrt_jax.config import REMATS
 from icegrt_jax.parallel.mesh import make_mesh
-from icegrt_jax.plan import checks, estimate, plan, search
+from icegrt_jax.plan import checks, estimate, plan, report
 from icegrt_jax.plan.chips import CHIPS
 from icegrt_jax.plan.compiled import Compiled, Part
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import placed
 from icegrt_jax.plan.topology import parse_topology
-from tests.plan.examples import ADAPTERS, tiny
+from tests.plan.examples import ADAPTERS, MEMORY, tiny
 
 EIGHT = parse_topology("cpu:8")
 
@@ -56,6 +55,22 @@ def test_a_plan_says_bytes_and_costs_and_that_no_hardware_was_used(sft_only, tmp
 def test_what_does_not_fit_is_said_and_the_exit_code_is_3(sft_only, tmp_path, capsys):
     code, out = icegrt_plan(capsys, sft_only, "--quick", "--memory=0.0001", "--cache=")
     assert code == 3 and "Does not fit: sft update needs" in out.out
+
+
+def test_a_program_that_the_compiler_refuses_is_neither_costed_nor_checked():
+    fine = plan.Row("sft update", "sft", "sft.batch_size", 16, 1, 100, MEMORY, 1115, True, {}, 2.0, 0, [], 1.0)
+    large = dataclasses.replace(
+        fine, name="reward update", memory={"needed": 2**31}, peak=2**31, fits=False, parts={}, seconds=0.0
+    )
+    both = report.summary([fine, large], {"sft": 2.0, "reward": 0.0, "run": 3600.0}, [])
+    assert both.splitlines() == [
+        "At least: a step of sft 2.00 s; the whole run 1.0 h, without reward update.",
+        "Does not fit: reward update needs 2.00 GiB a chip.",
+        "Checks: no large parameter is whole on every chip, no program holds the logits of its rows.",
+        "Not checked, as the compiler refuses their size: reward update.",
+    ]
+    assert "Checks:" not in report.summary([large], {"reward": 0.0, "run": 0.0}, [])
+    assert report.cost_table([large]) == "No costs: the compiler refuses the size of every program."
 
 
 @pytest.mark.parametrize(
@@ -117,7 +132,6 @@ def test_a_roofline_is_the_slowest_of_three():
     assert estimate.roofline(part, None).seconds == 0.0
 
 
-MEMORY = {"arguments": 100, "outputs": 90, "aliased": 80, "temporaries": 1000, "code": 5}
 PROGRAM = Program("sft update", "sft", "sft.batch_size", 16, lambda: None, (), {}, None, 16, 16)
 
 
@@ -171,42 +185,6 @@ def test_a_weight_that_a_decode_step_sends_is_found():
     summed = {"decode": dataclasses.replace(sent(256, 256)["decode"], moves=[["all-reduce", 9, 1.0, [[256, 256]]]])}
     assert checks.moved(program, Compiled(0.0, MEMORY, summed, [])) == [], "a sum of activations"
     assert checks.moved(program, Compiled(0.0, MEMORY, sent(16, 1, 512), [])) == []
-
-
-@pytest.mark.parametrize("free, largest", [(5_000, 0), (34_000, 16), (100_000, 64), (125_000, 80)])
-def test_the_largest_batch_is_the_last_that_fits(free, largest, monkeypatch):
-    """Compiled by a stand-in whose memory grows by the row, a little more than in proportion."""
-    target, compiled = plan.make_target(EIGHT), []
-
-    def compile_program(self, program):
-        compiled.append(program.rows)
-        return Compiled(0.0, {**MEMORY, "temporaries": 1000 * program.rows + program.rows**2 * 5}, {}, [])
-
-    monkeypatch.setattr(plan.Target, "compile", compile_program)
-    config = tiny(**{"reward.steps": 0, "ppo.iterations": 0, "sft.microbatch": 16})
-    mesh, (program,) = plan.programs_for(config, target, 4)
-    row = plan.plan_row(program, mesh, target)
-    target = dataclasses.replace(target, memory=row.peak - row.memory["temporaries"] + free)
-    row = dataclasses.replace(row, fits=target.fits(row.peak))
-    assert search.largest_batch(config, target, 4, row) == largest
-    assert len(compiled) <= 2 + search.TRIES
-
-
-def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
-    target = dataclasses.replace(plan.make_target(EIGHT), topology=parse_topology("v5e:2x4"), memory=1e12)
-    seconds = {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0}
-
-    def compile_program(self, program):
-        shape = program.params["params"]["policy"]["embed"]["embedding"].sharding.mesh.shape
-        flops = 197e12 * seconds[shape["tensor"]] + shape["data"]
-        return Compiled(0.0, MEMORY, {"": Part(flops, 0.0, {}, 0.0, [])}, [])
-
-    monkeypatch.setattr(plan.Target, "compile", compile_program)
-    config = tiny(**{"reward.steps": 0, "ppo.iterations": 0})
-    trials = list(search.sweep(config, target, 4))
-    assert len(trials) == 10 * len(REMATS) and all(trial.fits for trial in trials)
-    assert search.best(trials).values["mesh.tensor"] == 2 and search.best(trials).values["mesh.data"] == 1
-    assert search.best([]) is None
 
 
 def test_a_reward_model_with_another_vocabulary_reads_text_in_programs_of_its_own(tmp_path):
