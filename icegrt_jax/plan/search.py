@@ -23,7 +23,7 @@ from icegrt_jax.plan.plan import Row, Target, check_rows, plan_row, programs_for
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import bytes_per_chip
 
-# Of a chip's memory, left free. Close to the limit the compiler looks for what it can save, which takes it several times
+# Of a chip's memory, left free. Close to the limit the compiler looks for what it can save, and takes several times
 # as long: 303 s in the place of 51 for an SFT update of 13B at 102 %. What no program counts needs a little, too.
 MARGIN = 0.05
 MOST = 8  # times the batch of the config; small models and short rows would fit thousands
