@@ -19,6 +19,7 @@ GPU_SECTIONS = ("limits", "sft", "ppo", "sampler")  # what a budget cuts off com
 EXTRA = {  # only when asked for
     "layouts": ("benchmarks.sampler", "layouts"),
     "updates": ("benchmarks.reward", "updates"),
+    "packing": ("benchmarks.ppo", "packing"),
 }
 
 

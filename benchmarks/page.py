@@ -17,7 +17,7 @@ BEGIN, END = "<!-- results: written by python -m benchmarks.page -->", "<!-- end
 TITLES = {
     "limits": "Limits of the machine", "sampler": "Generation", "ppo": "PPO iteration", "sft": "Supervised step",
     "reward": "Reward-model step", "memory": "Memory of an update", "layouts": "Layers scanned or taken apart",
-    "updates": "Reward-model step in other ways",
+    "updates": "Reward-model step in other ways", "packing": "PPO on real prompts, rows shared and not",
     "gpu-limits": "GPU: limits", "gpu-sampler": "GPU: generation", "gpu-sft": "GPU: supervised step",
     "gpu-ppo": "GPU: PPO iteration",
 }  # fmt: skip

@@ -4,7 +4,8 @@
 
 Fixed: every response full length, four separate full models, one minibatch: SmolLM2 8 x (64 + 64) with one epoch, a
 tiny Llama 64 x (32 + 64) with four. Natural: 16 real prompts, SmolLM2, up to 128 new tokens, EOS ends, one epoch; how
-long the answers are is chance, so their mean length stands beside the times. On a GPU: a 1B model, 16 x (256 + 256).
+long the answers are is chance, so their mean length stands beside the times. `python -m benchmarks.ppo --packing` has
+ours with and without packed rows there. On a GPU: a 1B model, 16 x (256 + 256).
 """
 
 import statistics
@@ -16,6 +17,7 @@ from benchmarks.sections import Missing, left_out, ours, run_case, torch_peer, t
 
 NATURAL_BATCH, NATURAL_MICRO_BATCH = 16, 4
 NATURAL_SLOTS = 0  # of ours; all prompts in flight at once
+NATURAL_WARM_UPS = 4  # of ours, so that the sizes of packed rows that 16 answers need have been compiled
 GPU_BATCH, GPU_LENGTH = 16, 256
 
 
@@ -56,28 +58,54 @@ def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int, epoch
     return run_case(options, title, groups, unit="samples", amount=batch, limit_s=limit)
 
 
-def _natural(options, model: cases.Model) -> dict:
+def _natural_settings(options, model: cases.Model) -> tuple[str, dict | None]:
+    """The title, and what both sides are given; or why the case cannot be measured, and None."""
     title = f"{model.name}, {NATURAL_BATCH} real prompts, up to {cases.NATURAL_NEW} new tokens, EOS ends, epochs: 1."
     folder = cases.data_folder()
     if why := options.no_model(model):
-        return left_out(title, why)
+        return why, None
     if folder is None:
-        return left_out(title, "ICEGRT_DATA names no folder with prompts/rl_train.jsonl.gz")
+        return "ICEGRT_DATA names no folder with prompts/rl_train.jsonl.gz", None
     prompts, eos_ids = cases.natural_prompts(folder, model.path, NATURAL_BATCH)
-    settings = {
-        "model": model.settings(), "batch": NATURAL_BATCH, "prompt": cases.NATURAL_PROMPT, "new": cases.NATURAL_NEW,
-        "epochs": 1, "prompts": prompts, "eos_ids": eos_ids,
-    }  # fmt: skip
     # All 16 at once would take more memory than two contenders can have here, for either of them.
-    settings["micro_batch"] = NATURAL_MICRO_BATCH
+    return title, {
+        "model": model.settings(), "batch": NATURAL_BATCH, "prompt": cases.NATURAL_PROMPT, "new": cases.NATURAL_NEW,
+        "epochs": 1, "prompts": prompts, "eos_ids": eos_ids, "micro_batch": NATURAL_MICRO_BATCH,
+    }  # fmt: skip
+
+
+def _natural(options, model: cases.Model) -> dict:
+    title, settings = _natural_settings(options, model)
+    if settings is None:
+        return left_out("real prompts", title)
     mine = {**settings, "slots": NATURAL_SLOTS}
-    group = [ours("ppo", mine), torch_peer(options, "TRL", "trl_ppo:ppo", settings, "trl")]
-    case = run_case(options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None)
-    rounds = case["groups"][0][group[0].name].get("rounds", [])
-    if rounds:  # of the lengths that ours had
-        lengths = [list(zip(map(len, prompts), r["info"]["lengths"])) for r in rounds]
+    group = [ours("ppo", mine, warm_ups=NATURAL_WARM_UPS), torch_peer(options, "TRL", "trl_ppo:ppo", settings, "trl")]
+    return _with_limit(options, model, settings, run_case(
+        options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None
+    ))  # fmt: skip
+
+
+def _with_limit(options, model: cases.Model, settings: dict, case: dict) -> dict:
+    """The case, with the limit of the lengths that the first contender had."""
+    rounds = next(iter(case["groups"][0].values())).get("rounds", [])
+    if rounds:
+        lengths = [list(zip(map(len, settings["prompts"]), r["info"]["lengths"])) for r in rounds]
         case["limit_s"] = statistics.median(_limit(options, model, each, 1) for each in lengths)
     return case
+
+
+def packing(options) -> dict:
+    """Ours on real prompts, with responses that share rows where they are scored and learned from, and without."""
+    model = options.large()
+    title, settings = _natural_settings(options, model)
+    if settings is None:
+        return {"cases": {"natural": left_out("real prompts", title)}}
+    group = [
+        ours("ppo", settings, warm_ups=NATURAL_WARM_UPS),
+        ours("ppo", {**settings, "pack": False}, "one row each", warm_ups=NATURAL_WARM_UPS),
+    ]
+    case = run_case(options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None)
+    return {"cases": {"natural": _with_limit(options, model, settings, case)}}
 
 
 def _gpu(options) -> dict:
@@ -94,4 +122,5 @@ def _gpu(options) -> dict:
 if __name__ == "__main__":
     from benchmarks.__main__ import main
 
-    raise SystemExit(main(["--only=ppo", *sys.argv[1:]]))
+    only = "packing" if "--packing" in sys.argv else "ppo"
+    raise SystemExit(main([f"--only={only}", *(arg for arg in sys.argv[1:] if arg != "--packing")]))

@@ -43,7 +43,7 @@ def updates(options) -> dict:
     stacked = {**settings, "model": dataclasses.replace(model, scan_layers=True).settings()}
     group = [
         ours("reward", settings),
-        ours("reward", settings, "memory given back", GIVEN_BACK),
+        ours("reward", settings, "memory given back", env=GIVEN_BACK),
         ours("reward", stacked, "layers stacked"),
     ]
     limit = reward_flops(model.shape, rows, length) / options.machine.flops

@@ -105,8 +105,9 @@ class Missing:
     why: str
 
 
-def ours(function: str, settings: dict, name: str = OURS, env: tuple[tuple[str, str], ...] = ()) -> Contender:
-    return Contender(name, f"benchmarks.ours:{function}", settings, env=env)
+def ours(function: str, settings: dict, name: str = OURS, **more) -> Contender:
+    """more: of `Contender`."""
+    return Contender(name, f"benchmarks.ours:{function}", settings, **more)
 
 
 def torch_peer(options: Options, name: str, target: str, settings: dict, package: str) -> Contender | Missing:

@@ -23,6 +23,7 @@ class Contender:
 
     name: as the tables call it. target: MODULE:FUNCTION, see `worker.py`. settings: its arguments, as JSON.
     python: the interpreter that has its libraries. env: what its environment has on top of ours.
+    warm_ups: repetitions that are not measured; more than one where sizes that are chance are compiled for.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Contender:
     settings: dict
     python: str = sys.executable
     env: tuple[tuple[str, str], ...] = ()
+    warm_ups: int = 1
 
 
 def threads() -> int:
@@ -120,11 +122,11 @@ def take_turns(
 
     Args:
       contenders: in their order within a round.
-      rounds: measured ones; a warm-up, which includes compilation, comes before them.
+      rounds: measured ones; warm-ups, which include compilation, come before them.
       deadline: of `time.monotonic`; no round begins after it.
 
     Returns:
-      {name: {"ready_s", "warm_up": repetition, "rounds": [repetition, ...]}}, or {name: {"failed": why}} of those
+      {name: {"ready_s", "warm_up": the first, "rounds": [repetition, ...]}}, or {name: {"failed": why}} of those
       that could not do it, or "missing" where the deadline left no time for it. A repetition is what `Turns.done` said.
     """
     workers, results = {}, {}
@@ -145,10 +147,11 @@ def take_turns(
                 fail(contender.name, first["failed"])
                 continue
             ready = time.perf_counter() - worker.began
-            warm = worker.go(patience())
-            if "failed" in warm:
-                fail(contender.name, warm["failed"])
+            warm_ups = [worker.go(patience()) for _ in range(contender.warm_ups)]
+            if failed := next((warm["failed"] for warm in warm_ups if "failed" in warm), None):
+                fail(contender.name, failed)
                 continue
+            warm = warm_ups[0]
             results[contender.name] = {"ready_s": ready, "warm_up": warm, "rounds": []}
             say(f"    {contender.name}: ready after {ready:.1f} s, first repetition {warm['seconds']:.2f} s")
         for index in range(rounds):

@@ -31,6 +31,30 @@ def test_a_program_called_again_is_given_the_memory_that_it_freed(monkeypatch):
     assert int(process.stdout) < 1000  # pages; the result has 16384 of them
 
 
+HOLE = """
+import resource
+from icegrt_jax import heap
+assert heap.keep_freed_memory()
+import jax, jax.numpy as jnp
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+x = jnp.ones(2**26).block_until_ready()  # 256 MB
+x.delete()
+before = resident()
+heap.give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_what_is_free_can_be_given_back(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    process = subprocess.run([sys.executable, "-c", HOLE], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert float(process.stdout) > 200
+    monkeypatch.setattr(heap, "_kept", [])
+    heap.give_back()  # nothing is kept: nothing happens
+
+
 def test_nothing_is_changed_beside_an_accelerator_or_against_the_environment(monkeypatch):
     called = []
     monkeypatch.setattr(heap.ctypes, "CDLL", called.append)

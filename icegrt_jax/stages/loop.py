@@ -3,6 +3,7 @@
 import jax
 from ml_collections import ConfigDict
 
+from icegrt_jax import heap
 from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.parallel import hosts
@@ -44,6 +45,9 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                     batch = hosts.place_rows(batch_of(step), run.mesh)
                 with progress.phase("update"):
                     state, metrics = update(state, batch)
+                    if step == first + 1:
+                        jax.block_until_ready(metrics)
+                        heap.give_back()
                     if pending:
                         _log(writer, progress, *pending, every=every, shown=shown)
                 pending = (step, metrics)

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from icegrt_jax import files
+from icegrt_jax import files, heap
 from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
@@ -95,6 +95,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
                     metrics = {**hosts.fetch({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
+                if step == (start or 0) + 1:
+                    heap.give_back()
                 check_finite(step, metrics)
                 difference = metrics.get("sampler_logprob_diff", metrics["first_logprob_diff"])
                 if difference > ppo.logprob_alarm:
