@@ -1,8 +1,8 @@
 """Work on the logits of many tokens, a chunk of tokens at a time: no array of all logits is ever made.
 
-The tokens that count, of all rows, are put one after another and cut, so a chunk has the same size however many rows
-there are, and no logits are made of prompts and padding. Where the batch is split over devices, each device cuts its
-own rows and a chunk has one piece of every device.
+The tokens that may count, of all rows, are put one after another and cut, so a chunk has the same size however many
+rows there are. On a CPU no logits are made of prompts and padding. Where the batch is split over devices, each device
+cuts its own rows and a chunk has one piece of every device.
 """
 
 import dataclasses
@@ -33,12 +33,16 @@ def chunk_length(tokens: int, vocab_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """How the tokens of a batch are cut into chunks: those that count first, so that the last chunks may be left out.
+    """How the tokens of a batch are cut into chunks: those that count first.
+
+    On a CPU they come first among all tokens of a part, so that the last chunks may be left out; elsewhere among those
+    of their row, which stays where it is.
 
     parts: devices that the rows are split over. kept: tokens of a part that may count.
     chunk: tokens of a chunk. count: chunks.
-    order: i32[parts, kept], the tokens of a part, those that count first. rank: i32[parts, tokens], where each is then.
-    needed: i32[], chunks with tokens that count, of the part that has most.
+    order: i32[groups, kept of a group], the tokens of a part or a row that count, then others; None: as they are.
+    counts: bool of the same shape, which are which. rank: i32[groups, tokens], where each token is then.
+    needed: i32[], chunks with tokens that count, of the part that has most; None: all of them are computed.
     """
 
     parts: int
@@ -46,45 +50,67 @@ class _Cut:
     chunk: int
     count: int
     mask: jax.Array
-    order: jax.Array
-    rank: jax.Array
-    needed: jax.Array
+    order: jax.Array | None
+    counts: jax.Array
+    rank: jax.Array | None
+    needed: jax.Array | None
 
     def split(self, tree):
-        """Arrays [B, L, …] as [chunks, devices, tokens, …]; what fills the last chunk is zero."""
+        """Arrays [B, L, …] as [chunks, devices, tokens, …]."""
 
         def split(x):
-            flat = x.reshape(self.parts, -1, *x.shape[2:])
-            picked = jax.vmap(lambda rows, order: rows[order])(flat, self.order)
-            full = self.count * self.chunk - self.kept
-            padded = jnp.pad(picked, ((0, 0), (0, full)) + ((0, 0),) * (x.ndim - 2))
-            return jnp.moveaxis(padded.reshape(self.parts, self.count, self.chunk, *x.shape[2:]), 1, 0)
+            if self.order is None:
+                return self._dealt(x)
+            groups = x.reshape(self.order.shape[0], -1, *x.shape[2:])
+            return self._dealt(jax.vmap(lambda rows, order: rows[order])(groups, self.order))
 
         return jax.tree.map(split, tree)
+
+    def split_mask(self):
+        """bool[chunks, devices, tokens], the tokens that count."""
+        return self._dealt(self.counts)
+
+    def _dealt(self, x):
+        x = x.reshape(self.parts, self.kept, *x.shape[2:])
+        full = self.count * self.chunk - self.kept
+        padded = jnp.pad(x, ((0, 0), (0, full)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(self.parts, self.count, self.chunk, *x.shape[2:]), 1, 0)
 
     def join(self, tree):
         """The inverse of `split`, zero for the tokens that do not count."""
 
         def join(x):
-            flat = jnp.moveaxis(x, 0, 1).reshape(self.parts, self.count * self.chunk, *x.shape[3:])
-            back = jax.vmap(lambda rows, rank: rows[rank])(flat, self.rank).reshape(*self.mask.shape, *x.shape[3:])
-            return jnp.where(jnp.expand_dims(self.mask, range(2, back.ndim)), back, jnp.zeros((), back.dtype))
+            x = jnp.moveaxis(x, 0, 1).reshape(self.parts, self.count * self.chunk, *x.shape[3:])[:, : self.kept]
+            if self.order is not None:
+                groups = x.reshape(*self.order.shape, *x.shape[2:])
+                x = jax.vmap(lambda rows, rank: rows[rank])(groups, self.rank)
+            x = x.reshape(*self.mask.shape, *x.shape[2:])
+            return jnp.where(jnp.expand_dims(self.mask, range(2, x.ndim)), x, jnp.zeros((), x.dtype))
 
         return constrain_batch(jax.tree.map(join, tree))
 
 
 def _cut(mask: jax.Array, most: int, vocab_size: int) -> _Cut:
     """For a mask bool[B, L] of which at most `most` are True in a row."""
-    batch, length = mask.shape
-    parts = batch_parts(batch)
-    kept = batch // parts * min(most, length)
+    (batch, length), local = mask.shape, platform() == "cpu"
+    parts, most = batch_parts(batch), min(most, length)
+    kept = batch // parts * most
     chunk = chunk_length(kept, vocab_size)
     count = -(-kept // chunk)
-    flat = mask.reshape(parts, -1)
-    order = jnp.argsort(~flat, axis=1, stable=True)[:, :kept]
-    rank = jnp.clip(jnp.cumsum(flat, axis=1) - 1, 0, kept - 1)
-    needed = most_anywhere(-(-jnp.max(jnp.sum(flat, axis=1)) // chunk))
-    return _Cut(parts, kept, chunk, count, mask, order, rank, needed)
+    if not local and most == length:
+        return _Cut(parts, kept, chunk, count, mask, None, mask, None, None)
+    flat = mask if not local else mask.reshape(parts, -1)
+    in_group = most if not local else kept
+    rank = jnp.cumsum(flat, axis=1, dtype=jnp.int32) - 1
+    tokens = jnp.arange(flat.shape[1], dtype=jnp.int32)
+    # Not by sorting, which takes a TPU's compiler minutes.
+    place = lambda mask, rank: jnp.zeros(in_group, jnp.int32).at[jnp.where(mask, rank, in_group + tokens)].set(
+        tokens, mode="drop", unique_indices=True
+    )  # fmt: skip
+    order, total = jax.vmap(place)(flat, rank), rank[:, -1:] + 1
+    counts = jnp.arange(in_group)[None] < total
+    needed = most_anywhere(-(-jnp.max(total) // chunk)) if local else None
+    return _Cut(parts, kept, chunk, count, mask, order, counts, jnp.clip(rank, 0, in_group - 1), needed)
 
 
 def over_chunks(fn: Callable, vocab_size: int, mask: jax.Array, *arrays: jax.Array, most: int):
@@ -99,6 +125,8 @@ def over_chunks(fn: Callable, vocab_size: int, mask: jax.Array, *arrays: jax.Arr
     cut = _cut(mask, most, vocab_size)
     chunks = cut.split(arrays)
     compute = jax.checkpoint(lambda xs: fn(*constrain_batch(xs)))
+    if cut.needed is None:
+        return cut.join(jax.lax.map(compute, chunks))
     shapes = jax.eval_shape(lambda xs: compute(jax.tree.map(lambda x: x[0], xs)), chunks)
 
     def step(_, xs):
@@ -125,7 +153,7 @@ def sum_over_chunks(
       hidden: f[B, L, D]. arrays: [B, L, …].
     """
     cut = _cut(mask, most, vocab_size)
-    rest = cut.split((mask, *arrays))
+    rest = (cut.split_mask(), *cut.split(arrays))
 
     def of(weights, hidden, mask, *arrays):
         return fn(weights, mask, hidden, *arrays)
@@ -167,7 +195,7 @@ def _zeros(shapes):
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
-def _add_up(fn: Callable, chunks: tuple, needed: jax.Array, *, with_rest: bool = False):
+def _add_up(fn: Callable, chunks: tuple, needed: jax.Array | None, *, with_rest: bool = False):
     """The sum of `fn(chunk)` over `needed` chunks; `with_rest` of its first result, the second ones stacked."""
     split = fn if with_rest else lambda xs: (fn(xs), None)
     count = jax.tree.leaves(chunks)[0].shape[0]
@@ -182,6 +210,8 @@ def _add_up(fn: Callable, chunks: tuple, needed: jax.Array, *, with_rest: bool =
 
     def step(sums, xs):
         index, chunk = xs
+        if needed is None:
+            return add(sums, chunk)
         return jax.lax.cond(index < needed, add, lambda sums, _: (sums, _zeros(rest_shapes)), sums, chunk)
 
     sums, rest = jax.lax.scan(step, _zeros(shapes), (jnp.arange(count), chunks))

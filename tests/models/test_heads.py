@@ -51,9 +51,12 @@ MASKS = {  # which tokens count, and how many of a row at most
 @pytest.mark.parametrize("tie_embeddings", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("counting", MASKS)
+@pytest.mark.parametrize("kind", ["cpu", "tpu"])
 def test_chunked_logprobs_equal_the_full_softmax_and_so_do_their_gradients(
-    small_chunks, tie_embeddings, temperature, counting
+    small_chunks, tie_embeddings, temperature, counting, kind, monkeypatch
 ):
+    monkeypatch.setattr(chunks, "platform", lambda: kind)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS_ACCELERATOR", 0)
     config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings)
     params, (mask, most) = make_params(config), MASKS[counting]
     hidden = jax.random.normal(jax.random.key(3), (2, 7, config.d_model))
