@@ -99,11 +99,9 @@ def _cut(mask: jax.Array, most: int, vocab_size: int) -> _Cut:
     count = -(-kept // chunk)
     if not local and most == length:
         return _Cut(parts, kept, chunk, count, mask, None, mask, None, None)
-    flat = mask if not local else mask.reshape(parts, -1)
-    in_group = most if not local else kept
+    flat, in_group = (mask.reshape(parts, -1), kept) if local else (mask, most)
     rank = jnp.cumsum(flat, axis=1, dtype=jnp.int32) - 1
     tokens = jnp.arange(flat.shape[1], dtype=jnp.int32)
-    # Not by sorting, which takes a TPU's compiler minutes.
     place = lambda mask, rank: jnp.zeros(in_group, jnp.int32).at[jnp.where(mask, rank, in_group + tokens)].set(
         tokens, mode="drop", unique_indices=True
     )  # fmt: skip
@@ -145,7 +143,7 @@ def sum_over_chunks(
     computed once, and three products with the vocabulary are made instead of four.
 
     Args:
-      fn: `(weights, mask, hidden, *arrays) -> (loss, metrics)` of one chunk, [devices, tokens, …], with masked sums.
+      fn: `(weights, hidden, mask, *arrays) -> (loss, metrics)` of one chunk, [devices, tokens, …], with masked sums.
         Differentiated with respect to weights and hidden only; nothing that it closes over may depend on them.
       vocab_size: V, of the logits that `fn` makes.
       weights: what the logits are made with; of the leaves that are not trained no gradient is taken.
@@ -155,12 +153,9 @@ def sum_over_chunks(
     cut = _cut(mask, most, vocab_size)
     rest = (cut.split_mask(), *cut.split(arrays))
 
-    def of(weights, hidden, mask, *arrays):
-        return fn(weights, mask, hidden, *arrays)
-
     @jax.custom_vjp
     def summed(weights, hidden):
-        return _add_up(lambda xs: of(weights, *xs), (cut.split(hidden), *rest), cut.needed)
+        return _add_up(lambda xs: fn(weights, *xs), (cut.split(hidden), *rest), cut.needed)
 
     def forward(weights, hidden):
         leaves, treedef = jax.tree.flatten(weights, is_leaf=lambda x: hasattr(x, "perturbed"))
@@ -169,7 +164,7 @@ def sum_over_chunks(
         def of_chunk(moved, hidden, *arrays):
             moved = iter(moved)
             mixed = [next(moved) if own else value for value, own in zip(values, trained)]
-            return of(jax.tree.unflatten(treedef, mixed), hidden, *arrays)
+            return fn(jax.tree.unflatten(treedef, mixed), hidden, *arrays)
 
         moved = [value for value, own in zip(values, trained) if own]
         differentiated = jax.value_and_grad(of_chunk, argnums=(0, 1), has_aux=True)

@@ -169,7 +169,7 @@ def token_loss(
       arrays: [B, L] each, held constant.
     """
 
-    def chunk(unembedding, mask, hidden, targets, *arrays):
+    def chunk(unembedding, hidden, mask, targets, *arrays):
         return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), mask, *arrays)
 
     def share(weights, *arrays):  # of the rows at hand, f32[1] each
