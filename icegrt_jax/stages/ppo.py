@@ -51,8 +51,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     layout = rollout_layout(run.mesh, state.model("policy"), state.full("policy"), config.mesh.rollout_tensor)
     reader = scoring.load_reader(run)
     prompts, batches, replay = _data(run, reader)
-    replay_rows = ppo.ptx.batch_size // ppo.num_minibatches if ppo.ptx.coef else 0
-    sizes = {"pack": ppo.pack, "parts": row_parts(run.mesh), "replay": replay_rows}
+    sizes = {"pack": ppo.pack, "parts": row_parts(run.mesh)}
     sampler = sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id)
     score_step = jit_step(score, run.mesh, state)
     read = jax.jit(read_roles)

@@ -140,5 +140,6 @@ def pack_experience(experience: Experience) -> Minibatch:
 
 
 def rows_needed(lengths: jax.Array, width: int | jax.Array) -> jax.Array:
-    """Rows that hold any one group of sequences of these lengths, i32[G, B]: i32[]."""
-    return jnp.max(jax.vmap(lambda group: first_fit(group, group.size, width)[2])(lengths))
+    """Rows that hold any one group of sequences of these lengths, i32[G, B]: i32[], B + 1 where one is too long."""
+    rows = jnp.max(jax.vmap(lambda group: first_fit(group, group.size, width)[2])(lengths))
+    return jnp.where(jnp.max(lengths) > width, lengths.shape[1] + 1, rows)

@@ -27,7 +27,7 @@ from icegrt_jax.training.updates import policy_update, policy_value_update, valu
 
 
 def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
-    """What the models but the reward model say of a rollout, `score_batch` packed rows at a time.
+    """What the models but the reward model say of a rollout, the packed rows of `score_batch` of them at a time.
 
     Returns:
       `ref_logprobs` and `values` f32[B, T]; `bootstrap` f32[B] or None; `token_kl` f32[B, T]; `old_logprobs` f32[B, T]:
@@ -40,7 +40,7 @@ def _read(state: TrainState, rollout: Rollout, *, reward: bool) -> dict[str, jax
     """As `read_roles`, with `reward` also `scores` f32[B]: the reward model's verdicts on prompt + response."""
     packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
     rows = packing.tokens(rollout.prompts, rollout.responses)
-    count = block_count(packing.rows, state.ppo.score_batch)
+    count = block_count(rollout.mask.shape[0], state.ppo.score_batch)
     read = joined(lambda block: _read_rows(state, block, reward=reward), rows, count)
 
     old_logprobs = rollout.logprobs

@@ -36,11 +36,14 @@ def _count(state: TrainState, mask: jax.Array) -> jax.Array:
     return jnp.maximum(_over_devices(state, jnp.sum(mask, dtype=jnp.float32)), 1.0)
 
 
-def _apply(state: TrainState, roles: tuple[str, ...], loss_fn, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+def _apply(
+    state: TrainState, roles: tuple[str, ...], loss_fn, batch, sequences: int = 0
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step on each of `roles` with the gradient of `loss_fn(batch, *complete_params) -> (loss, metrics)`.
 
     Gradients are of the roles' own trees only: of an adapter or a head where that is all a role has. They are added
     up over blocks of `state.microbatch` rows, so loss and metrics must be shares of means over the global batch.
+    Where rows hold several of `sequences`, there are as many blocks as if each had a row of its own.
     `grad_norm` is the first role's.
     """
 
@@ -54,7 +57,7 @@ def _apply(state: TrainState, roles: tuple[str, ...], loss_fn, batch) -> tuple[T
         return out, constrain_params(grads)
 
     own = {role: state.params[role] for role in roles}
-    count = block_count(jax.tree.leaves(batch)[0].shape[0], state.microbatch)
+    count = block_count(sequences or jax.tree.leaves(batch)[0].shape[0], state.microbatch)
     (loss, metrics), grads = summed(gradient, batch, count)
     grads, metrics = _over_devices(state, (grads, {"loss": loss, **metrics}))
     params, opt_state = dict(state.params), dict(state.opt_state)
@@ -129,7 +132,7 @@ def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dic
       The state with new policy parameters (`step` counts iterations and stays), and metrics of
       `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|).
     """
-    return _apply(state, ("policy",), _policy_loss_fn(state, batch), pack_experience(batch))
+    return _apply(state, ("policy",), _policy_loss_fn(state, batch), pack_experience(batch), batch.mask.shape[0])
 
 
 def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -139,7 +142,7 @@ def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict
     def loss_fn(batch, params):
         return _value_loss(state, rows_scalars(params, state.model("value"), batch.packed), batch, total)
 
-    return _apply(state, ("value",), loss_fn, pack_experience(batch))
+    return _apply(state, ("value",), loss_fn, pack_experience(batch), batch.mask.shape[0])
 
 
 def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -161,7 +164,7 @@ def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainStat
         shown = {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
         return loss + state.ppo.vf_coef * value_loss, {**metrics, **shown, **value_metrics}
 
-    return _apply(state, ("policy", "value"), loss_fn, pack_experience(batch))
+    return _apply(state, ("policy", "value"), loss_fn, pack_experience(batch), batch.mask.shape[0])
 
 
 def _policy_loss_fn(state: TrainState, batch: Experience):

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 from icegrt_jax.sampling import Packings, Rollout, Rows
 from icegrt_jax.sampling.generate import BUCKET
+from icegrt_jax.training.blocks import block_count
 from icegrt_jax.training.packed import rows_needed
 from icegrt_jax.training.ppo import minibatch_order
 from icegrt_jax.training.state import PPOConfig, TrainState
 
-WIDTHS = 8  # different widths at most
-COUNTS = 4  # different numbers of rows at most
+WIDTHS = 8  # different widths of a row for one sequence at most; rows for several are up to twice as wide
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # rows for each sequence, where several share one
 
 
 def widths_of(length: int) -> list[int]:
@@ -26,52 +27,59 @@ def bucketed(longest: int, length: int) -> int:
     return next(width for width in widths_of(length) if width >= longest)
 
 
-def fitted(state: TrainState, rollout: Rollout, *, pack: bool = True, parts: int = 1, replay: int = 0) -> Rollout:
-    """The rollout with the rows that it is packed into, hardly wider than its longest sequence.
+def fitted(state: TrainState, rollout: Rollout, *, pack: bool = True, parts: int = 1) -> Rollout:
+    """The rollout with the rows that it is packed into.
 
     Waits for the sampler. The sizes depend on the state and the rollout alone, so a resumed run has the same.
 
     Args:
-      pack: whether several responses may share a row.
+      pack: whether several responses may share a row; otherwise rows are hardly wider than the longest sequence.
       parts: over how many devices rows are split.
-      replay: rows of replay in a minibatch, which are cut into as many blocks as the packed rows are.
     """
-    length = rollout.prompts.shape[1] + rollout.mask.shape[1]
-    needed = _needed(state.key, state.step, rollout, config=state.ppo, widths=tuple(widths_of(length)))
-    width, score, update = jax.device_get(needed).tolist()
-    rows, config = rollout.mask.shape[0], state.ppo
-    minibatch = rows // config.num_minibatches
-    if pack:
-        score = row_count(score, rows, block=config.score_batch, parts=parts)
-        update = row_count(update, minibatch, block=state.microbatch, parts=parts, replay=replay)
-    else:
-        score, update = rows, minibatch
-    return rollout.replace(packing=Packings(Rows(score, width), Rows(update, width)))
+    config, sequences = state.ppo, rollout.mask.shape[0]
+    minibatch, length = sequences // config.num_minibatches, rollout.prompts.shape[1] + rollout.mask.shape[1]
+    own = widths_of(length)
+    widths = own + [length + width for width in own] if pack else own
+    needed = jax.device_get(_needed(state.key, state.step, rollout, config=config, widths=tuple(widths)))
+    smallest = functools.partial(fewest_tokens, widths=widths, length=length, parts=parts, pack=pack)
+    score = smallest(needed[0].tolist(), sequences=sequences, blocks=block_count(sequences, config.score_batch))
+    update = smallest(needed[1].tolist(), sequences=minibatch, blocks=block_count(minibatch, state.microbatch))
+    return rollout.replace(packing=Packings(score, update))
 
 
-def row_count(needed: int, sequences: int, *, block: int, parts: int, replay: int = 0) -> int:
-    """Rows for sequences that fit into `needed`: one of COUNTS, the largest of them one row for each sequence.
+def fewest_tokens(
+    needed: list[int], *, widths: list[int], sequences: int, length: int, blocks: int, parts: int, pack: bool = True
+) -> Rows:
+    """The rows of fewest tokens that hold all sequences, of those sizes that programs are compiled for.
 
-    A multiple of `block` (or less than one) and of `parts`; the blocks divide the rows of `replay` evenly.
+    As many pairs of tokens in a row as one row of `length` tokens for each sequence has, or fewer: with plain attention
+    packed rows then never take more memory than those.
+
+    Args:
+      needed: rows that are needed at each of `widths`; more than `sequences` where one is too long for that width.
+      length: of a sequence at most; one of `widths`.
+      blocks: into how many the rows are cut, each again into `parts`.
     """
-    least = block if 0 < block < sequences else parts
-    step = least * -(-sequences // (least * COUNTS))
-    for rows in range(step, sequences, step):
-        blocks = max(rows // block, 1) if block else 1
-        if rows >= needed and (not replay or replay % (blocks * parts) == 0):
-            return rows
-    return sequences
+    step = blocks * parts
+    counts = {-(-int(sequences * share) // step) * step for share in SHARES} if pack else set()
+    counts = sorted({count for count in counts if 0 < count < sequences} | {sequences})
+    found = []
+    for width, rows in zip(widths, needed, strict=True):
+        count = next((count for count in counts if count >= rows), None)
+        if count and count * width**2 <= sequences * length**2:
+            found.append(Rows(count, width))
+    return min(found, key=lambda rows: (rows.count * rows.width, rows.width))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "widths"))
 def _needed(
     key: jax.Array, step: jax.Array, rollout: Rollout, *, config: PPOConfig, widths: tuple[int, ...]
 ) -> jax.Array:
-    """The first of `widths` that holds every sequence, the rows for the whole rollout, and those a minibatch needs.
+    """At each of `widths`, the rows for the whole rollout and those that a minibatch needs at most.
 
-    i32[3], the same on every host.
+    i32[2, widths], the same on every host.
     """
     lengths = jnp.sum(rollout.prompt_mask, axis=1, dtype=jnp.int32) + jnp.sum(rollout.mask, axis=1, dtype=jnp.int32)
     order = minibatch_order(key, step, config, lengths.size)
-    width = jnp.array(widths)[jnp.argmax(jnp.array(widths) >= jnp.max(lengths))]
-    return jnp.stack([width, rows_needed(lengths[None], width), rows_needed(lengths[order], width)])
+    at_each = jax.vmap(rows_needed, in_axes=(None, 0))
+    return jnp.stack([at_each(lengths[None], jnp.array(widths)), at_each(lengths[order], jnp.array(widths))])

@@ -39,6 +39,7 @@ def test_each_sequence_is_put_where_first_fit_by_lists_puts_it(seed):
     assert list(zip(row.tolist(), column.tolist())) == places and used == rows
     others = jnp.full(40, 16, jnp.int32)
     assert rows_needed(jnp.stack([jnp.asarray(lengths, jnp.int32), others]), 32) == max(rows, 20)
+    assert rows_needed(jnp.asarray([[33, 1], [1, 1]]), 32) == 3  # none: a sequence is too long
 
 
 def test_every_token_is_in_the_rows_once_and_comes_back():
@@ -91,7 +92,7 @@ def test_an_iteration_on_packed_rows_gives_the_same_numbers(options, pack, monke
     rollout = rollout.replace(mask=rollout.mask & SHORT, logprobs=jnp.where(SHORT, rollout.logprobs, 0.0))
     monkeypatch.setattr(widths, "BUCKET", 2)
     packed = fitted(state, rollout, pack=pack)
-    shared, own = Packings(Rows(12, 8), Rows(6, 8)), Packings(Rows(16, 8), Rows(8, 8))
+    shared, own = Packings(Rows(8, 10), Rows(4, 10)), Packings(Rows(16, 8), Rows(8, 8))
     assert packed.packing == (shared if pack else own)
 
     @jax.jit

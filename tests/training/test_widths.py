@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.sampling import Rollout
+from icegrt_jax.sampling import Rollout, Rows
 from icegrt_jax.training import widths
-from icegrt_jax.training.blocks import block_count
 from icegrt_jax.training.packed import first_fit
 from icegrt_jax.training.ppo import minibatch_order
-from icegrt_jax.training.widths import bucketed, fitted, row_count
+from icegrt_jax.training.widths import bucketed, fewest_tokens, fitted
 from tests.training.examples import make_state
+from tests.training.test_packed import reference_first_fit
 
 
 def test_widths_are_few_and_hold_the_longest_row():
@@ -21,17 +21,37 @@ def test_widths_are_few_and_hold_the_longest_row():
     assert bucketed(33, 128) == 64 and bucketed(65, 1024) == 128
 
 
-@pytest.mark.parametrize("block", [0, 4, 8, 16, 32])
-@pytest.mark.parametrize("parts, replay", [(1, 0), (4, 0), (1, 8), (4, 16)])
-def test_row_counts_are_few_and_fit_blocks_devices_and_replay(block, parts, replay):
-    found = set()
-    for needed in range(1, 33):
-        rows = row_count(needed, 32, block=block, parts=parts, replay=replay)
-        found.add(rows)
-        assert needed <= rows <= 32 and rows % parts == 0
-        blocks = block_count(rows, block)  # raises where they do not divide
-        assert rows == 32 or not replay or replay % (blocks * parts) == 0
-    assert len(found) <= widths.COUNTS and max(found) == 32
+WIDE = list(range(4, 65, 4))  # of rows for sequences of at most 32 tokens, and for several of them
+
+
+def needed_by(lengths):
+    """Rows that sequences of these lengths need at each width, by lists."""
+    return [reference_first_fit(lengths, w)[1] if w >= max(lengths) else len(lengths) + 1 for w in WIDE]
+
+
+@pytest.mark.parametrize("blocks, parts", [(1, 1), (4, 1), (1, 4), (2, 4), (16, 2)])
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_hold_what_they_must_and_divide_over_blocks_and_devices(seed, blocks, parts):
+    rng, found = np.random.default_rng(seed), set()
+    for _ in range(40):
+        lengths = rng.integers(1, rng.integers(2, 33), 32).tolist()
+        rows = fewest_tokens(needed_by(lengths), widths=WIDE, sequences=32, length=32, blocks=blocks, parts=parts)
+        assert reference_first_fit(lengths, rows.width)[1] <= rows.count <= 32 and rows.width >= max(lengths)
+        assert rows.count % (blocks * parts) == 0 and rows.count * rows.width**2 <= 32 * 32**2
+        alone = next(width for width in WIDE if width >= max(lengths))
+        assert rows.count * rows.width <= 32 * alone
+        found.add(rows.count)
+    assert found <= {4, 8, 16, 24, 32}
+
+
+def test_rows_for_several_may_be_wider_than_the_longest_sequence():
+    sizes = dict(widths=WIDE, sequences=32, length=32, blocks=1, parts=1)
+    mixed = needed_by([28, 16] * 16)  # no two of them are 32 tokens or fewer
+    assert fewest_tokens(mixed, **sizes) == Rows(16, 44)
+    assert fewest_tokens(mixed, **sizes, pack=False) == Rows(32, 28)
+    assert fewest_tokens(needed_by([16] * 32), **sizes) == Rows(32, 16)  # as many tokens as 16 x 32, and fewer pairs
+    assert fewest_tokens(needed_by([32] * 2 + [4] * 30), **sizes) == Rows(4, 48)
+    assert fewest_tokens(needed_by([32] * 32), **sizes) == Rows(32, 32)
 
 
 @pytest.mark.parametrize("seed", range(3))
