@@ -14,9 +14,11 @@ from benchmarks.check import FAILED, SHORT, check
 from benchmarks.formulas import Machine
 from benchmarks.sections import Options, all_versions, description
 
-SECTIONS = ("limits", "sampler", "ppo", "sft", "reward", "memory")
+SECTIONS = ("limits", "sampler", "ppo", "natural", "sft", "reward", "memory")
 GPU_SECTIONS = ("limits", "sft", "ppo", "sampler")  # what a budget cuts off comes last
-EXTRA = {  # only when asked for
+EXTRA = ("layouts", "updates", "packing")  # only when asked for
+FUNCTIONS = {  # of those that are no module's `section`
+    "natural": ("benchmarks.ppo", "natural"),
     "layouts": ("benchmarks.sampler", "layouts"),
     "updates": ("benchmarks.reward", "updates"),
     "packing": ("benchmarks.ppo", "packing"),
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace, scratch: pathlib.Path) -> dict[str, dict]:
     found = {}
     # The limits come first in any run: the other sections are measured against them.
     for name in ["limits", *(name for name in wanted if name != "limits")]:
-        module, function = EXTRA.get(name, (f"benchmarks.{name}", "section"))
+        module, function = FUNCTIONS.get(name, (f"benchmarks.{name}", "section"))
         print(f"{name}", flush=True)
         result = getattr(importlib.import_module(module), function)(options)
         if name == "limits":

@@ -15,7 +15,8 @@ from benchmarks.check import check
 HERE = pathlib.Path(__file__).parent
 BEGIN, END = "<!-- results: written by python -m benchmarks.page -->", "<!-- end of results -->"
 TITLES = {
-    "limits": "Limits of the machine", "sampler": "Generation", "ppo": "PPO iteration", "sft": "Supervised step",
+    "limits": "Limits of the machine", "sampler": "Generation", "ppo": "PPO iteration",
+    "natural": "PPO iteration on real prompts", "sft": "Supervised step",
     "reward": "Reward-model step", "memory": "Memory of an update", "layouts": "Layers scanned or taken apart",
     "updates": "Reward-model step in other ways", "packing": "PPO on real prompts, rows shared and not",
     "gpu-limits": "GPU: limits", "gpu-sampler": "GPU: generation", "gpu-sft": "GPU: supervised step",

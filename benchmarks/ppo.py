@@ -1,6 +1,7 @@
 """PPO iterations: samples per second and seconds of rollout, scoring and learning, against TRL and Tunix.
 
     python -m benchmarks.ppo
+    python -m benchmarks.ppo --natural
 
 Fixed: every response full length, four separate full models, one minibatch: SmolLM2 8 x (64 + 64) with one epoch, a
 tiny Llama 64 x (32 + 64) with four. Natural: 16 real prompts, SmolLM2, up to 128 new tokens, EOS ends, one epoch; how
@@ -8,6 +9,7 @@ long the answers are is chance, so their mean length stands beside the times. `p
 ours with and without packed rows there. On a GPU: a 1B model, 16 x (256 + 256).
 """
 
+import dataclasses
 import statistics
 import sys
 
@@ -17,7 +19,7 @@ from benchmarks.sections import Missing, left_out, ours, run_case, torch_peer, t
 
 NATURAL_BATCH, NATURAL_MICRO_BATCH = 16, 4
 NATURAL_SLOTS = 0  # of ours; all prompts in flight at once
-NATURAL_WARM_UPS = 4  # of ours, so that the sizes of packed rows that 16 answers need have been compiled
+NATURAL_WARM_UPS = 9  # of ours, so that the sizes of packed rows that 16 answers need have been compiled
 GPU_BATCH, GPU_LENGTH = 16, 256
 
 
@@ -30,10 +32,8 @@ def section(options) -> dict:
         return {"cases": {"tiny": _fixed(options, small, 4, 8, 4, 2)}}
     return {
         "cases": {
-            # Tunix takes turns with ours apart from TRL: together they need more memory than many machines have.
-            "smollm2": _fixed(options, options.large(), 8, cases.PROMPT, cases.NEW, 1),
+            "smollm2": _fixed(options, options.large(), 8, cases.PROMPT, cases.NEW, 1, stay=False),
             "tiny": _fixed(options, small, 64, 32, 64, 4),
-            "natural": _natural(options, options.large()),
         }
     }
 
@@ -42,7 +42,10 @@ def _limit(options, model: cases.Model, lengths: list[tuple[int, int]], epochs: 
     return sum(ppo_seconds(model.shape, options.machine, lengths, epochs, options.weight_bytes).values())
 
 
-def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int, epochs: int) -> dict:
+def _fixed(
+    options, model: cases.Model, batch: int, prompt: int, new: int, epochs: int, *, stay: bool = True
+) -> dict:
+    """stay: whether ours and Tunix, which take turns apart from TRL, are in memory at once; SmolLM2 needs 25 GB."""
     title = f"{model.name}, {batch} x ({prompt} + {new}) tokens, four full models, epochs: {epochs}, minibatches: 1."
     if why := options.no_model(model):
         return left_out(title, why)
@@ -53,7 +56,7 @@ def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int, epoch
     if isinstance(tunix, Missing):
         groups[0].append(tunix)
     else:
-        groups.append([ours("ppo", settings), tunix])
+        groups.append([ours("ppo", settings, stays=stay), dataclasses.replace(tunix, stays=stay)])
     limit = _limit(options, model, [(prompt, new)] * batch, epochs)
     return run_case(options, title, groups, unit="samples", amount=batch, limit_s=limit)
 
@@ -62,6 +65,8 @@ def _natural_settings(options, model: cases.Model) -> tuple[str, dict | None]:
     """The title, and what both sides are given; or why the case cannot be measured, and None."""
     title = f"{model.name}, {NATURAL_BATCH} real prompts, up to {cases.NATURAL_NEW} new tokens, EOS ends, epochs: 1."
     folder = cases.data_folder()
+    if options.quick:
+        return "a quick look has no model with a tokenizer", None
     if why := options.no_model(model):
         return why, None
     if folder is None:
@@ -74,15 +79,16 @@ def _natural_settings(options, model: cases.Model) -> tuple[str, dict | None]:
     }  # fmt: skip
 
 
-def _natural(options, model: cases.Model) -> dict:
+def natural(options) -> dict:
+    """The section `natural`."""
+    model = options.large()
     title, settings = _natural_settings(options, model)
     if settings is None:
-        return left_out("real prompts", title)
+        return {"cases": {"natural": left_out("real prompts", title)}}
     mine = {**settings, "slots": NATURAL_SLOTS}
     group = [ours("ppo", mine, warm_ups=NATURAL_WARM_UPS), torch_peer(options, "TRL", "trl_ppo:ppo", settings, "trl")]
-    return _with_limit(options, model, settings, run_case(
-        options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None
-    ))  # fmt: skip
+    case = run_case(options, title, [group], unit="samples", amount=NATURAL_BATCH, limit_s=None)
+    return {"cases": {"natural": _with_limit(options, model, settings, case)}}
 
 
 def _with_limit(options, model: cases.Model, settings: dict, case: dict) -> dict:
@@ -122,5 +128,6 @@ def _gpu(options) -> dict:
 if __name__ == "__main__":
     from benchmarks.__main__ import main
 
-    only = "packing" if "--packing" in sys.argv else "ppo"
-    raise SystemExit(main([f"--only={only}", *(arg for arg in sys.argv[1:] if arg != "--packing")]))
+    asked = [name for name in ("natural", "packing") if f"--{name}" in sys.argv]
+    rest = [arg for arg in sys.argv[1:] if arg not in ("--natural", "--packing")]
+    raise SystemExit(main([f"--only={','.join(asked) or 'ppo'}", *rest]))

@@ -24,6 +24,7 @@ class Contender:
     name: as the tables call it. target: MODULE:FUNCTION, see `worker.py`. settings: its arguments, as JSON.
     python: the interpreter that has its libraries. env: what its environment has on top of ours.
     warm_ups: repetitions that are not measured; more than one where sizes that are chance are compiled for.
+    stays: between its turns; otherwise its process begins anew for each, because the others need its memory.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Contender:
     python: str = sys.executable
     env: tuple[tuple[str, str], ...] = ()
     warm_ups: int = 1
+    stays: bool = True
 
 
 def threads() -> int:
@@ -139,37 +141,53 @@ def take_turns(
         results[name] = {"failed": why}
         workers.pop(name).close()
 
+    def begin(contender: Contender) -> None:
+        """Starts its process and warms it up; what it has measured before stays."""
+        name, worker = contender.name, Worker(contender, gpu)
+        workers[name] = worker
+        first = worker.answer(patience())
+        if "failed" in first:
+            return fail(name, first["failed"])
+        ready = time.perf_counter() - worker.began
+        warm_ups = [worker.go(patience()) for _ in range(contender.warm_ups)]
+        if failed := next((warm["failed"] for warm in warm_ups if "failed" in warm), None):
+            return fail(name, failed)
+        if name not in results:
+            results[name] = {"ready_s": ready, "warm_up": warm_ups[0], "rounds": []}
+            say(f"    {name}: ready after {ready:.1f} s, first repetition {warm_ups[0]['seconds']:.2f} s")
+
+    def measure(name: str) -> None:
+        repetition = workers[name].go(patience())
+        if "failed" in repetition:
+            fail(name, repetition["failed"])
+        else:
+            results[name]["rounds"].append(repetition)
+
     try:
         for contender in contenders:  # made ready one after another, so that loading disturbs nobody's warm-up
-            worker = workers[contender.name] = Worker(contender, gpu)
-            first = worker.answer(patience())
-            if "failed" in first:
-                fail(contender.name, first["failed"])
-                continue
-            ready = time.perf_counter() - worker.began
-            warm_ups = [worker.go(patience()) for _ in range(contender.warm_ups)]
-            if failed := next((warm["failed"] for warm in warm_ups if "failed" in warm), None):
-                fail(contender.name, failed)
-                continue
-            warm = warm_ups[0]
-            results[contender.name] = {"ready_s": ready, "warm_up": warm, "rounds": []}
-            say(f"    {contender.name}: ready after {ready:.1f} s, first repetition {warm['seconds']:.2f} s")
+            if contender.stays:
+                begin(contender)
         for index in range(rounds):
             if deadline is not None and time.monotonic() > deadline:
                 say(f"    the time budget is used up after {index} of {rounds} rounds")
                 break
-            for name in list(workers):
-                repetition = workers[name].go(patience())
-                if "failed" in repetition:
-                    fail(name, repetition["failed"])
-                else:
-                    results[name]["rounds"].append(repetition)
-            times = (f"{name} {results[name]['rounds'][-1]['seconds']:.2f} s" for name in workers)
+            for contender in contenders:
+                name = contender.name
+                if not contender.stays and "failed" not in results.get(name, {}):
+                    begin(contender)
+                if name in workers:
+                    measure(name)
+                if not contender.stays and name in workers:
+                    workers.pop(name).close()
+            taken = {name: result["rounds"] for name, result in results.items() if "failed" not in result}
+            times = (f"{name} {repetitions[-1]['seconds']:.2f} s" for name, repetitions in taken.items())
             say(f"    round {index + 1} of {rounds}: {', '.join(times)}")
     finally:
         for worker in workers.values():
             worker.close()
-    for name, result in results.items():
-        if "failed" not in result and not result["rounds"]:
-            results[name] = {"missing": "the time budget was used up before a measured round"}
+    missing = {"missing": "the time budget was used up before a measured round"}
+    for contender in contenders:
+        result = results.setdefault(contender.name, missing)
+        if "failed" not in result and not result.get("rounds"):
+            results[contender.name] = missing
     return results

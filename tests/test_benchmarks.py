@@ -132,6 +132,15 @@ def test_contenders_take_turns_after_a_warm_up_each(trivial, tmp_path):
     assert found["a"]["warm_up"]["info"]["count"] == 1
 
 
+def test_a_contender_that_does_not_stay_begins_anew_for_each_turn(trivial, tmp_path):
+    away = dataclasses.replace(trivial("b"), stays=False)
+    found = take_turns([trivial("a"), away, dataclasses.replace(away, name="c")], rounds=2, say=lambda text: None)
+    assert (tmp_path / "order").read_text() == "a" + "abbbb" * 2  # c is b by another name
+    assert [[r["info"]["count"] for r in found[name]["rounds"]] for name in "bc"] == [[2, 2], [2, 2]]
+    failing = dataclasses.replace(trivial("d", fail_at=2), stays=False)
+    assert take_turns([failing], rounds=2, say=lambda text: None)["d"] == {"failed": "RuntimeError: as asked"}
+
+
 def test_a_contender_that_fails_leaves_the_others_their_turns(trivial, tmp_path):
     said = []
     found = take_turns([trivial("a"), trivial("b", fail_at=3)], rounds=3, say=said.append)
