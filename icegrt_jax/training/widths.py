@@ -52,8 +52,8 @@ def fewest_tokens(
 ) -> Rows:
     """The rows of fewest tokens that hold all sequences, of those sizes that programs are compiled for.
 
-    As many pairs of tokens in a row as one row of `length` tokens for each sequence has, or fewer: with plain attention
-    packed rows then never take more memory than those.
+    They have no more pairs of tokens than one row of `length` tokens for each sequence would have, so that plain
+    attention's scores take no more memory than with those.
 
     Args:
       needed: rows that are needed at each of `widths`; more than `sequences` where one is too long for that width.
