@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from icegrt_jax.data.content import read_at, refuse_half_characters
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record
 from icegrt_jax.errors import UserError
 
@@ -39,6 +40,8 @@ class Row(dict):
             raise UserError(f"{where}: got a JSON value of type {type(obj).__name__}; expected an object.")
         super().__init__(obj)
         self.where = where
+        with read_at(where):
+            refuse_half_characters(obj)
 
     def fail(self, field: str, problem: str) -> UserError:
         return UserError(f"{self.where}: field {field!r} {problem}")

@@ -8,7 +8,8 @@
 | `Text`        | `{"text"}`                                                                     | plain pretraining |
 
 A prompt is a string (one user message) or a list of `{"role", "content"}`
-messages. Every kind takes an optional `"meta"` object; any other field is an
+messages, whose content is a string or a list of parts `{"type": "text", "text"}`.
+Every kind takes an optional `"meta"` object; any other field is an
 error, so that a misspelt one is noticed.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from icegrt_jax.data.content import joined, read_at, refuse_half_characters
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_text_atomic
 
@@ -29,8 +31,16 @@ ROLES = ("system", "user", "assistant")
 Messages = tuple[dict, ...]
 
 
+class _OfWholeCharacters:
+    """Refuses half a character, also in a record that a program has made."""
+
+    def __post_init__(self):
+        with read_at(self.where or "record"):
+            refuse_half_characters({name: value for name, value in vars(self).items() if name != "where"})
+
+
 @dataclass(frozen=True)
-class Instruction:
+class Instruction(_OfWholeCharacters):
     """A conversation whose assistant turns are imitated; it ends with one."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ("messages", "prompt", "response")
@@ -60,7 +70,7 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(_OfWholeCharacters):
     """K answers to one prompt; `ranks[k]` belongs to `responses[k]`, 1 is best, ties are equal."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ("prompt", "responses", "ranks", "chosen", "rejected")
@@ -96,7 +106,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(_OfWholeCharacters):
     """A prompt for sampling, with the reference answer where one is known (else "")."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ("prompt", "reference")
@@ -122,7 +132,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_OfWholeCharacters):
     """Plain text, every token of which is a target."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ("text",)
@@ -146,12 +156,8 @@ Record = Instruction | Ranking | Prompt | Text
 @contextlib.contextmanager
 def naming(record: Record) -> Iterator[None]:
     """Puts where the record was read in front of a mistake that is found later, such as by a chat template."""
-    try:
+    with read_at(record.where):
         yield
-    except UserError as error:
-        if not record.where:
-            raise
-        raise UserError(f"{record.where}: {error}") from error
 
 
 def user(content: str) -> Messages:
@@ -204,6 +210,8 @@ def _kind(value: Any) -> str:
 def _check_fields(obj: Any, where: str, fields: tuple[str, ...]) -> None:
     if not isinstance(obj, dict):
         raise UserError(f"{where}: got a JSON value {_kind(obj)}; expected an object with {', '.join(fields)}.")
+    with read_at(where):
+        refuse_half_characters(obj)
     unknown = [name for name in obj if name not in (*fields, "meta")]
     if unknown:
         raise UserError(
@@ -261,7 +269,9 @@ def _messages(value: Any, where: str, name: str) -> Messages:
             raise UserError(f"{where}: field '{here}.role' is {role!r}; expected one of {', '.join(ROLES)}.")
         if role == "system" and i:
             raise UserError(f"{where}: field '{here}.role' is 'system'; only the first message may be.")
-        messages.append({"role": role, "content": _nonempty(message["content"], where, f"{here}.content")})
+        with read_at(where):
+            content = joined(message["content"], f"{here}.content")
+        messages.append({"role": role, "content": _nonempty(content, where, f"{here}.content")})
     return tuple(messages)
 
 

@@ -78,8 +78,17 @@ def read_dataset(name: str, data_dir: str | None, split: str) -> list[dict]:
             f"tfds:{name}: split {split!r} cannot be read in {data_dir or 'the default folder'}: {first_line}"
             " Build it with `icegrt data build`, or prepare it with file_format='array_record'."
         ) from e
-    examples = [_plain(example) for example in source]
-    return [json.loads(e["record"]) if set(e) == {"record"} else e for e in examples]
+    return [_example(example, f"tfds:{name}, split {split!r}, example {i}") for i, example in enumerate(source)]
+
+
+def _example(raw: Mapping, where: str) -> dict:
+    try:
+        example = _plain(raw)
+        return json.loads(example["record"]) if set(example) == {"record"} else example
+    except UnicodeDecodeError as e:
+        raise UserError(f"{where}: not UTF-8 ({e.reason} at byte {e.start}); prepare it from whole characters.") from e
+    except json.JSONDecodeError as e:
+        raise UserError(f"{where}: field 'record' is not JSON ({e.msg} at column {e.colno}).") from e
 
 
 def _plain(value):

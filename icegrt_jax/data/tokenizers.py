@@ -17,7 +17,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from icegrt_jax.data import chat
+from icegrt_jax.data import chat, content
 from icegrt_jax.errors import UserError
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -56,13 +56,12 @@ class ChatTokenizer:
 
     def encode_prompt(self, messages: Sequence[dict]) -> list[int]:
         """Ids up to the place where the assistant starts to speak."""
-        self._refuse_control_tokens(messages)
+        messages = self._checked(messages)
         return chat.tokenize(self.tokenizer, chat.render(self.tokenizer, messages, generate=True))
 
     def encode_conversation(self, messages: Sequence[dict]) -> tuple[list[int], list[bool]]:
         """Ids, and which of them the assistant has to produce (every turn's end token included)."""
-        self._refuse_control_tokens(messages)
-        return chat.encode_conversation(self.tokenizer, messages, self.eos_ids)
+        return chat.encode_conversation(self.tokenizer, self._checked(messages), self.eos_ids)
 
     def encode_answer(self, prompt: Sequence[dict], answer: str, *, finished: bool = True) -> tuple[list[int], int]:
         """Ids of a prompt with an answer that may be a model's, and the index of the answer's first token.
@@ -70,15 +69,17 @@ class ChatTokenizer:
         Nothing is refused: a control token written out is encoded as the characters it is made of.
         See `chat.encode_answer`, also for what an unfinished answer is.
         """
+        *prompt, said = content.plain((*prompt, {"role": "assistant", "content": answer}))
+        answer = said["content"]
         return chat.encode_answer(self.tokenizer, prompt, answer, self.eos_ids, self._special_tokens, finished=finished)
 
     def encode_examples(self, messages: Sequence[dict]) -> list[tuple[list[int], list[bool]]]:
         """The conversation as above, then each turn that the template writes differently once others follow."""
-        self._refuse_control_tokens(messages)
-        return chat.encode_examples(self.tokenizer, messages, self.eos_ids)
+        return chat.encode_examples(self.tokenizer, self._checked(messages), self.eos_ids)
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, nothing added."""
+        content.refuse_half_characters(text, "text")
         return chat.tokenize(self.tokenizer, text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -101,6 +102,12 @@ class ChatTokenizer:
         added = self.tokenizer.added_tokens_decoder.items()
         unnamed = (token.content for i, token in added if token.special or i in self.eos_ids)
         return tuple(dict.fromkeys((*self._control_tokens, *unnamed)))
+
+    def _checked(self, messages: Sequence[dict]) -> list[dict]:
+        """The messages with strings as contents, after a look at what they must not hold."""
+        messages = content.plain(messages)
+        self._refuse_control_tokens(messages)
+        return messages
 
     def _refuse_control_tokens(self, messages: Sequence[dict]) -> None:
         # Written out in a message, a control token would become a turn of its own.
