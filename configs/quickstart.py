@@ -43,7 +43,7 @@ def get_config(switch=""):
     c.sft.optimizer.lr, c.sft.optimizer.warmup_steps = 2e-3, 20
     c.sft.optimizer.schedule, c.sft.optimizer.final_lr_fraction = "cosine", 0.05
 
-    c.reward.steps, c.reward.batch_size, c.reward.length = 400, 8, 112
+    c.reward.steps, c.reward.batch_size, c.reward.length = 400, 8, 128
     c.reward.sources.made = "jsonl:{workdir}/data/rankings.jsonl"
     c.reward.sources.own = "jsonl:{workdir}/data/own_rankings.jsonl"
     c.reward.weights.made, c.reward.weights.own = 0.5, 0.5

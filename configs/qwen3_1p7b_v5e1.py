@@ -65,7 +65,7 @@ def get_config(switch=""):
         c.max_response_length = 24
         c.sft.steps = c.reward.steps = c.ppo.iterations = 2
         c.sft.batch_size = c.reward.batch_size = 2
-        c.sft.length = c.reward.length = c.ppo.ptx.length = 192
+        c.sft.length = c.reward.length = c.ppo.ptx.length = 224
         c.reward.heldout_limit = c.reward.normalize_on = 8
         c.ppo.batch_size, c.ppo.ptx.batch_size, c.ppo.num_minibatches = 4, 2, 2
         c.ppo.value_warmup, c.ppo.policy_optimizer.warmup_steps = 0, 0

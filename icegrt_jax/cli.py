@@ -11,6 +11,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from icegrt_jax import configuration
 from icegrt_jax.errors import UserError
 from icegrt_jax.heap import keep_freed_memory
@@ -35,6 +37,7 @@ STAGES = {
 WITHOUT_CONFIG = ("data", "check-model")
 DISTRIBUTED = ("run", "pretrain", "sft", "reward", "ppo", "evaluate", "sample")  # may run as several processes
 TRAINED = ("pretrain", "sft", "reward", "ppo")  # stages that leave a model
+DOUBTED = ("run", "reward", "ppo", "plan")  # that begin with what is doubtful in their config
 KINDS = ("instruction", "ranking", "prompt", "text")
 # Keys that change what a run prints and keeps but not its numbers: a rerun in the same workdir may change them.
 FREE_KEYS = ("log",)
@@ -83,7 +86,8 @@ def _run(argv: list[str]) -> int:
     if stage == "plan":
         spec = flags.pop("config")
         config = configuration.load_config(spec, overrides)
-        importlib.import_module("icegrt_jax.config").check(config)
+        _check(config)
+        _say_doubts(stage, config)
         return _module(stage).main(config, name=spec, **flags) or 0
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
@@ -94,13 +98,23 @@ def _run(argv: list[str]) -> int:
     return _module(stage).main(**flags) or 0
 
 
+def _check(config: ConfigDict) -> None:
+    importlib.import_module("icegrt_jax.config").check(config)
+
+
+def _say_doubts(stage: str, config: ConfigDict) -> None:
+    if stage in DOUBTED:
+        for doubt in importlib.import_module("icegrt_jax.config").doubts(config):
+            print(f"warning: {doubt}", file=sys.stderr)
+
+
 def _module(stage: str):
     return importlib.import_module(f"icegrt_jax.stages.{stage.replace('-', '_')}")
 
 
 def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags: dict) -> None:
     config = configuration.load_config(spec, overrides)
-    importlib.import_module("icegrt_jax.config").check(config)
+    _check(config)
     workdir = pathlib.Path(os.path.abspath(workdir))
     names = {field.name for field in dataclasses.fields(launch.Launch)}
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
@@ -108,6 +122,7 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
     def prepare():
         configuration.check_same(config, workdir, free=FREE_KEYS)
         is_new = configuration.save_resolved(config, workdir)
+        _say_doubts(stage, config)
         return lambda: configuration.forget_if_unused(workdir) if is_new else None
 
     keep_freed_memory()

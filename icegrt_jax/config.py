@@ -303,6 +303,31 @@ def check(config: ConfigDict) -> None:
     _check_roles(config)
 
 
+def doubts(config: ConfigDict) -> list[str]:
+    """What is allowed but hardly meant, a sentence each, for whoever starts the run."""
+    reward, said = config.reward, []
+    if reward.steps and reward.init in ("sft", "scratch"):  # a folder's tokenizer may count otherwise
+        said += short_reward(config)
+    if reward.steps and reward.score_length > reward.length:
+        said.append(
+            f"reward.score_length={reward.score_length} is above reward.length={reward.length}: PPO will score answers "
+            f"longer than any the reward model has learned from; set reward.length={reward.score_length}."
+        )
+    return said
+
+
+def short_reward(config: ConfigDict) -> list[str]:
+    """A sentence where the reward model does not learn from the longest answers that PPO lets it score."""
+    longest = config.max_prompt_length + config.max_response_length
+    if not config.ppo.iterations or config.reward.length >= longest:
+        return []
+    lost = {"drop": "are left out of its training", "cut": "lose their end in its training"}[config.reward.overlong]
+    return [
+        f"reward.length={config.reward.length} is below max_prompt_length + max_response_length={longest}: the longest "
+        f"answers {lost}, and PPO will score them all the same; set reward.length={longest}."
+    ]
+
+
 def _check_roles(config: ConfigDict) -> None:
     for key, lora in (("sft", config.sft.lora), ("reward", config.reward.lora), ("ppo", config.ppo.lora)):
         _at_least(config, f"{key}.lora.rank", 0)

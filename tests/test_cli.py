@@ -38,7 +38,7 @@ def calls(monkeypatch):
     def stage(name):
         return types.SimpleNamespace(main=lambda *args, **flags: calls.append((name, args, flags)))
 
-    monkeypatch.setitem(sys.modules, "icegrt_jax.config", types.SimpleNamespace(check=check))
+    monkeypatch.setitem(sys.modules, "icegrt_jax.config", types.SimpleNamespace(check=check, doubts=lambda config: []))
     for name in cli.STAGES:
         monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage(name))
     return calls
@@ -160,6 +160,13 @@ def test_the_shipped_config_is_checked_too(capsys, tmp_path):
     assert "did you mean --config.ppo.kl.target?" in answer(capsys, *command, "--config.ppo.kl.targt=1")
     assert "ppo.kl.kind" in answer(capsys, *command, "--config.ppo.kl.kind=k9")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_doubtful_in_a_config_is_said_and_the_stage_runs(calls, capsys, file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["icegrt_jax.config"], "doubts", lambda config: [f"seed={config.seed} is odd."])
+    assert cli.main(ppo(file, tmp_path, "--config.seed=3")) == 0
+    assert capsys.readouterr().err == "warning: seed=3 is odd.\n"
+    assert len(calls) == 1
 
 
 def test_a_rerun_with_another_config_is_refused(calls, capsys, file, tmp_path):

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
 
 import pytest
 
-from icegrt_jax.config import LORA_TARGETS, SCHEDULES, check, default_config
+from icegrt_jax.config import LORA_TARGETS, SCHEDULES, check, default_config, doubts
 from icegrt_jax.configuration import load_config
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import lora
@@ -35,7 +36,31 @@ def test_every_config_that_ships_passes(path):
     switches = runpy.run_path(str(path))["SWITCHES"]
     assert "" in switches and "smoke" in switches
     for switch in switches:
-        check(load_config(f"{path}:{switch}" if switch else str(path)))
+        config = load_config(f"{path}:{switch}" if switch else str(path))
+        check(config)
+        assert doubts(config) == []
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ("reward.length=87", r"length=87 is below .*=88: the longest answers are left out .*set reward.length=88\.$"),
+        ("reward.length=87 reward.overlong=cut", "the longest answers lose their end"),
+        ("reward.length=88", None),
+        ("max_prompt_length=105", "=129"),
+        ("reward.length=87 reward.init=scratch", "=88"),
+        ("reward.length=87 reward.init=some/folder", None),  # its tokenizer may count otherwise
+        ("reward.init=some/folder reward.length=300 reward.score_length=301", "set reward.length=301"),
+        ("reward.length=87 reward.steps=0", None),
+        ("reward.length=87 ppo.iterations=0", None),
+    ],
+)
+def test_answers_that_ppo_scores_and_the_reward_model_never_saw_are_a_doubt(changes, expected):
+    config = load_config(QUICKSTART, [f"--config.{change}" for change in changes.split()])
+    check(config)
+    found = doubts(config)
+    assert len(found) == (expected is not None)
+    assert not found or re.search(expected, found[0])
 
 
 @pytest.mark.parametrize(

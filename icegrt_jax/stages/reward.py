@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.config import short_reward
 from icegrt_jax.data.adreview import annotators
 from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.pipeline import ranking_batches
@@ -48,6 +49,9 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     section = config.reward
     tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer)
+    if reader is None and section.init not in ("sft", "scratch"):
+        for doubt in short_reward(config):
+            print(f"reward  warning: {doubt}", flush=True)
     if config.domain and section.on_policy_k:
         rank_own_answers(run)
     sources = run.load(section.sources, Ranking)
