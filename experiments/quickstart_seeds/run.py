@@ -62,14 +62,14 @@ def summarize(seeds: dict[str, dict], band: tuple[float, float]) -> dict:
 def table(seeds: dict[str, dict], summary: dict) -> str:
     """Markdown: means over seeds by stage, gold by seed, and the paired gains."""
     names = list(next(iter(seeds.values()))["rows"])
-    lines = [f"Means over {len(seeds)} seeds; shares in per cent, length in tokens.", ""]
+    lines = [f"Means over {len(seeds)} seeds with their 95 % intervals; shares in per cent, length in tokens.", ""]
     lines += ["| stage | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
     for name in names:
         cells = []
         for column in COLUMNS:
-            values = [s["rows"][name][column] for s in seeds.values() if column in s["rows"][name]]
             scale = 1 if column == "length" else 100
-            cells.append(f"{scale * np.mean(values):.1f} ± {scale * np.std(values, ddof=1):.1f}" if values else "-")
+            values = [scale * s["rows"][name][column] for s in seeds.values() if column in s["rows"][name]]
+            cells.append("{mean:.1f} ± {half_width:.1f}".format(**interval(values)) if values else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "| seed | " + " | ".join(f"gold {n}" for n in names[1:]) + " | general before | after | late KL |"]
     lines += ["|---|" + "---:|" * (len(names) + 2)]
@@ -81,8 +81,8 @@ def table(seeds: dict[str, dict], summary: dict) -> str:
     for name, x in summary["gain"].items():
         lines.append(f"- {name}: {100 * x['mean']:+.1f} ± {100 * x['half_width']:.1f}")
     low, high = summary["kl_band"]
-    late_kl = summary["late_kl"]["mean"]
-    lines.append(f"- KL to the reference, second half of PPO: {late_kl:.2f} nats (band {low:g} to {high:g})")
+    late_kl = "{mean:.2f} ± {half_width:.2f}".format(**summary["late_kl"])
+    lines.append(f"- KL to the reference, second half of PPO: {late_kl} nats (band {low:g} to {high:g})")
     return "\n".join(lines) + "\n"
 
 

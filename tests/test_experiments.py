@@ -1,0 +1,31 @@
+"""What the studies print of their numbers."""
+
+import pathlib
+import runpy
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SEEDS = ROOT / "experiments" / "quickstart_seeds"
+
+
+def test_every_spread_in_the_table_is_a_95_percent_interval():
+    study = runpy.run_path(str(SEEDS / "run.py"))
+    row = lambda x: {name: x for name in study["COLUMNS"]}
+    seeds = {
+        str(i): {"rows": {"base": row(0.0), "ICE-Instruct": row(x), "ICE-GRT": row(2 * x)}, "late_kl": 10 * x}
+        for i, x in enumerate((0.1, 0.2, 0.3))
+    }
+    text = study["table"](seeds, study["summarize"](seeds, (1.0, 3.0)))
+    # Of 10, 20 and 30 the mean is 20, the standard deviation 10; Student's t of two degrees of freedom is 4.303.
+    assert 4.303 * 10 / 3**0.5 == pytest.approx(24.8, abs=0.05)
+    assert "95 % intervals" in text.splitlines()[0]
+    assert f"| ICE-Instruct | {' | '.join(['20.0 ± 24.8'] * 5)} | 0.2 ± 0.2 |" in text
+    assert "- gold: +20.0 ± 24.8" in text and "2.00 ± 2.48 nats" in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "experiments/quickstart_seeds/README.md"])
+def test_the_pages_show_the_table_that_the_study_made(page):
+    shown = (ROOT / page).read_text(encoding="utf-8")
+    table = [line for line in (SEEDS / "results" / "table.md").read_text(encoding="utf-8").splitlines() if "±" in line]
+    assert len(table) == 10 and [line for line in table if line not in shown] == []
