@@ -89,7 +89,7 @@ def measure(path: str, way: str) -> dict:
     for iteration in range(2):
         began, seconds = time.perf_counter(), {}
         with jax.set_mesh(mesh):
-            keys = sequence_keys(state.key, iteration * PROMPTS, PROMPTS)
+            keys = sequence_keys(jax.random.key(1), iteration * PROMPTS, PROMPTS)
             policy = state.full("policy")
             rollout = compiled_sampler(keys, policy, *prompts, model=state.model("policy"), config=sampler)
         jax.block_until_ready(rollout)

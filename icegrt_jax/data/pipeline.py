@@ -126,7 +126,8 @@ def sft_batches(
         fit = lambda part, _: fitting.fit_examples(part, tokenizer, length, overlong)
         examples, counts = in_shares(fit, records, share, name)
         examples = [Example(*example) for example in examples]
-        order = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(len(examples))
+        # NumPy reads a missing number as 0: without the last one this were the order of the rows in epoch 0.
+        order = np.random.default_rng([seed, zlib.crc32(name.encode()), 0, 1]).permutation(len(examples))
         lay_out_all = pack if packing else one_per_row
         rows[name] = lay_out_all([examples[i] for i in order], length, tokenizer.pad_id)
         report[name] = {

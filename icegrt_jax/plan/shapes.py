@@ -66,10 +66,10 @@ def supervised_state(config: ConfigDict, stage: str, models: Models) -> TrainSta
     def build(key):
         if stage == "reward":
             params = init_params(key, models.reward, scalar_head=True)
-            return reward.first_state(config, key, models.reward, params, {})[0]
+            return reward.first_state(config, key, models.reward, params, {}, key)[0]
         lora = common.lora_config(config.sft.lora) if stage == "sft" else None
         params = init_params(key, models.policy)
-        return supervised.first_state(config, stage, key, models.policy, params, lora, {})[0]
+        return supervised.first_state(config, stage, key, models.policy, params, lora, {}, key)[0]
 
     return jax.eval_shape(build, jax.random.key(0))
 
@@ -89,7 +89,7 @@ def ppo_state(config: ConfigDict, models: Models) -> TrainState:
             record = PartRecord(lora, roles.INSTRUCT, config.model.param_dtype)
             return model, init_adapter(key, base, lora, head=new_head(key, model)), record
 
-        source = roles.Source(config, whole, own, lambda stream: key)
+        source = roles.Source(config, whole, own, lambda stream: key, lambda role: key)
         return roles.first_state(source, {"ref_mean": 0.0, "ref_std": 1.0})[0]
 
     return jax.eval_shape(build, jax.random.key(0))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import textwrap
+import zlib
 from collections.abc import Sequence
 
 import jax
@@ -34,11 +35,26 @@ from icegrt_jax.training.compiles import Compiles
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.stored import PartRecord, load_role, with_peft
 
-# Each random choice of a run has its own stream: the run's key folded with one of these.
+# Each random choice of a run has its own stream: the run's key folded with one of these. From a stream are made either
+# the numbers of one choice or the keys of the members of one kind, never both: fold_in(key, i) and split(key)[i] are
+# the same key.
 STREAMS = {
-    "base": 0, "sft": 1, "reward": 2, "ppo": 3, "evaluate": 4, "rankings": 5, "normalize": 6, "sample": 7,
-    "adapters": 8,
-}  # fmt: skip
+    "base": 0,  # parameters of a model from scratch
+    "sft": 1,
+    "reward": 2,  # a reward model's new head, or all of it
+    "ppo": 3,  # responses of the rollouts, one key for each sequence of the run
+    "evaluate": 4,  # answers; every stage's model draws with the same keys, so that they are compared in pairs
+    "rankings": 5,  # answers of ICE-Instruct for the simulated annotators
+    "normalize": 6,  # answers of ICE-Instruct on which the scores are normalised
+    "sample": 7,
+    "adapters": 8,  # one key for each trained role, see `ADAPTERS`
+    "minibatches": 9,  # their order, one key for each iteration
+    "best_of": 10,  # the n answers that ICE-Reward chooses from
+    "pretrain": 11,
+    "reward_updates": 12,
+    "replay": 13,  # order of the replayed data
+}
+ADAPTERS = {"policy": 0, "value": 1, "sft": 2, "reward": 3}  # of the stream "adapters"
 AUDITED = 4  # batches looked at before a stage begins
 
 
@@ -52,8 +68,16 @@ class Run:
     tokenizer: ChatTokenizer
 
     def key(self, stream: str) -> jax.Array:
-        """The stage's own key."""
+        """The key of one random choice."""
         return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stream])
+
+    def adapter_key(self, name: str) -> jax.Array:
+        """The key of one new adapter, see `ADAPTERS`."""
+        return jax.random.fold_in(self.key("adapters"), ADAPTERS[name])
+
+    def data_seed(self, stream: str) -> int:
+        """The seed of the order of a stage's data: sources of one name in two stages are shuffled differently."""
+        return zlib.crc32(f"{self.config.seed}/{stream}".encode())
 
     @property
     def share(self) -> Share:

@@ -96,9 +96,11 @@ def _sampler(run: common.Run, temperature: float) -> SamplerConfig:
     )
 
 
-def _answers(run, model, params, prompts, *, temperature: float, num_samples: int = 1) -> Generation:
+def _answers(
+    run, model, params, prompts, *, temperature: float, num_samples: int = 1, stream: str = "evaluate"
+) -> Generation:
     asked, sampler = [p.prompt for p in prompts], _sampler(run, temperature)
-    return layouts.generate(run, model, params, asked, run.key("evaluate"), sampler, num_samples=num_samples)
+    return layouts.generate(run, model, params, asked, run.key(stream), sampler, num_samples=num_samples)
 
 
 def _evaluate(run, model, params, domain, general, progress: Progress) -> dict:
@@ -123,7 +125,8 @@ def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
     """The row of the answer that ICE-Reward likes best among n of ICE-Instruct."""
     reward_config, reward = common.stage_params(run, "reward", "reward")
     with progress.phase("best of n"):
-        out = _answers(run, model, params, domain, temperature=run.config.evaluate.temperature, num_samples=n)
+        temperature = run.config.evaluate.temperature
+        out = _answers(run, model, params, domain, temperature=temperature, num_samples=n, stream="best_of")
         reader, size = scoring.load_reader(run), run.config.evaluate.batch_size
         with jax.set_mesh(run.mesh):
             scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)

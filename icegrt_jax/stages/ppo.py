@@ -153,7 +153,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
         run.tokenizer,
         batch_size=ppo.batch_size,
         max_prompt_length=config.max_prompt_length,
-        seed=config.seed,
+        seed=run.data_seed("ppo"),
         overlong=config.overlong_prompts,
         share=run.share,
     )
@@ -166,7 +166,7 @@ def _data(run: common.Run, reader: scoring.Reader | None):
             run.tokenizer,
             batch_size=ppo.ptx.batch_size,
             length=ppo.ptx.length,
-            seed=config.seed + 1,
+            seed=run.data_seed("replay"),
             overlong="drop",
             share=run.share,
         )

@@ -61,7 +61,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         tokenizer,
         batch_size=section.batch_size,
         length=section.length,
-        seed=config.seed,
+        seed=run.data_seed("reward"),
         overlong=section.overlong,
         share=run.share,
     )
@@ -75,7 +75,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     kept = run.folder("reward") / "tokenizer"
     hosts.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
     source = INSTRUCT if section.init == "sft" else common.kept_path(section.init)
-    state, records = first_state(config, run.key("reward"), model, params, source)
+    keys = run.key("reward_updates"), run.adapter_key("reward")
+    state, records = first_state(config, keys[0], model, params, source, keys[1])
     del params  # under an adapter only the stored base is held
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
@@ -93,13 +94,13 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def first_state(
-    config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict
+    config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict, adapter_key: jax.Array
 ) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first update, and what `done.json` says of an adapter; arguments as `supervised`'s."""
     section = config.reward
     optimizer = common.optimizer_config(section.optimizer, section.steps)
     lora = common.lora_config(section.lora)
-    trees, parts, records = whole_or_adapter(config, "reward", params, lora, key, kept)
+    trees, parts, records = whole_or_adapter(config, "reward", params, lora, adapter_key, kept)
     state = create_state(
         key, trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
     )

@@ -56,19 +56,20 @@ class Source:
 
     whole: (stage, role) -> shape and complete float32 parameters.
     own: (stage, role) -> shape, the tree that was trained, and its record, see `training.stored.load_own`.
-    key: stream -> key[].
+    key: stream -> key[]. adapter_key: role -> key[].
     """
 
     config: ConfigDict
     whole: Callable[[str, str], tuple[ModelConfig, dict]]
     own: Callable[[str, str], tuple[ModelConfig, dict, PartRecord | None]]
     key: Callable[[str], jax.Array]
+    adapter_key: Callable[[str], jax.Array]
 
 
 def finished_stages(run: common.Run) -> Source:
     """The source of a run."""
     own = lambda stage, role: load_own(run.folder(stage), role, run.mesh)
-    return Source(run.config, functools.partial(common.stage_params, run), own, run.key)
+    return Source(run.config, functools.partial(common.stage_params, run), own, run.key, run.adapter_key)
 
 
 def whole_or_adapter(
@@ -105,14 +106,14 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
     ppo = run.config.ppo
     roles = _frozen_and_actor(run)
     _add_critic(run, roles, done)
-    updates = ppo.iterations * ppo.num_ppo_epochs * ppo.num_minibatches
+    updates = ppo.num_ppo_epochs * ppo.num_minibatches  # of an iteration
     state = create_state(
-        run.key("ppo"),
+        run.key("minibatches"),
         roles.params,
         roles.models,
         {
-            "policy": common.optimizer_config(ppo.policy_optimizer, updates),
-            "value": common.optimizer_config(ppo.value_optimizer, updates),
+            "policy": common.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
+            "value": common.optimizer_config(ppo.value_optimizer, updates * ppo.iterations),
         },
         ppo=ppo_config(run.config),
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
@@ -156,7 +157,8 @@ def _frozen_and_actor(run: Source) -> Roles:
         parts, base = {}, "reference"
     roles = Roles(params, {"policy": model, "reward": reward_model}, parts)
     if lora:
-        _add_part(roles, "policy", init_adapter(_key(run, 0), instruct, lora), base, lora, INSTRUCT, frozen)
+        adapter = init_adapter(run.adapter_key("policy"), instruct, lora)
+        _add_part(roles, "policy", adapter, base, lora, INSTRUCT, frozen)
     else:
         roles.params["policy"] = instruct if frozen != "float32" else _copy(instruct)
     return roles
@@ -178,7 +180,7 @@ def _add_critic(run: Source, roles: Roles, done: dict) -> None:
     if run.config.value.init == "sft":
         roles.models["value"], instruct = run.whole("sft", "policy")
         if lora:
-            adapter = init_adapter(_key(run, 1), trunk(instruct), lora, head=zeros)
+            adapter = init_adapter(run.adapter_key("value"), trunk(instruct), lora, head=zeros)
             base = "base" if run.config.roles.shared_base else "reference"
             _add_part(roles, "value", adapter, base, lora, INSTRUCT, frozen)
         else:
@@ -193,7 +195,7 @@ def _add_critic(run: Source, roles: Roles, done: dict) -> None:
     _, reward = run.whole("reward", "reward")
     value = _centred(reward, done)
     if lora:
-        adapter = init_adapter(_key(run, 1), trunk(value), lora, head=value["head"])
+        adapter = init_adapter(run.adapter_key("value"), trunk(value), lora, head=value["head"])
         _add_part(roles, "value", adapter, "reward", lora, {"stage": "reward", "role": "reward"}, frozen)
     else:
         roles.params["value"] = value
@@ -205,10 +207,6 @@ def _add_part(
     roles.params[role] = own
     roles.parts[role] = Part(base, lora)
     roles.records[role] = PartRecord(lora, source, dtype)
-
-
-def _key(run: Source, index: int) -> jax.Array:
-    return jax.random.fold_in(run.key("adapters"), index)
 
 
 def _copy(tree: dict) -> dict:

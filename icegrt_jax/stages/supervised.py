@@ -22,15 +22,17 @@ def first_state(
     params: dict,
     lora: LoRAConfig | None,
     kept: dict,
+    adapter_key: jax.Array,
 ) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first update, and what `done.json` says of an adapter.
 
     Args:
       params: of the policy, complete. kept: where they are kept, as a `PartRecord` says it.
+      key: of the state. adapter_key: of the adapter, where `lora` asks for one.
     """
     section = config[stage]
     optimizer = common.optimizer_config(section.optimizer, section.steps)
-    trees, parts, records = whole_or_adapter(config, "policy", params, lora, key, kept)
+    trees, parts, records = whole_or_adapter(config, "policy", params, lora, adapter_key, kept)
     state = create_state(
         key, trees, {"policy": model}, {"policy": optimizer}, parts=parts, microbatch=section.microbatch
     )
@@ -50,7 +52,7 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
         run.tokenizer,
         batch_size=section.batch_size,
         length=section.length,
-        seed=run.config.seed,
+        seed=run.data_seed(stage),
         packing=section.packing,
         overlong=section.overlong,
         share=run.share,
@@ -58,8 +60,9 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
     # Plain texts are split over rows, and only the last piece has EOS.
     common.audit(run, stage, batches, run.tokenizer, cut=stage == "pretrain" or section.overlong == "cut")
     common.write_report(run, stage, batches.report)
-    key = run.key("base" if stage == "pretrain" else stage)
-    state, records = first_state(run.config, stage, key, model, params, lora, common.before_sft(run))
+    state, records = first_state(
+        run.config, stage, run.key(stage), model, params, lora, common.before_sft(run), run.adapter_key("sft")
+    )
     del params  # under an adapter only the stored base is held
     state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
     loop.save_last(run, stage, section.steps, state)

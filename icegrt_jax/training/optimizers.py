@@ -20,7 +20,7 @@ class OptimizerConfig:
       warmup_steps: linear from 0 to `lr`.
       schedule: afterwards "constant", or "linear" or "cosine" down to final_lr_fraction * lr.
       final_lr_fraction: where the schedule ends.
-      total_steps: optimizer updates of the whole stage, warm-up included.
+      total_steps: optimizer updates of the whole stage, warm-up included and those that are skipped.
       b1, b2, eps: Adam's.
       weight_decay: decoupled, on kernels, embeddings and adapters only.
       max_grad_norm: gradients are scaled down to this global norm; 0 for no limit.
@@ -56,6 +56,13 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     # Starts one step in: an update with a learning rate of exactly 0 would be wasted.
     warmup = optax.linear_schedule(config.lr / config.warmup_steps, config.lr, config.warmup_steps - 1 or 1)
     return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def skip_update(opt_state):
+    """The optimizer's state with its schedule one update on, and nothing else: a skipped update has its place in it."""
+    is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)
+    on = lambda node: node._replace(count=node.count + 1) if is_schedule(node) else node
+    return jax.tree.map(on, opt_state, is_leaf=is_schedule)
 
 
 def _decayed(params):

@@ -21,6 +21,7 @@ from icegrt_jax.rl import (
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.training.blocks import block_count, joined
 from icegrt_jax.training.forward import rows_exact_kl, rows_logprobs, rows_scalars
+from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packed import Packed, Packing
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
@@ -138,9 +139,14 @@ def score(
     return state, own_rows(experience, state.axis_name), metrics
 
 
+def epoch_keys(key: jax.Array, step: jax.Array, epochs: int) -> jax.Array:
+    """The key of each epoch's order in an iteration, key[epochs]."""
+    return jax.random.split(jax.random.fold_in(key, step), epochs)
+
+
 def minibatch_order(key: jax.Array, step: jax.Array, config: PPOConfig, rows: int) -> jax.Array:
     """The rows of each minibatch of an iteration, i32[epochs * minibatches, size]: every epoch in a new order."""
-    keys = jax.random.split(jax.random.fold_in(key, step), config.num_ppo_epochs)
+    keys = epoch_keys(key, step, config.num_ppo_epochs)
     epochs = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys)
     return epochs.reshape(-1, rows // config.num_minibatches)
 
@@ -184,6 +190,8 @@ def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainSt
 
 def _only_critic_before(warmup: int, new: TrainState, old: TrainState) -> TrainState:
     """The new state, with the old actor in the first `warmup` iterations."""
+    if not warmup:
+        return new
     actor = lambda state: (state.params["policy"], state.opt_state["policy"])
     learning = old.step >= warmup
     params, opt_state = jax.tree.map(lambda x, y: jnp.where(learning, x, y), actor(new), actor(old))
@@ -194,7 +202,8 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     """All epochs and minibatches of one iteration in one program.
 
     Every epoch visits the rows in a new order. Once `approx_kl` of a minibatch passes
-    `kl_early_stop`, the rest of the iteration's updates are skipped.
+    `kl_early_stop`, the rest of the iteration's updates are skipped; the learning rates go on as if they were made,
+    so that a schedule ends with the run. The actor's begins after `value_warmup`.
 
     Returns:
       The state one iteration on, and the means of the minibatch metrics over the updates made, with
@@ -209,17 +218,19 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     def update(state, minibatch):
         step = policy_value_update if config.vf_coef else _separate_updates
         new_state, metrics = step(state, minibatch)
-        if config.value_warmup:
-            new_state = _only_critic_before(config.value_warmup, new_state, state)
-        return new_state, metrics
+        return _only_critic_before(config.value_warmup, new_state, state), metrics
+
+    def skip(state):
+        skipped = state.replace(opt_state={role: skip_update(own) for role, own in state.opt_state.items()})
+        return _only_critic_before(config.value_warmup, skipped, state)
 
     def one(carry, xs):
         state, stopped = carry
         minibatch = own_rows(_minibatch(experience, *xs, config.num_minibatches), state.axis_name)
         if config.kl_early_stop:
             shapes = jax.eval_shape(update, state, minibatch)[1]
-            skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-            state, metrics = jax.lax.cond(stopped, lambda: (state, skipped), lambda: update(state, minibatch))
+            nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            state, metrics = jax.lax.cond(stopped, lambda: (skip(state), nothing), lambda: update(state, minibatch))
         else:
             state, metrics = update(state, minibatch)
         made = 1.0 - stopped.astype(jnp.float32)

@@ -64,7 +64,7 @@ class TrainState:
       is called "base".
     opt_state: {role: optax state} for the trained roles.
     kl: the controller of the KL coefficient. score_stats: moments of the raw scores.
-    key: key[], the run's key; never used up, only folded into.
+    key: key[], of the order of minibatches; never used up, only folded into. Responses are sampled with others.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
     parts: ((role, `Part`), …) for the roles whose tree is put onto another's.
     microbatch: rows of a batch differentiated at a time, their gradients added up; 0: all.

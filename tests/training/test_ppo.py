@@ -201,6 +201,21 @@ def test_the_first_minibatch_of_a_run_has_ratio_1_and_the_epochs_all_run(rollout
     assert all(jnp.isfinite(x) for x in metrics.values())
 
 
+def test_a_skipped_update_has_its_place_in_the_schedule():
+    """Three iterations of six updates, one of them the critic's alone, each ended by its KL."""
+    schedule = dataclasses.replace(OPTIMIZER, schedule="linear", total_steps=18)
+    options = dict(num_ppo_epochs=3, num_minibatches=2, kl_early_stop=1e-6, value_warmup=1)
+    state, update, made = make_state(optimizer=schedule, **options), jax.jit(ppo_update), 0
+    for iteration in range(1, 4):
+        state, metrics = update(state, make_experience())
+        made += int(metrics["updates"])
+        adam, decay, rate = state.opt_state["value"][1]
+        assert rate.count == 6 * iteration and adam.count == made
+        adam, _, rate = state.opt_state["policy"][1]
+        assert rate.count == 6 * (iteration - 1), "the actor's schedule begins after the warm-up of the critic"
+    assert 3 <= made < 9, "each iteration was ended early"
+
+
 # What follows is about which minibatches an update sees; a stand-in for the two steps compiles in no time.
 
 
