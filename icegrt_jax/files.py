@@ -14,6 +14,7 @@ from typing import Any
 from icegrt_jax.errors import UserError
 
 PathLike = str | os.PathLike
+LFS_POINTER = "version https://git-lfs"
 
 
 def write_text_atomic(path: PathLike, text: str) -> None:
@@ -44,9 +45,25 @@ def read_described(folder: pathlib.Path, name: str, expected: str) -> dict:
     if not file.is_file():
         raise UserError(f"{folder}: no {name} here; expected {expected}.")
     try:
-        return read_json(file)
-    except ValueError as error:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{file}: not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds a JSON {type(content).__name__}; expected an object with keys.")
+    return content
+
+
+def read_text(file: pathlib.Path) -> str:
+    """The text of a file that somebody else wrote."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as a text in UTF-8 ({error}); fetch it again.") from error
+    if text.startswith(LFS_POINTER):
+        raise UserError(f"{file}: a git-lfs pointer, not the file that it stands for; run `git lfs pull` there.")
+    return text
 
 
 def append_jsonl(path: PathLike, rows: Iterable[dict]) -> None:

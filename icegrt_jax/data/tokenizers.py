@@ -11,13 +11,11 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-# Without torch, importing transformers prints "PyTorch was not found"; this package needs none.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from icegrt_jax.data import chat, content
+from icegrt_jax.data.tokenizer_folder import read_tokenizer
 from icegrt_jax.errors import UserError
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -157,11 +155,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: str | os.PathLike) ->
 def load_tokenizer(path: str | os.PathLike) -> ChatTokenizer:
     """The tokenizer of a local Hugging Face folder."""
     folder = pathlib.Path(path).expanduser()
-    if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        raise UserError(
-            f"{folder}: no tokenizer here; expected a folder with tokenizer.json and tokenizer_config.json."
-        )
-    return wrap(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), name=str(folder))
+    return wrap(read_tokenizer(folder), name=str(folder))
 
 
 def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTokenizer:

@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
 from icegrt_jax.data import chat
 from icegrt_jax.data.packing import left_pad, right_pad
+from icegrt_jax.data.tokenizer_folder import read_tokenizer
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models import transformer
 from icegrt_jax.models.config import ModelConfig
@@ -54,14 +54,15 @@ def load_theirs(folder: pathlib.Path, dtype: str) -> Any:
     raw = read_hf_config(folder)
     model_class = getattr(transformers, raw["architectures"][0])
     # Its own attention, written out: the fused ones leave out what some families need.
-    model = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="eager").eval()
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
+    model = model_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options).eval()
     model.config.pad_token_id = None  # a classifier would look for the last other token
     return model
 
 
 def compare_ids(tokenizer: ChatTokenizer, folder: pathlib.Path, texts: Sequence[str]) -> Result:
     """Ids of plain texts."""
-    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    theirs = read_tokenizer(folder)
     pairs = [(tokenizer.encode_text(text), theirs(text, add_special_tokens=False)["input_ids"]) for text in texts]
     amount = f"{len(texts)} texts, {sum(len(ids) for ids, _ in pairs)} tokens"
     return Result("tokenizer ids", amount, *_first_difference(texts, pairs))
@@ -69,7 +70,7 @@ def compare_ids(tokenizer: ChatTokenizer, folder: pathlib.Path, texts: Sequence[
 
 def compare_templates(tokenizer: ChatTokenizer, folder: pathlib.Path, chats: Sequence[Sequence[dict]]) -> Result:
     """Text and ids of prompts, as their `apply_chat_template` makes them in one step."""
-    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    theirs = read_tokenizer(folder)
     pairs = []
     for messages in chats:
         ours = chat.render(tokenizer.tokenizer, messages, generate=True), tokenizer.encode_prompt(messages)

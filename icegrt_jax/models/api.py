@@ -47,10 +47,10 @@ def load_hf_model(path: str | pathlib.Path) -> Model:
     folder = local_folder(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model here; expected a Hugging Face folder with config.json.")
+    tokenizer = load_tokenizer(folder)
     config, params = load_hf(folder)
     if "head" in params:
         raise UserError(f"{folder}: holds a reward or value model, which has no logits; expected a language model.")
-    tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the embedding {config.vocab_size} rows; "

@@ -62,14 +62,28 @@ def read_tokenizer(path: pathlib.Path, fields: dict[str, Any]) -> ChatTokenizer:
     missing = [key for key in ("tokens", "token_type", "merges" if kind == "gpt2" else "scores") if not get(key)]
     if missing:
         raise UserError(f"{path}: tokenizer.ggml.{missing[0]} is missing, so there is no vocabulary to read.")
-    special = {ours: tokens[i] for ours, name in SPECIAL.items() if (i := get(f"{name}_token_id")) is not None}
-    if kind == "gpt2":
-        tokenizer = byte_level_bpe(tokens, get("merges"), CUTS[pre])
-    elif get("remove_extra_whitespaces", False):
+    uneven = [key for key in ("token_type", "scores") if get(key) is not None and len(get(key)) != len(tokens)]
+    if uneven:
+        raise UserError(
+            f"{path}: tokenizer.ggml.{uneven[0]} has {len(get(uneven[0]))} entries for {len(tokens)} tokens; fetch it "
+            "again."
+        )
+    special = {}
+    for ours, name in SPECIAL.items():
+        if (i := get(f"{name}_token_id")) is not None:
+            if not 0 <= i < len(tokens):
+                raise UserError(f"{path}: tokenizer.ggml.{name}_token_id={i}; there are {len(tokens)} tokens.")
+            special[ours] = tokens[i]
+    if kind == "llama" and get("remove_extra_whitespaces", False):
         raise UserError(f"{path}: a SentencePiece vocabulary that removes extra spaces is not supported.")
-    else:
-        unknown = special.get("unk_token") or next((t for t, kind in zip(tokens, types) if kind == UNKNOWN), None)
-        tokenizer = sentencepiece_bpe(tokens, types, get("scores"), unknown, get("add_space_prefix", True))
+    try:
+        if kind == "gpt2":
+            tokenizer = byte_level_bpe(tokens, get("merges"), CUTS[pre])
+        else:
+            unknown = special.get("unk_token") or next((t for t, kind in zip(tokens, types) if kind == UNKNOWN), None)
+            tokenizer = sentencepiece_bpe(tokens, types, get("scores"), unknown, get("add_space_prefix", True))
+    except Exception as error:  # what `tokenizers` raises
+        raise UserError(f"{path}: its tokens and merges make no tokenizer ({error}); fetch it again.") from error
     control = [token for token, kind in zip(tokens, types) if kind == CONTROL]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     defined = [token for token, kind in zip(tokens, types) if kind == USER_DEFINED]

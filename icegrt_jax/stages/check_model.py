@@ -39,9 +39,8 @@ def main(*, hf: str, dtype: str, prompts: str, new_tokens: int, tolerance: float
     folder = local_folder(hf)
     other = local_folder(reference) if reference else folder
     tolerance = tolerance or TOLERANCE[dtype]
+    tokenizer, _ = load_tokenizer(folder), load_tokenizer(other)
     config, params = load_hf(folder, dtype=dtype)
-    tokenizer = load_tokenizer(folder)
-    load_tokenizer(other)
     records = read_jsonl(prompts, Prompt) if prompts else [Prompt(user(text)) for text in TEXTS]
     if not records:
         raise UserError(f"{prompts}: no records in it.")

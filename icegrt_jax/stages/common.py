@@ -131,8 +131,8 @@ def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
     cache = str(workdir / "compile_cache") if config.log.compile_cache else None
     jax.config.update("jax_compilation_cache_dir", cache)
     mesh = make_mesh(**config.mesh)
-    _write_domain(config, workdir)
     hosts.main_first(workdir / "tokenizer", lambda: policy_tokenizer(config, workdir))
+    _write_domain(config, workdir)
     return Run(config, workdir, mesh, policy_tokenizer(config, workdir))
 
 

@@ -162,6 +162,11 @@ def test_sentencepiece_chat_has_its_markers_as_single_tokens_and_survives_saving
     (fields(model="gpt2", pre="qwen2", tokens=["a"], token_type=[1]), "tokenizer.ggml.merges is missing"),
     (fields(model="llama", tokens=["a"], token_type=[1]), "tokenizer.ggml.scores is missing"),
     (spm(remove_extra_whitespaces=True), "removes extra spaces is not supported"),
+    ({**byte_level("qwen2"), "tokenizer.ggml.merges": ["q zz"]}, "its tokens and merges make no tokenizer"),
+    ({**byte_level("qwen2"), "tokenizer.ggml.merges": ["qz"]}, "its tokens and merges make no tokenizer"),
+    ({**spm(), "tokenizer.ggml.scores": [0.0]}, f"scores has 1 entries for {len(SPM_TOKENS)} tokens"),
+    (byte_level("qwen2", bos_token_id=9999), "tokenizer.ggml.bos_token_id=9999; there are"),
+    (byte_level("qwen2", padding_token_id=-1), "tokenizer.ggml.padding_token_id=-1; there are"),
 ])  # fmt: skip
 def test_another_vocabulary_is_refused_in_one_sentence(tmp_path, header, message):
     with pytest.raises(UserError, match=f"{tmp_path}: .*{message}"):

@@ -1,0 +1,96 @@
+"""The tokenizer in a Hugging Face folder: none of the folder's code is run, and what cannot be read is one sentence."""
+
+import json
+import os
+import pathlib
+
+# Without torch, importing transformers prints "PyTorch was not found"; this package needs none.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+import tokenizers
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from icegrt_jax.errors import UserError
+from icegrt_jax.files import read_described, read_text
+
+VOCABULARY, CONFIG, MODEL_CONFIG = "tokenizer.json", "tokenizer_config.json", "config.json"
+TEMPLATE, OLD_PARTS = "chat_template.jinja", ("special_tokens_map.json", "added_tokens.json")
+SAMPLE = "The question is: 12 + 1 = 13?"
+CONVERT = f"save it with transformers as a fast tokenizer, which writes a {VOCABULARY}"
+
+
+def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, which has encoded a text."""
+    if not (folder / VOCABULARY).is_file() and not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: no tokenizer here; expected a folder with {VOCABULARY} and {CONFIG}.")
+    described = {name: read_described(folder, name, "a tokenizer") for name in _small_files(folder)}
+    if (folder / TEMPLATE).is_file():
+        read_text(folder / TEMPLATE)
+    _refuse_code(folder, described)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+    # `tokenizers` raises plain exceptions, and panics that are none of `Exception`.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise UserError(_explanation(folder, error)) from error
+    if not isinstance(tokenizer.chat_template, str | dict | None):
+        raise UserError(f"{folder / CONFIG}: chat_template={tokenizer.chat_template!r}; expected a text.")
+    if tokenizer.is_fast and not _has_vocabulary(folder, tokenizer):
+        raise UserError(f"{folder}: no vocabulary here, only settings; fetch its {VOCABULARY} as well.")
+    if not ids:
+        file = folder / VOCABULARY
+        raise UserError(f"{file}: makes no tokens of plain text, its vocabulary is empty; fetch it again.")
+    return tokenizer
+
+
+def _small_files(folder: pathlib.Path) -> list[str]:
+    return [name for name in (CONFIG, *OLD_PARTS, MODEL_CONFIG) if (folder / name).is_file()]
+
+
+def _refuse_code(folder: pathlib.Path, described: dict[str, dict]) -> None:
+    """Refuses a tokenizer whose class is in the folder, or in another repository, instead of in transformers."""
+    known = described.get(CONFIG, {}).get("tokenizer_class") or described.get(MODEL_CONFIG, {}).get("tokenizer_class")
+    if isinstance(known, str) and hasattr(transformers, known):
+        return  # what transformers takes then: its own
+    for name, content in described.items():
+        auto_map = content.get("auto_map")
+        classes = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else auto_map
+        if classes:
+            own = next((x for x in classes if x), classes) if isinstance(classes, list) else classes
+            raise UserError(
+                f"{folder / name}: auto_map names code for the tokenizer ({own}), which is never run; if its "
+                f"{VOCABULARY} is all of it, set tokenizer_class to 'PreTrainedTokenizerFast' and take auto_map out, "
+                f"else {CONVERT}."
+            )
+
+
+def _has_vocabulary(folder: pathlib.Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the files are there that transformers makes do without: it then gives a vocabulary of special tokens."""
+    parts = {name for kind, name in tokenizer.vocab_files_names.items() if kind != "tokenizer_file"} - {VOCABULARY}
+    return (folder / VOCABULARY).is_file() or bool(parts) and all((folder / name).is_file() for name in parts)
+
+
+def _explanation(folder: pathlib.Path, error: BaseException) -> str:
+    """Which file it is, what is wrong with it and what to do."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    file = folder / VOCABULARY
+    if not file.is_file():
+        reason = reason[:200]
+        return f"{folder}: no {VOCABULARY}, and transformers cannot make one of what is here ({reason}); {CONVERT}."
+    text = read_text(file)
+    try:
+        json.loads(text)
+    except ValueError as broken:
+        return f"{file}: not valid JSON ({broken}); fetch it again."
+    try:
+        tokenizers.Tokenizer.from_str(text)
+    except BaseException as broken:
+        return (
+            f"{file}: the library tokenizers {tokenizers.__version__} does not know this form ({broken}); where a "
+            "newer one wrote it, upgrade tokenizers, else fetch it again."
+        )
+    named = f"{type(error).__name__}: {reason[:200]}"
+    return f"{folder / CONFIG}: transformers cannot make a tokenizer of it and {VOCABULARY} ({named}); mend the key."
