@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from icegrt_jax.data.content import read_at, refuse_half_characters
-from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record, is_finite, shown
 from icegrt_jax.errors import UserError
 
 SNLI_LABELS = ("true", "false", "neither")
@@ -47,7 +47,7 @@ class Row(dict):
         return UserError(f"{self.where}: field {field!r} {problem}")
 
     def fail_type(self, field: str, expected: str) -> UserError:
-        got = repr(self[field]) if field in self else "missing"
+        got = shown(self[field]) if field in self else "missing"
         return self.fail(field, f"is {got}; expected {expected}.")
 
     def text(self, field: str) -> str:
@@ -133,8 +133,10 @@ def kway_ranking(row: Row) -> dict:
     responses, scores = row.texts("responses"), row.get("scores")
     if not isinstance(scores, list) or len(scores) != len(responses):
         raise row.fail_type("scores", f"{len(responses)} numbers, one for each response")
-    if not all(type(score) in (int, float) for score in scores):
-        raise row.fail_type("scores", "a list of numbers")
+    for i, score in enumerate(scores):
+        # Nothing is above NaN and NaN above nothing: an answer without a score would share the first rank.
+        if not is_finite(score):
+            raise row.fail(f"scores[{i}]", f"is {shown(score)}; expected a finite number.")
     task = row.get("task", "kway")
     if task in ("commonsenseqa", "snli"):
         prompt = _kway_question(row, task)

@@ -4,6 +4,7 @@ Each function returns the fitting lists and counts that add up to the number of
 records, so that nothing is lost unseen.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -86,14 +87,18 @@ def fit_answers(
 def fit_rankings(
     records: Sequence[Ranking], tokenizer: ChatTokenizer, length: int, k: int, overlong: str
 ) -> tuple[list[list[tuple[list[int], float]]], dict[str, int]]:
-    """For each record, (ids of prompt and answer, rank) of at most `k` answers.
+    """For each record, (ids of prompt and answer, rank) of at most `k` answers; ranks are 1, 2, 3, ...
 
     Counts records: kept; dropped, for having fewer than two answers that fit; tied, left out
-    because all answers share a rank and nothing can be compared. Counts answers: cut, too long,
-    and beyond the first `k`.
+    because all answers share a rank and nothing can be compared; identical, left out because all
+    that could be compared are the same ids. Counts answers: cut, too long, and beyond the first
+    `k`. Counts pairs of answers that are ranked apart and are the same ids: such a pair teaches
+    and measures nothing (see `rl.ranking`), whether texts, the template or a cut made it so.
     """
     rows = []
-    counts = Counter(kept=0, dropped=0, tied=0, answers_cut=0, answers_dropped=0, answers_beyond_k=0)
+    counts = Counter(
+        kept=0, dropped=0, tied=0, identical=0, answers_cut=0, answers_dropped=0, answers_beyond_k=0, pairs_identical=0
+    )
     for record in records:
         counts["answers_beyond_k"] += max(0, len(record.responses) - k)
         row = []
@@ -105,13 +110,14 @@ def fit_rankings(
                 continue
             counts["answers_cut"] += len(ids) > length
             row.append((ids[:length], rank))
-        if len(row) < 2:
-            counts["dropped"] += 1
-        elif len({rank for _, rank in row}) == 1:
-            counts["tied"] += 1
-        else:
-            counts["kept"] += 1
-            rows.append(row)
+        pairs = [a == b for (a, i), (b, j) in itertools.combinations(row, 2) if i != j]
+        counts["pairs_identical"] += sum(pairs)
+        outcome = "dropped" if len(row) < 2 else "tied" if not pairs else "identical" if all(pairs) else "kept"
+        counts[outcome] += 1
+        if outcome == "kept":
+            # Only the order counts, and float32 would make large or close ranks equal.
+            places = {rank: place for place, rank in enumerate(sorted({rank for _, rank in row}), start=1)}
+            rows.append([(ids, float(places[rank])) for ids, rank in row])
     return rows, dict(counts)
 
 

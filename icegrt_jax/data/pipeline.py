@@ -202,11 +202,11 @@ def ranking_batches(
       k: K, answers for each prompt; 0 is the most that any record has. Of a longer list the
         first K are kept.
       overlong: answers that make more than L tokens are left out ("drop") or lose their end,
-        EOS included ("cut"). A record left with fewer than two answers is left out.
+        EOS included ("cut"). A record left without two answers that differ in ids and rank is left out.
 
     Returns:
       Batches of tokens i32[B, K, L], mask bool[B, K, L], last i32[B, K] (index of the last
-      token), ranks f32[B, K] (1 is best) and valid bool[B, K]. Places past a record's last
+      token), ranks f32[B, K] (1 is best, then 2, 3, ...) and valid bool[B, K]. Places past a record's last
       answer repeat its first one, so that no row is empty, and aren't valid.
     """
     _check_choice("overlong", overlong, ("drop", "cut"))

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -183,12 +184,23 @@ def read_json_lines(path: str | os.PathLike) -> list[tuple[str, Any]]:
             continue
         where = f"{path}, line {number}"
         try:
-            rows.append((where, json.loads(line.decode("utf-8"))))
+            text = line.decode("utf-8")
         except UnicodeDecodeError as e:
             raise UserError(f"{where}: not UTF-8 ({e.reason} at byte {e.start}).") from e
-        except json.JSONDecodeError as e:
-            raise UserError(f"{where}: not JSON ({e.msg} at column {e.colno}).") from e
+        rows.append((where, parse_json(text, where)))
     return rows
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The JSON value of one record; what cannot be read is an error that says where it stands."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise UserError(f"{where}: not JSON ({e.msg} at column {e.colno}).") from e
+    except RecursionError as e:
+        raise UserError(f"{where}: lists and objects lie too deep in each other; expected a flat record.") from e
+    except ValueError as e:  # Python's limit on the digits of an integer
+        raise UserError(f"{where}: holds an integer of too many digits; write it as a string.") from e
 
 
 def read_jsonl(path: str | os.PathLike, kind: type[Record]) -> list[Record]:
@@ -203,6 +215,23 @@ def write_jsonl(path: str | os.PathLike, records: Iterable[Record]) -> None:
     write_text_atomic(path, "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in records))
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: neither longer nor deeper than reads well."""
+    quote = reprlib.Repr()
+    quote.maxstring = quote.maxother = 80
+    return quote.repr(value)
+
+
 def _kind(value: Any) -> str:
     return "missing" if value is None else f"of type {type(value).__name__}"
 
@@ -215,7 +244,8 @@ def _check_fields(obj: Any, where: str, fields: tuple[str, ...]) -> None:
     unknown = [name for name in obj if name not in (*fields, "meta")]
     if unknown:
         raise UserError(
-            f"{where}: unknown field {unknown[0]!r}; expected {', '.join(fields)} (put anything else under 'meta')."
+            f"{where}: unknown field {shown(unknown[0])}; expected {', '.join(fields)} (put anything else under"
+            " 'meta')."
         )
 
 
@@ -253,8 +283,8 @@ def _texts(obj: dict, where: str, name: str) -> tuple[str, ...]:
 def _numbers(obj: dict, where: str, name: str) -> tuple[float, ...]:
     items = _list(obj.get(name), where, name)
     for i, item in enumerate(items):
-        if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
-            raise UserError(f"{where}: field '{name}[{i}]' is {item!r}; expected a finite number.")
+        if not is_finite(item):
+            raise UserError(f"{where}: field '{name}[{i}]' is {shown(item)}; expected a finite number.")
     return tuple(float(item) for item in items)
 
 
@@ -263,10 +293,11 @@ def _messages(value: Any, where: str, name: str) -> Messages:
     for i, message in enumerate(_list(value, where, name)):
         here = f"{name}[{i}]"
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise UserError(f"{where}: field {here!r} is {message!r}; expected an object with 'role' and 'content'.")
+            got = shown(message)
+            raise UserError(f"{where}: field {here!r} is {got}; expected an object with 'role' and 'content'.")
         role = message["role"]
         if role not in ROLES:
-            raise UserError(f"{where}: field '{here}.role' is {role!r}; expected one of {', '.join(ROLES)}.")
+            raise UserError(f"{where}: field '{here}.role' is {shown(role)}; expected one of {', '.join(ROLES)}.")
         if role == "system" and i:
             raise UserError(f"{where}: field '{here}.role' is 'system'; only the first message may be.")
         with read_at(where):

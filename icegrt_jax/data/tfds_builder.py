@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
-from icegrt_jax.data.records import Record
+from icegrt_jax.data.records import Record, parse_json
 from icegrt_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -84,11 +84,9 @@ def read_dataset(name: str, data_dir: str | None, split: str) -> list[dict]:
 def _example(raw: Mapping, where: str) -> dict:
     try:
         example = _plain(raw)
-        return json.loads(example["record"]) if set(example) == {"record"} else example
     except UnicodeDecodeError as e:
         raise UserError(f"{where}: not UTF-8 ({e.reason} at byte {e.start}); prepare it from whole characters.") from e
-    except json.JSONDecodeError as e:
-        raise UserError(f"{where}: field 'record' is not JSON ({e.msg} at column {e.colno}).") from e
+    return parse_json(example["record"], f"{where}: field 'record'") if set(example) == {"record"} else example
 
 
 def _plain(value):

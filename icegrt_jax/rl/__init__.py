@@ -17,6 +17,7 @@ from icegrt_jax.rl.ranking import (
     ranked_pairs,
     ranking_accuracy,
     ranking_loss,
+    same_responses,
 )
 from icegrt_jax.rl.rewards import ScoreStats, eos_penalty, length_penalty, scale_scores, token_rewards
 
@@ -44,6 +45,7 @@ __all__ = [
     "ranked_pairs",
     "ranking_accuracy",
     "ranking_loss",
+    "same_responses",
     "scale_scores",
     "token_rewards",
     "whiten",

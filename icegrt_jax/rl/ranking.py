@@ -4,6 +4,9 @@ A prompt has K responses with ranks, 1 the best. Every two responses of unequal 
 a tie says nothing and makes none. Means are over the pairs of a prompt first and over prompts then
 (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1), so a prompt with many responses
 weighs no more than one with two. A prompt without a pair does not count.
+
+Two responses that read the same, token by token, have the same score whatever the model: no gradient, and
+never in the right order. `same_responses` finds them, and the functions below leave such pairs out.
 """
 
 import chex
@@ -15,26 +18,42 @@ from icegrt_jax.rl.checks import as_mask
 from icegrt_jax.rl.masked import masked_mean, valid_count, valid_only
 
 
-def ranked_pairs(ranks: jax.Array, valid: jax.Array) -> jax.Array:
+def same_responses(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """bool[B, K, K], True at [b, i, j] where responses i and j are the same tokens.
+
+    Args:
+      tokens: i32[B, K, L], as the reward model reads them.
+      mask: bool[B, K, L], False on padding.
+    """
+    chex.assert_equal_shape([tokens, mask])
+    read = jnp.where(as_mask(mask), tokens, -1)
+    return jnp.all(read[:, :, None, :] == read[:, None, :, :], axis=-1)
+
+
+def ranked_pairs(ranks: jax.Array, valid: jax.Array, same: jax.Array | None = None) -> jax.Array:
     """bool[B, K, K], True at [b, i, j] where response i is ranked better than response j.
 
     Args:
       ranks: f32[B, K], lower is better, ties allowed.
       valid: bool[B, K], False where a prompt has fewer than K responses.
+      same: bool[B, K, K], True where two responses are the same tokens: never a pair.
     """
     ranks, valid = jnp.asarray(ranks), as_mask(valid, "valid")
     chex.assert_equal_shape([ranks, valid])
-    return valid[:, :, None] & valid[:, None, :] & (ranks[:, :, None] < ranks[:, None, :])
+    pairs = valid[:, :, None] & valid[:, None, :] & (ranks[:, :, None] < ranks[:, None, :])
+    return pairs if same is None else pairs & ~as_mask(same, "same")
 
 
-def count_ranked(ranks: jax.Array, valid: jax.Array) -> jax.Array:
+def count_ranked(ranks: jax.Array, valid: jax.Array, same: jax.Array | None = None) -> jax.Array:
     """f32[], the prompts with at least one pair: `psum` it for `total` in the functions below."""
-    return jnp.sum(jnp.any(ranked_pairs(ranks, valid), axis=(1, 2)), dtype=jnp.float32)
+    return jnp.sum(jnp.any(ranked_pairs(ranks, valid, same), axis=(1, 2)), dtype=jnp.float32)
 
 
-def _margins(scores: jax.Array, ranks: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _margins(
+    scores: jax.Array, ranks: jax.Array, valid: jax.Array, same: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
     """Score of i less score of j, f32[B, K, K], 0 where not a pair, and the pairs, bool[B, K, K]."""
-    pairs = ranked_pairs(ranks, valid)
+    pairs = ranked_pairs(ranks, valid, same)
     (scores,) = valid_only(valid, scores=scores)
     return jnp.where(pairs, scores[:, :, None] - scores[:, None, :], 0.0), pairs
 
@@ -52,6 +71,7 @@ def ranking_loss(
     ranks: jax.Array,
     valid: jax.Array,
     *,
+    same: jax.Array | None = None,
     total: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """-log sigmoid(better score - worse score), averaged over pairs of a prompt, then over prompts.
@@ -63,13 +83,14 @@ def ranking_loss(
       scores: f32[B, K], of the reward model.
       ranks: f32[B, K], lower is better, ties allowed.
       valid: bool[B, K], False where a prompt has fewer than K responses.
+      same: bool[B, K, K], see `same_responses`.
       total: prompts with a pair in the global batch, see `count_ranked`.
 
     Returns:
       The loss, f32[], and metrics, f32[], averaged in the same way: `accuracy`, pairs whose better
       response has the strictly higher score; `margin`, better score - worse score.
     """
-    margins, pairs = _margins(scores, ranks, valid)
+    margins, pairs = _margins(scores, ranks, valid, same)
     margin = jax.lax.stop_gradient(margins)
     metrics = {
         "accuracy": _mean_over_prompts((margin > 0.0).astype(jnp.float32), pairs, total),
@@ -79,10 +100,15 @@ def ranking_loss(
 
 
 def ranking_accuracy(
-    scores: jax.Array, ranks: jax.Array, valid: jax.Array, *, total: jax.Array | None = None
+    scores: jax.Array,
+    ranks: jax.Array,
+    valid: jax.Array,
+    *,
+    same: jax.Array | None = None,
+    total: jax.Array | None = None,
 ) -> jax.Array:
     """f32[], pairs put in the right order by strictly higher score; arguments as in `ranking_loss`."""
-    margins, pairs = _margins(scores, ranks, valid)
+    margins, pairs = _margins(scores, ranks, valid, same)
     return _mean_over_prompts((margins > 0.0).astype(jnp.float32), pairs, total)
 
 
@@ -114,7 +140,9 @@ class Calibration:
     count: jax.Array
 
 
-def calibration(scores: jax.Array, ranks: jax.Array, valid: jax.Array, bins: int = 10) -> Calibration:
+def calibration(
+    scores: jax.Array, ranks: jax.Array, valid: jax.Array, bins: int = 10, *, same: jax.Array | None = None
+) -> Calibration:
     """How often the response the model prefers is the better one, against how sure the model is.
 
     Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3, for the two-class question "which of
@@ -126,8 +154,9 @@ def calibration(scores: jax.Array, ranks: jax.Array, valid: jax.Array, bins: int
       ranks: f32[B, K], lower is better, ties allowed.
       valid: bool[B, K].
       bins: number of bins.
+      same: bool[B, K, K], see `same_responses`.
     """
-    margins, pairs = _margins(scores, ranks, valid)
+    margins, pairs = _margins(scores, ranks, valid, same)
     weights = pairs.astype(jnp.float32)
     confidence = jax.nn.sigmoid(jnp.abs(margins))
     correct = 0.5 * (jnp.sign(margins) + 1.0)

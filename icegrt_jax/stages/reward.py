@@ -18,7 +18,7 @@ from icegrt_jax import files
 from icegrt_jax.config import short_reward
 from icegrt_jax.data.adreview import annotators
 from icegrt_jax.data.fitting import encode_prompt
-from icegrt_jax.data.pipeline import ranking_batches
+from icegrt_jax.data.pipeline import Batches, ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
@@ -27,7 +27,7 @@ from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_tree
-from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy
+from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
@@ -65,10 +65,12 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         overlong=section.overlong,
         share=run.share,
     )
+    heldout = heldout_batches(run, tokenizer)
     model, params = initial_reward_model(run, tokenizer)
     layouts.show_mesh(run, "reward", {"reward": model})
     common.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     report = dict(batches.report)
+    report |= {f"heldout {name}": held.report[name] for name, held in heldout.items()}
     if reader is not None:
         report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
     common.write_report(run, "reward", report)
@@ -81,14 +83,14 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")
-    heldout = measure(run, complete, model, tokenizer) if section.heldout else {}
+    measured = measure(run, complete, model, heldout) if heldout else {}
     # As PPO will hold it.
     scoring_params = complete if section.lora.rank else stored_as(complete, config.model.param_dtype)
     stats = fit_normalization(run, scoring_params, model, reader)
     state = state.replace(score_stats=stats)
     loop.save_last(run, "reward", section.steps, state)
     common.finish(
-        run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=heldout,
+        run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
 
@@ -167,18 +169,23 @@ def initial_reward_model(run: common.Run, tokenizer: ChatTokenizer) -> tuple[Mod
     return config, shard_tree(params, run.mesh)
 
 
-def measure(run: common.Run, params: dict, model: ModelConfig, tokenizer: ChatTokenizer) -> dict[str, float]:
-    """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
+def heldout_batches(run: common.Run, tokenizer: ChatTokenizer) -> dict[str, Batches]:
+    """Of each held-out source its rankings one by one, an epoch of them being all that are kept."""
     section = run.config.reward
-    records = run.load(section.heldout, Ranking)
+    return {
+        name: ranking_batches(
+            {name: rankings[: section.heldout_limit or None]}, {name: 1.0}, tokenizer, batch_size=1,
+            length=section.length, seed=0, overlong=section.overlong,
+        )
+        for name, rankings in run.load(section.heldout, Ranking).items()
+    }  # fmt: skip
+
+
+def measure(run: common.Run, params: dict, model: ModelConfig, batches: dict[str, Batches]) -> dict[str, float]:
+    """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
     heldout, report = {}, {}
-    for name, rankings in records.items():
-        rankings = rankings[: section.heldout_limit or None]
-        batches = ranking_batches(
-            {name: rankings}, {name: 1.0}, tokenizer, batch_size=1, length=section.length, seed=0,
-            overlong=section.overlong,
-        )  # fmt: skip
-        rows = [batches[i] for i in range(batches.report[name]["kept"])]
+    for name, source in batches.items():
+        rows = [source[i] for i in range(source.report[name]["kept"])]
         batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
         with jax.set_mesh(run.mesh):
             scores = [
@@ -186,8 +193,9 @@ def measure(run: common.Run, params: dict, model: ModelConfig, tokenizer: ChatTo
                 for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
             ]
         arrays = [jnp.asarray(x) for x in (np.stack(hosts.fetch(scores)), batch["ranks"], batch["valid"])]
-        bins = calibration(*arrays)
-        heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays))
+        same = jax.jit(same_responses)(batch["tokens"], batch["mask"])
+        bins = calibration(*arrays, same=same)
+        heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays, same=same))
         heldout[f"{name}/calibration_error"] = float(bins.ece)
         report[name] = {x: np.asarray(getattr(bins, x)).tolist() for x in ("confidence", "accuracy", "count")}
     if hosts.is_main():

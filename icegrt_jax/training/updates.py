@@ -19,6 +19,7 @@ from icegrt_jax.rl import (
     ppo_policy_loss,
     ppo_value_loss,
     ranking_loss,
+    same_responses,
 )
 from icegrt_jax.training.blocks import block_count, summed
 from icegrt_jax.training.forward import answer_scores, packed_hidden, rows_hidden, rows_scalars
@@ -98,13 +99,16 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
 def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the reward model on ranked answers; all pairs of a prompt come from one forward.
 
+    Answers that are the same tokens make no pair.
+
     Args:
       batch: tokens i32[B, K, L], mask bool[B, K, L], ranks f32[B, K], valid bool[B, K].
 
     Returns:
       The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`.
     """
-    total = _over_devices(state, count_ranked(batch["ranks"], batch["valid"]))
+    same = lambda batch: same_responses(batch["tokens"], batch["mask"])
+    total = _over_devices(state, count_ranked(batch["ranks"], batch["valid"], same(batch)))
     answer_total = _count(state, batch["valid"])
 
     def loss_fn(batch, params):
@@ -112,7 +116,7 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
         tokens = batch["tokens"].reshape(prompts * answers, length)
         mask = batch["mask"].reshape(prompts * answers, length)
         scores = answer_scores(params, state.model("reward"), tokens, mask).reshape(prompts, answers)
-        loss, metrics = ranking_loss(scores, batch["ranks"], batch["valid"], total=total)
+        loss, metrics = ranking_loss(scores, batch["ranks"], batch["valid"], same=same(batch), total=total)
         metrics["score"] = masked_mean(jax.lax.stop_gradient(scores), batch["valid"], answer_total)
         return loss, metrics
 

@@ -95,7 +95,7 @@ def test_half_a_character_in_a_tfds_set_is_named_with_its_example(tmp_path):
     for name, row, problem in [
         ("escaped", {"record": json.dumps({"text": HALF})}, "example 0: field 'text' holds"),
         ("bytes", {"text": b"odd \xed\xa0\xbd"}, "example 0: not UTF-8"),
-        ("broken", {"record": "{"}, "example 0: field 'record' is not JSON"),
+        ("broken", {"record": "{"}, "example 0: field 'record': not JSON"),
     ]:
         with pytest.raises(UserError, match=problem):
             load_source(tfds_of(tmp_path, name, **row), kind=Text)

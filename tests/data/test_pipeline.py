@@ -1,4 +1,5 @@
 import collections
+import copy
 import threading
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from icegrt_jax.data.pipeline import mixture, prompt_batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
 from icegrt_jax.data.shares import Share
-from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
+from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe, wrap
 from icegrt_jax.errors import UserError
+from icegrt_jax.rl import ranked_pairs, same_responses
 from tests.parallel.meetings import on_hosts
 
 WORDS = ["cat", "hat", "mat", "rat", "bat"]
@@ -229,6 +231,59 @@ def test_answers_that_do_not_fit_or_cannot_be_compared_are_counted(tokenizer):
     report = ranking_batches({"a": records}, {"a": 1}, tokenizer, k=2, overlong="cut", **options).report["a"]
     expected = {"kept": 4, "dropped": 0, "tied": 1, "answers_cut": 2, "answers_beyond_k": 2}
     assert expected.items() <= report.items()
+
+
+@pytest.fixture(scope="module")
+def trimming(tokenizer):
+    """The same tokenizer under a template that trims what is said, as Llama's does."""
+    trimmed = copy.deepcopy(tokenizer.tokenizer)
+    trimmed.chat_template = trimmed.chat_template.replace("message['content']", "message['content'] | trim")
+    return wrap(trimmed)
+
+
+SAME = {
+    "equal texts": (("cat", "cat"), {}),
+    "trimmed by the template": (("cat", " cat\n"), {}),
+    "equal after a cut": (("cat " * 30 + "hat", "cat " * 30 + "mat"), {"overlong": "cut"}),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_answers_that_read_the_same_are_no_pair_and_are_counted(trimming, case):
+    responses, options = SAME[case]
+    records = [Ranking(user("say a"), responses, (1, 2)), *RANKINGS]
+    report = ranking_batches(
+        {"a": records}, {"a": 1}, trimming, batch_size=2, length=24, seed=0, **options
+    ).report["a"]  # fmt: skip
+    expected = {"records": 3, "kept": 2, "dropped": 0, "tied": 0, "identical": 1, "pairs_identical": 1}
+    assert expected.items() <= report.items()
+
+
+def test_of_several_answers_only_the_pair_that_reads_the_same_is_left_out(tokenizer):
+    records = [
+        Ranking(user("say a"), ("cat", "hat", "cat"), (1, 2, 3)),
+        Ranking(user("say b"), ("cat", "cat", "hat"), (1, 1, 2)),  # a tie is no pair anyway
+        Ranking(user("say c"), ("cat", "cat", "cat"), (1, 2, 2)),
+    ]
+    batches = ranking_batches({"a": records}, {"a": 1}, tokenizer, batch_size=2, length=24, seed=0)
+    expected = {"kept": 2, "identical": 1, "tied": 0, "pairs_identical": 3}
+    assert expected.items() <= batches.report["a"].items()
+    batch = batches[0]
+    pairs = ranked_pairs(batch["ranks"], batch["valid"], same_responses(batch["tokens"], batch["mask"]))
+    first, second = np.argsort(-batch["ranks"].sum(axis=1))
+    assert np.argwhere(pairs[first]).tolist() == [[0, 1], [1, 2]]
+    assert np.argwhere(pairs[second]).tolist() == [[0, 2], [1, 2]]
+
+
+def test_ranks_that_float32_cannot_tell_apart_stay_apart(tokenizer):
+    records = [
+        Ranking(user("say a"), ("cat", "hat"), (1e300, 2e300)),
+        Ranking(user("say b"), ("cat", "hat"), (20261128.0, 20261129.0)),
+        Ranking(user("say c"), ("cat", "hat", "mat"), (-7.5, 40.0, -7.5)),
+    ]
+    batches = ranking_batches({"a": records}, {"a": 1}, tokenizer, batch_size=3, length=24, seed=0)
+    ranks, valid = batches[0]["ranks"], batches[0]["valid"]
+    assert sorted(row[keep].tolist() for row, keep in zip(ranks, valid)) == [[1, 2], [1, 2], [1, 2, 1]]
 
 
 def test_bad_options_say_what_is_expected(tokenizer):

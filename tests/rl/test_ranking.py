@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax import rl
-from icegrt_jax.rl import count_ranked, pair_probabilities, ranked_pairs, ranking_accuracy
+from icegrt_jax.rl import count_ranked, pair_probabilities, ranked_pairs, ranking_accuracy, same_responses
 
 from . import references
 from .examples import GARBAGE, normal, soiled
@@ -84,6 +84,21 @@ def test_scores_far_apart_keep_loss_and_gradient_finite():
     (loss, _), gradient = gradients(scores, jnp.array([[1.0, 2.0]]), jnp.ones((1, 2), jnp.bool_))
     assert loss == 2e4
     chex.assert_trees_all_close(gradient, jnp.array([[-1.0, 1.0]]))
+
+
+def test_responses_that_read_the_same_make_no_pair_of_loss_accuracy_or_calibration():
+    # Responses 0 and 2 are the same tokens, whatever fills their padding; so are 0 and 1 of the second prompt.
+    tokens = jnp.array([[[5, 6, 0], [5, 7, 0], [5, 6, 9]], [[5, 8, 8], [5, 8, 8], [5, 8, 8]]])
+    mask = jnp.array([[[1, 1, 0]] * 3, [[1, 1, 1], [1, 1, 1], [1, 1, 0]]], jnp.bool_)
+    ranks, valid = jnp.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), jnp.array([[True] * 3, [True, True, False]])
+    same = same_responses(tokens, mask)
+    chex.assert_trees_all_equal(jnp.argwhere(ranked_pairs(ranks, valid, same)), jnp.array([[0, 0, 1], [0, 1, 2]]))
+    assert count_ranked(ranks, valid, same) == 1
+    scores = jnp.array([[2.0, 1.0, 2.0], [0.5, 0.5, 0.0]])
+    loss, metrics = ranking_loss(scores, ranks, valid, same=same)
+    np.testing.assert_allclose(loss, (softplus(-1) + softplus(1)) / 2, rtol=1e-6)
+    assert metrics["accuracy"] == ranking_accuracy(scores, ranks, valid, same=same) == 0.5
+    assert calibration(scores, ranks, valid, same=same).count.sum() == 2
 
 
 def test_shares_of_devices_add_up_to_the_whole():
