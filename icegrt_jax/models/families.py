@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models import hf_defaults
 from icegrt_jax.models.config import ModelConfig
 
 # Our path -> Llama's name. Their matrices are [out, in]: a `kernel`, ours [in, out], is transposed.
@@ -114,7 +115,7 @@ class Family:
       language_model, scalar_model: the architectures in config.json.
       ours: `ModelConfig` fields that all its models share.
       keys: their optional keys -> our field; a field's "off" (0) is their null.
-      defaults: what transformers takes for keys that config.json leaves out.
+      defaults: what transformers takes for keys that config.json leaves out, see `hf_defaults.py`.
       fixed: keys that change the computation and must have one of these values (None: absent or null).
       activation_key: which key names the activation of the MLP.
       windows, write_windows: from their keys to one window per layer, and back.
@@ -143,7 +144,6 @@ class Family:
 NO_BIAS = {"attention_bias": (None, False)}
 CAUSAL = {"use_bidirectional_attention": (None, False)}
 GEMMA = {"activation": "gelu_tanh", "zero_centred_norm": True, "scale_embeddings": True}
-TIED = {"tie_word_embeddings": True}
 
 FAMILIES = {
     # Llama 2, 3 and 3.2, and SmolLM2.
@@ -151,6 +151,7 @@ FAMILIES = {
         "llama",
         "LlamaForCausalLM",
         "LlamaForSequenceClassification",
+        defaults=hf_defaults.LLAMA,
         fixed={**NO_BIAS, "mlp_bias": (None, False)},
         even_heads=True,
     ),
@@ -158,7 +159,7 @@ FAMILIES = {
         "mistral",
         "MistralForCausalLM",
         "MistralForSequenceClassification",
-        defaults={"sliding_window": 4096, "num_key_value_heads": 8},
+        defaults=hf_defaults.MISTRAL,
         fixed={"layer_types": (None,)},
         windows=one_window,
         write_windows=write_one_window,
@@ -169,7 +170,7 @@ FAMILIES = {
         "Qwen2ForCausalLM",
         "Qwen2ForSequenceClassification",
         ours={"qkv_bias": True},
-        defaults={"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
+        defaults=hf_defaults.QWEN2,
         windows=optional_windows,
         write_windows=write_optional_windows,
     ),
@@ -178,7 +179,7 @@ FAMILIES = {
         "Qwen3ForCausalLM",
         "Qwen3ForSequenceClassification",
         ours={"qk_norm": True},
-        defaults={"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
+        defaults=hf_defaults.QWEN3,
         fixed=NO_BIAS,
         windows=optional_windows,
         write_windows=write_optional_windows,
@@ -188,7 +189,7 @@ FAMILIES = {
         "GemmaForCausalLM",
         "GemmaForSequenceClassification",
         ours=GEMMA,
-        defaults={**TIED, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh"},
+        defaults=hf_defaults.GEMMA,
         fixed={**NO_BIAS, **CAUSAL, "hidden_activation": (None, "gelu_pytorch_tanh")},
     ),
     "gemma2": Family(
@@ -201,16 +202,7 @@ FAMILIES = {
             "attn_logit_softcapping": "attn_softcap",
             "final_logit_softcapping": "final_softcap",
         },
-        defaults={
-            **TIED,
-            "head_dim": 256,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "query_pre_attn_scalar": 256,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-            "sliding_window": 4096,
-            "sliding_window_pattern": 2,
-        },
+        defaults=hf_defaults.GEMMA2,
         fixed={**NO_BIAS, **CAUSAL, "sliding_window_pattern": (2,)},
         activation_key="hidden_activation",
         windows=alternating_windows,
@@ -225,14 +217,7 @@ FAMILIES = {
         "Gemma3TextForSequenceClassification",
         ours={**GEMMA, "post_norms": True, "qk_norm": True},
         keys={"query_pre_attn_scalar": "query_pre_attn_scalar", "final_logit_softcapping": "final_softcap"},
-        defaults={
-            **TIED,
-            "head_dim": 256,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-            "sliding_window_pattern": 6,
-        },
+        defaults=hf_defaults.GEMMA3,
         fixed={**NO_BIAS, **CAUSAL, "attn_logit_softcapping": (None,)},  # transformers reads the last and ignores it
         activation_key="hidden_activation",
         windows=alternating_windows,

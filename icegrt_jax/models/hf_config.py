@@ -14,7 +14,21 @@ from icegrt_jax.models.hf_rope import read_rope, write_rope
 
 # Their score head has no bias and ours has one: it travels in the config, under a key that they ignore.
 HEAD_BIAS = "icegrt_head_bias"
-ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # theirs -> ours
+# Theirs -> ours; the first name of each is written.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"), "gelu_tanh"),
+}
+# Keys of any family that change the computation, and the values that they must have, as in `Family.fixed`.
+FIXED = {
+    "quantization_config": (None,),
+    "is_causal": (None, True),
+    "per_layer_config": (None,),
+    "text_config": (None,),
+    "transformers_weights": (None,),  # the name of another file of weights
+}
 # Our fields that config.json does not say: how a model is computed and how it was initialised.
 NOT_THEIRS = ("scan_layers", "remat", "dtype", "attention", "init_std")
 
@@ -26,6 +40,12 @@ def read_hf_config(folder: pathlib.Path) -> dict:
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise UserError(f"{file}: architecture {architecture} is not supported; expected one of {known}.")
+    expected = ARCHITECTURES[architecture].model_type
+    if (got := raw.get("model_type", expected)) != expected:
+        raise UserError(
+            f"{file}: model_type={got!r}, by which transformers reads it, but the architecture {architecture} is of "
+            f"{expected!r}; correct the one that is wrong."
+        )
     return raw
 
 
@@ -48,7 +68,7 @@ def to_model_config(raw: dict, folder: pathlib.Path, *, scan_layers: bool, dtype
 
 def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: str) -> ModelConfig:
     """`ModelConfig` of the keys in `raw`, the family's defaults among them."""
-    for key, allowed in {"quantization_config": (None,), **family.fixed}.items():
+    for key, allowed in {**FIXED, **family.fixed}.items():
         if raw.get(key) not in allowed:
             raise UserError(f"{key}={raw[key]!r} is not supported; only {allowed[-1]!r} is.")
     num_heads = raw["num_attention_heads"]
@@ -57,12 +77,12 @@ def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: str) -> Mo
         d_model=raw["hidden_size"],
         num_layers=raw["num_hidden_layers"],
         num_heads=num_heads,
-        num_kv_heads=raw.get("num_key_value_heads") or num_heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // num_heads,
+        num_kv_heads=raw["num_key_value_heads"] or num_heads,
+        head_dim=raw["head_dim"] or raw["hidden_size"] // num_heads,
         d_ff=raw["intermediate_size"],
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
-        tie_embeddings=raw.get("tie_word_embeddings", False),
-        max_length=raw.get("max_position_embeddings", 2048),
+        norm_eps=raw["rms_norm_eps"],
+        tie_embeddings=raw["tie_word_embeddings"],
+        max_length=raw["max_position_embeddings"],
         scan_layers=scan_layers,
         dtype=dtype,
         family=family.model_type,
@@ -75,7 +95,7 @@ def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: str) -> Mo
 
 def read_activation(family: Family, raw: dict) -> str:
     """The activation of the MLP."""
-    name = raw.get(family.activation_key, "silu")
+    name = raw[family.activation_key]
     # Gemma's first configs say gelu and mean its tanh form; transformers reads them so.
     if (family.model_type, name) == ("gemma", "gelu"):
         name = "gelu_pytorch_tanh"
@@ -99,7 +119,7 @@ def to_hf_config(config: ModelConfig, *, dtype: str, token_ids: dict, head_bias:
             f"model.d_model={config.d_model} does not divide over num_heads={config.num_heads}, which transformers "
             f"requires of a {family.model_type} model; this one cannot be exported."
         )
-    activation = {ours: theirs for theirs, ours in ACTIVATIONS.items()}[config.activation]
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
     off = {"query_pre_attn_scalar": config.head_dim}  # where 0 is not their null
     raw = {
         "architectures": [family.language_model],

@@ -66,7 +66,7 @@ def read_scaling(rope: dict, raw: dict) -> dict:
         raise UserError(f"rope_scaling={rope!r}: {min(unknown)} is not supported with {kind!r}.")
     if kind == "llama3":
         length = raw.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-        rope = {**rope, "original_max_position_embeddings": length or raw.get("max_position_embeddings", 2048)}
+        rope = {**rope, "original_max_position_embeddings": length or raw["max_position_embeddings"]}
     fields = {ours: rope[theirs] for theirs, ours in NUMBERS[kind].items()}
     return {"rope_scaling": "" if kind == "default" else kind, **fields}
 

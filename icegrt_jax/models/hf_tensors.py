@@ -17,7 +17,8 @@ from icegrt_jax.models.tree import flatten
 HEAD_BIAS_PATH = "head/bias"  # kept in config.json
 RECOMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # a buffer that old folders stored
 FLOATS = ("F64", "F32", "F16", "BF16")
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,14 @@ def open_tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str,
 
 def weight_files(folder: pathlib.Path) -> dict[str, set[str]]:
     """The files that hold the weights, each with the tensors that the index says it has."""
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder / ADAPTER}: an adapter beside a whole model, which transformers adds to it where PEFT is "
+            "installed and leaves out where it is not; move the adapter into a folder of its own, or remove it."
+        )
+    # In the order of transformers, which does not look at an index beside the one file.
+    if (folder / SINGLE).is_file():
+        return {SINGLE: set()}
     index = folder / INDEX
     if index.is_file():
         try:
@@ -86,8 +95,6 @@ def weight_files(folder: pathlib.Path) -> dict[str, set[str]]:
         for name, file in weight_map.items():
             files.setdefault(file, set()).add(name)
         return dict(sorted(files.items()))
-    if (folder / "model.safetensors").is_file():
-        return {"model.safetensors": set()}
     pickles = sorted(file.name for file in folder.glob("*.bin"))
     if pickles:
         raise UserError(

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
+from icegrt_jax.models.families import ARCHITECTURES
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.hf import load_hf, save_hf
 from icegrt_jax.models.tree import map_with_path
@@ -90,6 +91,27 @@ def test_several_files_with_an_index_are_read(tmp_path):
     weight_map = {name: file for file, part in files.items() for name in part}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     chex.assert_trees_all_equal(load_hf(tmp_path)[1], params)
+
+
+@pytest.mark.parametrize("stale", ["index", "shards"])
+def test_weights_are_read_from_the_file_that_transformers_reads(tmp_path, stale):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    save_hf(tmp_path / "old", CONFIG, make_params(seed=1), None, max_shard_bytes=4000)
+    save_hf(tmp_path / "model", CONFIG, make_params(), None)
+    for file in (tmp_path / "old").glob("*.json" if stale == "index" else "model*"):
+        if file.name != "config.json":
+            (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    loaded = load_hf(tmp_path / "model")[1]
+    chex.assert_trees_all_equal(loaded, make_params())
+    assert torch.equal(theirs["model.norm.weight"], torch.tensor(np.asarray(loaded["final_norm"]["scale"])))
+
+
+def test_an_adapter_beside_a_whole_model_is_refused(tmp_path):
+    save_hf(tmp_path / "model", CONFIG, make_params(), None)
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter beside a whole model"):
+        load_hf(tmp_path / "model")
 
 
 def test_a_missing_shard_and_a_lost_tensor_are_named_with_their_file(tmp_path):
@@ -185,6 +207,11 @@ def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
         ({"architectures": ["Gemma2ForCausalLM"], "layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
         ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias=True"),
         ({"architectures": ["Qwen2ForCausalLM"], "layer_types": ["sliding_attention"] * 2}, "sliding_window is not"),
+        ({"is_causal": False}, r"config\.json: is_causal=False is not supported; only True is"),
+        ({"per_layer_config": {"0": {"num_attention_heads": 2}}}, "per_layer_config="),
+        ({"transformers_weights": "other.safetensors"}, r"transformers_weights='other\.safetensors'"),
+        ({"text_config": {"is_causal": False}}, "text_config="),
+        ({"model_type": "mistral"}, "model_type='mistral', by which .* LlamaForCausalLM is of 'llama'"),
         ({"intermediate_size": 41}, r"model\.safetensors: model\.layers\.0\.mlp\.\w+_proj\.weight has shape"),
         ({"num_hidden_layers": 1}, r"unexpected tensor\(s\), first model\.layers\.1\."),
         ({"num_hidden_layers": 3}, r"missing tensor\(s\), first model\.layers\.2\."),
@@ -193,6 +220,8 @@ def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
 )
 def test_a_config_that_does_not_fit_is_refused_with_its_key(tmp_path, changes, message):
     save_hf(tmp_path / "model", CONFIG, make_params(), None)
+    if family := ARCHITECTURES.get((changes.get("architectures") or [""])[0]):
+        changes = {"model_type": family.model_type, **changes}
     edit_config(tmp_path / "model", **changes)
     with pytest.raises(UserError, match=message):
         load_hf(tmp_path / "model")

@@ -1,10 +1,22 @@
-"""Published config.json files, with the keys of transformers 4: what is read from them, and written back."""
+"""config.json files, published ones with the keys of transformers 4 and those that say little: both ways."""
 
+import inspect
 import json
+import pathlib
 
+import jax
+import numpy as np
 import pytest
 
-from icegrt_jax.models.hf_config import read_hf_config, to_hf_config, to_model_config
+from icegrt_jax.errors import UserError
+from icegrt_jax.models import transformer
+from icegrt_jax.models.families import FAMILIES, Family
+from icegrt_jax.models.heads import unembed
+from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hf_config import read_activation, read_hf_config, to_hf_config, to_model_config
+from tests.models.examples_hf import SHAPE, padded_batch, relative, their_logits
+
+each_model_type = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 
 COMMON = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
 LLAMA_32_1B = {
@@ -75,3 +87,66 @@ def test_published_models_are_described_and_written_back(tmp_path, raw, billions
     written = to_hf_config(config, dtype="bfloat16", token_ids={}, head_bias=None)
     (tmp_path / "config.json").write_text(json.dumps(written))
     assert to_model_config(read_hf_config(tmp_path), tmp_path, scan_layers=True, dtype="bfloat16") == config
+
+
+def read(folder: pathlib.Path):
+    return to_model_config(read_hf_config(folder), folder, scan_layers=False, dtype="float32")
+
+
+def config_class(family: Family):
+    name = type(pytest.importorskip("transformers").AutoConfig.for_model(family.model_type)).__name__
+    return getattr(pytest.importorskip("transformers"), name)
+
+
+@each_model_type
+def test_a_key_that_is_left_out_has_the_value_that_transformers_gives_it(family):
+    theirs = inspect.signature(config_class(family).__init__).parameters
+    ours = {key: value for key, value in family.defaults.items() if key != "sliding_window_pattern"}
+    assert ours == {key: theirs[key].default if key in theirs else None for key in ours}
+    assert {*family.keys, family.activation_key} <= ours.keys()
+
+
+@each_model_type
+def test_a_config_that_says_little_is_computed_as_transformers_computes_it(family, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    heads = family.defaults["num_attention_heads"]
+    small = {key: SHAPE[key] for key in ("vocab_size", "intermediate_size", "num_hidden_layers", "pad_token_id")}
+    config = config_class(family)(**small, hidden_size=2 * heads, head_dim=2, use_cache=False)
+    torch.manual_seed(0)
+    theirs = getattr(transformers, family.language_model)(config).eval()
+    theirs.save_pretrained(tmp_path)
+    file, said = tmp_path / "config.json", {"architectures", "model_type", "hidden_size", "head_dim", *small}
+    raw = json.loads(file.read_text())
+    assert "num_attention_heads" in raw and "rms_norm_eps" in raw
+    file.write_text(json.dumps({key: raw[key] for key in said}))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    tokens, mask, positions = padded_batch("right")
+    expected = their_logits(theirs, tokens, mask, positions)
+    config, params = load_hf(tmp_path)
+    got = unembed(params, config, jax.jit(transformer.hidden_states, static_argnums=1)(params, config, tokens, mask))
+    assert relative(np.asarray(got)[mask], expected[mask]) <= 1e-5
+
+
+def test_an_activation_is_known_by_every_name_that_transformers_has_for_it():
+    torch, activations = pytest.importorskip("torch"), pytest.importorskip("transformers.activations")
+    x, equal = torch.linspace(-6, 6, 1001), 0
+    ours = {"silu": torch.nn.functional.silu(x), "gelu_tanh": torch.nn.functional.gelu(x, approximate="tanh")}
+    for name in activations.ACT2FN:
+        if name in ("prelu", "xielu"):  # these have weights
+            continue
+        values = activations.ACT2FN[name](x)
+        expected = [kind for kind, found in ours.items() if torch.allclose(values, found, atol=1e-6)]
+        try:
+            got = [read_activation(FAMILIES["gemma2"], {"hidden_activation": name})]
+        except UserError:
+            got = []
+        assert got == expected, name
+        equal += len(expected)
+    assert equal >= 6
+
+
+def test_gemma_is_read_without_heads_and_with_swish(tmp_path):
+    raw = {key: value for key, value in GEMMA_2B.items() if key not in ("num_attention_heads", "num_key_value_heads")}
+    (tmp_path / "config.json").write_text(json.dumps({**COMMON, **raw, "hidden_act": "swish"}))
+    config = read(tmp_path)
+    assert (config.num_heads, config.num_kv_heads, config.activation) == (16, 16, "silu")
