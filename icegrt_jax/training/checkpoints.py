@@ -46,6 +46,7 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         self._keep = keep
         self._writer: ocp.training.Checkpointer | None = None
+        self._saving: ocp.AsyncResponse | None = None
 
     def steps(self) -> list[int]:
         """Returns the steps with a complete checkpoint, ascending; waits for a save of ours under way."""
@@ -85,7 +86,7 @@ class Checkpoints:
         if step in self.steps():
             return
         # Forced: the default policy skips a save when it finds one under way.
-        self._writer.save_async(step, tree, force=True, custom_metadata=metadata)
+        self._saving = self._writer.save_async(step, tree, force=True, custom_metadata=metadata)
 
     def restore(self, abstract_tree: Any, step: int | None = None, *, partial: bool = False) -> Any:
         """Returns the stored tree, bit for bit, laid out as `abstract_tree` says.
@@ -118,15 +119,20 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the save under way is complete; raises what made it fail."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()  # only this ends the thread and frees the descriptors that each save has
         if self._writer is not None:
             self._writer.wait()
 
     def close(self) -> None:
         """Waits, then frees Orbax's threads. A later save opens it again."""
-        if self._writer is not None:
+        try:
+            self.wait()
+        finally:
             writer, self._writer = self._writer, None
-            writer.wait()
-            writer.close()
+            if writer is not None:
+                writer.close()
 
     def __enter__(self) -> "Checkpoints":
         return self

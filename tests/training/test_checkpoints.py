@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import flax.struct
@@ -103,6 +104,54 @@ def test_a_step_is_saved_once(tmp_path):
         checkpoints.save(1, {"x": jnp.float32(2)})
         checkpoints.wait()
         assert checkpoints.restore({"x": jax.ShapeDtypeStruct((), jnp.float32)})["x"] == 1
+
+
+def held() -> tuple[int, int]:
+    """Open descriptors and running threads of this process."""
+    return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+def test_descriptors_and_threads_do_not_grow_over_50_saves(tmp_path):
+    before, seen = held(), []
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(1, 51):
+            checkpoints.save(step, {"x": jnp.float32(step)})
+            if step % 5 == 0:  # while one is under way there are a few more
+                checkpoints.wait()
+                seen.append(held())
+    assert seen[-1][0] <= seen[0][0] and seen[-1][1] <= seen[0][1], seen
+    after = held()
+    assert after[0] <= before[0] + 3 and after[1] <= before[1] + 3, "what Orbax keeps for the process, at most"
+
+
+def test_stages_that_open_read_and_close_checkpoints_leave_nothing_open(tmp_path):
+    seen = []
+    for stage in range(12):
+        with Checkpoints(tmp_path / str(stage)) as checkpoints:
+            checkpoints.save(1, {"x": jnp.float32(1)}, {"position": 3})
+            checkpoints.save(2, {"x": jnp.float32(2)})
+        with Checkpoints(tmp_path / str(stage)) as checkpoints:
+            checkpoints.restore({"x": jax.ShapeDtypeStruct((), jnp.float32)})
+            checkpoints.metadata(1)
+        seen.append(held())
+    for which in zip(*seen, strict=True):
+        assert max(which[6:]) <= max(which[:6]) + 2, seen  # threads that end may take their time
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"x": jnp.float32(1)})
+    checkpoints.wait()
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rename", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(2, {"x": jnp.float32(2)})
+            checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [1]
+
+
+def no_space(*_, **__):
+    raise OSError(28, "No space left on device")
 
 
 def test_a_part_can_be_read_alone(tmp_path):
