@@ -5,6 +5,7 @@ What can be wrong in a command or a config is said here, in one sentence and wit
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import os
 import pathlib
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from icegrt_jax import configuration
+from icegrt_jax import configuration, reruns
 from icegrt_jax.errors import UserError
 from icegrt_jax.heap import keep_freed_memory
 from icegrt_jax.parallel import launch
@@ -120,7 +121,7 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
 
     def prepare():
-        configuration.check_same(config, workdir, free=FREE_KEYS)
+        configuration.check_same(config, workdir, FREE_KEYS, functools.partial(reruns.used_by, workdir))
         is_new = configuration.save_resolved(config, workdir)
         _say_doubts(stage, config)
         return lambda: configuration.forget_if_unused(workdir) if is_new else None

@@ -12,7 +12,7 @@ import os
 import pathlib
 import traceback
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -65,13 +65,19 @@ def save_resolved(config: ConfigDict, workdir: str | os.PathLike) -> bool:
     return is_new
 
 
-def check_same(config: ConfigDict, workdir: str | os.PathLike, free: tuple[str, ...] = ()) -> None:
+def check_same(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    free: tuple[str, ...] = (),
+    used_by: Callable[[str], list[pathlib.Path] | None] = lambda key: None,
+) -> None:
     """Refuses a workdir whose run was made with another config.
 
     Args:
       config: the resolved config of this command.
       workdir: the run's folder; without a config.json any config will do.
       free: keys that may differ, "log" standing for "log.every" and all others under it.
+      used_by: what is in the workdir that a key has shaped; None: all of it. A key that has shaped nothing may differ.
     """
     path = pathlib.Path(workdir) / FILE_NAME
     if not path.exists():
@@ -82,16 +88,19 @@ def check_same(config: ConfigDict, workdir: str | os.PathLike, free: tuple[str, 
         raise UserError(f"{path} is not the config of a run ({error}); choose another --workdir.") from error
     # Through JSON, as the old one went: a list in the file and a tuple from get_config() are the same value.
     new = flatten(from_json(to_json(config)))
-    differing = [
-        f"{key} {_shown(old, key)} → {_shown(new, key)}"
+    differing = {
+        key: used_by(key)
         for key in sorted(old.keys() | new.keys())
-        if _shown(old, key) != _shown(new, key) and not _is_under(key, free)
-    ]
-    if differing:
-        raise UserError(
-            f"{workdir} holds a run with another config ({'; '.join(differing)});"
-            " choose another --workdir, delete this one, or repeat its values."
-        )
+        if _shown(old, key) != _shown(new, key) and not _is_under(key, free) and used_by(key) != []
+    }
+    if not differing:
+        return
+    changes = "; ".join(f"{key} {_shown(old, key)} → {_shown(new, key)}" for key in differing)
+    shaped = list(dict.fromkeys(path for paths in differing.values() for path in paths or ()))
+    way = "delete this one, or repeat its values"
+    if None not in differing.values():
+        way = f"repeat its values, or delete what they have shaped and begin there anew: {', '.join(map(str, shaped))}"
+    raise UserError(f"{workdir} holds a run with another config ({changes}); choose another --workdir, {way}.")
 
 
 def forget_if_unused(workdir: str | os.PathLike) -> None:

@@ -11,7 +11,8 @@ from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.stages.common import Run, write_compiles
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
-from icegrt_jax.training.metrics import MetricsWriter, check_finite
+from icegrt_jax.training.finite import check_finite
+from icegrt_jax.training.metrics import MetricsWriter
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.state import TrainState, trained, with_trained
@@ -49,12 +50,12 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                         jax.block_until_ready(metrics)
                         heap.give_back()
                     if pending:
-                        _log(writer, progress, *pending, every=every, shown=shown)
+                        _log(writer, progress, checkpoints, *pending, every=every, shown=shown)
                 pending = (step, metrics)
                 last = step == steps
                 stopping = preemption.reached(step)
                 if last or stopping or step % save_every == 0:
-                    _log(writer, progress, *pending, every=1 if last else every, shown=shown)
+                    _log(writer, progress, checkpoints, *pending, every=1 if last else every, shown=shown)
                     pending = None
                     writer.flush()
                     if not last:
@@ -66,12 +67,14 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
     return state
 
 
-def _log(writer: MetricsWriter, progress: Progress, step: int, metrics: dict, *, every: int, shown) -> None:
+def _log(
+    writer: MetricsWriter, progress: Progress, checkpoints: Checkpoints, step: int, metrics: dict, *, every: int, shown
+) -> None:
     if step % every and step != 1:
         progress.update(step)
         return
     metrics = jax.device_get(metrics)
-    check_finite(step, metrics)
+    check_finite(step, metrics, checkpoints.left)
     writer.write(step, metrics)
     progress.update(step, {name: metrics[name] for name in shown})
 

@@ -20,7 +20,8 @@ from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequen
 from icegrt_jax.stages import common, layouts, scoring, tokenizers
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
-from icegrt_jax.training.metrics import MetricsWriter, check_finite, read_metrics
+from icegrt_jax.training.finite import check_finite
+from icegrt_jax.training.metrics import MetricsWriter, read_metrics
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
@@ -96,7 +97,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     metrics = {**hosts.fetch({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
                 if step == (start or 0) + 1:
                     heap.give_back()
-                check_finite(step, metrics)
+                check_finite(step, metrics, checkpoints.left)
                 difference = metrics.get("sampler_logprob_diff", metrics["first_logprob_diff"])
                 if difference > ppo.logprob_alarm:
                     print(

@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.parallel import hosts
+from icegrt_jax.training.finite import check_finite_tree
 
 _MAX_NAMED = 8  # differing keys named in an error
 
@@ -69,14 +70,19 @@ class Checkpoints:
 
         The next update may donate the arrays: Orbax has copied them by then, or holds
         on to their buffers. A failure is raised by the next `save`, `wait` or `close`.
+        Of a tree that is not finite nothing is saved: a run goes on from where it can.
 
         Args:
           step: names the checkpoint.
           tree: any tree of `jax.Array`s, typed keys included; None and empty nodes may be in it.
           metadata: what JSON can hold, such as the position of a data iterator.
+
+        Raises:
+          TrainingError: an array has a NaN or an infinity.
         """
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
             assert isinstance(leaf, jax.Array), f"{_name(path)} is a {type(leaf)}, not a jax.Array"
+        check_finite_tree(step, tree, self.left)
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
                 self._directory,
@@ -87,6 +93,15 @@ class Checkpoints:
             return
         # Forced: the default policy skips a save when it finds one under way.
         self._saving = self._writer.save_async(step, tree, force=True, custom_metadata=metadata)
+
+    def left(self) -> str:
+        """Says what a stage that cannot go on has left, and how it is begun anew."""
+        last, folder = self.latest(), self._directory.parent
+        saved = "No step has been saved" if last is None else f"Step {last}, the last one saved, is finite and kept"
+        return (
+            f"{saved}; the same command comes here again. Lower the learning rate or look at this step's data; "
+            f"with {folder} deleted, {folder.name} begins anew and may have other values."
+        )
 
     def restore(self, abstract_tree: Any, step: int | None = None, *, partial: bool = False) -> Any:
         """Returns the stored tree, bit for bit, laid out as `abstract_tree` says.

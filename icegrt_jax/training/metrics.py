@@ -15,11 +15,6 @@ import numpy as np
 import tensorboardX
 
 from icegrt_jax import files
-from icegrt_jax.errors import UserError
-
-
-class TrainingError(UserError):
-    """Training cannot go on: a metric is not finite."""
 
 
 class MetricsWriter:
@@ -96,18 +91,6 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Returns the rows of a `metrics.jsonl`, null as NaN, without a half-written last line."""
     rows = files.read_jsonl(path)
     return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
-
-
-def check_finite(step: int, metrics: dict[str, Any]) -> None:
-    """Raises TrainingError naming the step and each metric that has a NaN or an infinity."""
-    metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
-    bad = {k: v for k, v in metrics.items() if not np.isfinite(v).all()}
-    if bad:
-        values = ", ".join(f"{k}={v}" if v.ndim == 0 else k for k, v in bad.items())
-        raise TrainingError(
-            f"Step {step}: not finite: {values}. The last checkpoint is from before; "
-            "lower the learning rate or look at this step's data."
-        )
 
 
 def _plain(value: np.ndarray) -> int | float | None:

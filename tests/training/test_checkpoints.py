@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
+from icegrt_jax.training.finite import TrainingError
 
 
 @flax.struct.dataclass
@@ -152,6 +153,28 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(tmp_path, monkeypat
 
 def no_space(*_, **__):
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["params", "optimizer", "other"])
+def test_a_state_that_is_not_finite_is_never_saved_and_the_last_good_one_stays(tmp_path, where):
+    state = make_state()
+    value = {"w": state.params["value"]["w"].at[7, 3].set(jnp.nan)}
+    bad = {
+        "params": state.replace(params=state.params | {"value": value}),
+        "optimizer": state.replace(opt_state=jax.tree.map(lambda x: x * jnp.inf, state.opt_state)),
+        "other": state.replace(kl=jnp.float32(-jnp.inf)),
+    }[where]
+    with Checkpoints(tmp_path / "ppo" / "checkpoints", keep=1) as checkpoints:
+        with pytest.raises(TrainingError, match="Step 3: not finite: .* No step has been saved; the same command"):
+            checkpoints.save(3, bad)
+        checkpoints.save(4, state)
+        with pytest.raises(TrainingError) as error:
+            checkpoints.save(5, bad)
+        assert checkpoints.steps() == [4]
+        assert_same_bits(checkpoints.restore(abstract_like(state)), state)
+    text = str(error.value)
+    assert "Step 4, the last one saved, is finite and kept; the same command comes here again." in text
+    assert f"with {tmp_path / 'ppo'} deleted, ppo begins anew and may have other values." in text
 
 
 def test_a_part_can_be_read_alone(tmp_path):
