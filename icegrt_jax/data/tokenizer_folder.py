@@ -1,4 +1,7 @@
-"""The tokenizer in a Hugging Face folder: none of the folder's code is run, and what cannot be read is one sentence."""
+"""The tokenizer in a Hugging Face folder, in and out.
+
+In: none of the folder's code is run, and what cannot be read is one sentence. Out: what transformers 4 and 5 both load.
+"""
 
 import json
 import os
@@ -9,13 +12,19 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import tokenizers
 import transformers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.files import read_described, read_text
+from icegrt_jax.files import read_described, read_json, read_text, write_json_atomic
 
 VOCABULARY, CONFIG, MODEL_CONFIG = "tokenizer.json", "tokenizer_config.json", "config.json"
 TEMPLATE, OLD_PARTS = "chat_template.jinja", ("special_tokens_map.json", "added_tokens.json")
+AS_IT_STANDS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes without a form of their own
+# In tokenizer_config.json they say how and from where a tokenizer was loaded, or name code.
+LEFTOVERS = (
+    "auto_map", "backend", "cache_dir", "from_slow", "is_local", "local_files_only", "merges_file", "name_or_path",
+    "processor_class", "revision", "special_tokens_map_file", "subfolder", "token", "tokenizer_file", "vocab_file",
+)  # fmt: skip
 SAMPLE = "The question is: 12 + 1 = 13?"
 CONVERT = f"save it with transformers as a fast tokenizer, which writes a {VOCABULARY}"
 
@@ -29,7 +38,7 @@ def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
         read_text(folder / TEMPLATE)
     _refuse_code(folder, described)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = _load(folder, described.get(CONFIG, {}).get("tokenizer_class"))
         ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
     # `tokenizers` raises plain exceptions, and panics that are none of `Exception`.
     except BaseException as error:
@@ -44,6 +53,37 @@ def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
         file = folder / VOCABULARY
         raise UserError(f"{file}: makes no tokens of plain text, its vocabulary is empty; fetch it again.")
     return tokenizer
+
+
+def write_tokenizer(folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes the tokenizer's files.
+
+    transformers 4 knows neither the class that 5 names nor its lists of special tokens; the older names are read by
+    both. The class is the one that takes tokenizer.json as it stands.
+    """
+    tokenizer.save_pretrained(folder)
+    file = pathlib.Path(folder) / CONFIG
+    described = {key: value for key, value in read_json(file).items() if key not in LEFTOVERS}
+    named, more = described.pop("model_specific_special_tokens", None), described.pop("extra_special_tokens", None)
+    described["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if named:
+        described["extra_special_tokens"] = named
+    if more:
+        described["additional_special_tokens"] = more
+    write_json_atomic(file, dict(sorted(described.items())))
+
+
+def auto_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
+    """What AutoTokenizer makes of the folder, none of whose code is run."""
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _load(folder: pathlib.Path, name: str | None) -> PreTrainedTokenizerBase:
+    # Beside some models, Qwen 2 among them, AutoTokenizer takes the family's class whatever the folder says, and that
+    # builds its own pre-tokenizer and adds a PAD; the folder says that its tokenizer.json is to be taken as it stands.
+    if name in AS_IT_STANDS and (folder / VOCABULARY).is_file():
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    return auto_tokenizer(folder)
 
 
 def _small_files(folder: pathlib.Path) -> list[str]:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from icegrt_jax.data import chat, content
-from icegrt_jax.data.tokenizer_folder import read_tokenizer
+from icegrt_jax.data.tokenizer_folder import read_tokenizer, write_tokenizer
 from icegrt_jax.errors import UserError
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -86,7 +86,7 @@ class ChatTokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a Hugging Face tokenizer folder."""
-        self.tokenizer.save_pretrained(path)
+        write_tokenizer(path, self.tokenizer)
 
     @functools.cached_property
     def _control_tokens(self) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: str | os.PathLike) ->
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.save_pretrained(path)
+    write_tokenizer(path, tokenizer)
     return load_tokenizer(path)
 
 

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from icegrt_jax.data import chat
 from icegrt_jax.data.packing import left_pad, right_pad
-from icegrt_jax.data.tokenizer_folder import read_tokenizer
+from icegrt_jax.data.tokenizer_folder import auto_tokenizer
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models import transformer
 from icegrt_jax.models.config import ModelConfig
@@ -62,7 +62,7 @@ def load_theirs(folder: pathlib.Path, dtype: str) -> Any:
 
 def compare_ids(tokenizer: ChatTokenizer, folder: pathlib.Path, texts: Sequence[str]) -> Result:
     """Ids of plain texts."""
-    theirs = read_tokenizer(folder)
+    theirs = auto_tokenizer(folder)
     pairs = [(tokenizer.encode_text(text), theirs(text, add_special_tokens=False)["input_ids"]) for text in texts]
     amount = f"{len(texts)} texts, {sum(len(ids) for ids, _ in pairs)} tokens"
     return Result("tokenizer ids", amount, *_first_difference(texts, pairs))
@@ -70,7 +70,7 @@ def compare_ids(tokenizer: ChatTokenizer, folder: pathlib.Path, texts: Sequence[
 
 def compare_templates(tokenizer: ChatTokenizer, folder: pathlib.Path, chats: Sequence[Sequence[dict]]) -> Result:
     """Text and ids of prompts, as their `apply_chat_template` makes them in one step."""
-    theirs = read_tokenizer(folder)
+    theirs = auto_tokenizer(folder)
     pairs = []
     for messages in chats:
         ours = chat.render(tokenizer.tokenizer, messages, generate=True), tokenizer.encode_prompt(messages)

@@ -125,6 +125,7 @@ def to_hf_config(config: ModelConfig, *, dtype: str, token_ids: dict, head_bias:
         "architectures": [family.language_model],
         "model_type": family.model_type,
         "dtype": dtype,
+        "torch_dtype": dtype,  # its name until transformers 4.55
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": config.d_ff,
