@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import traceback
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -170,10 +171,46 @@ def _explained(path: str, call):
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from error
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(path)]
-        where = f"{path}, line {lines[-1]}" if lines else path
-        raise UserError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        frames = list(traceback.walk_tb(error.__traceback__))
+        of_file = [(f, n) for f, n in frames if os.path.abspath(f.f_code.co_filename) == os.path.abspath(path)]
+        where = f"{path}, line {of_file[-1][1]}" if of_file else path
+        said = _misspelt(error, frames[-1][0].f_locals, [f.f_locals for f, _ in of_file])
+        said = said or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{where}: {said}") from error
+
+
+def _misspelt(error: Exception, innermost: dict[str, Any], of_file: list[dict[str, Any]]) -> str | None:
+    """What to say of a key that the config does not have, read or set in the file; None of another mistake.
+
+    Args:
+      innermost: the variables where it was raised: of the group that was asked.
+      of_file: those of the file's own functions, the config among them.
+    """
+    group = innermost.get("self")
+    cause = error
+    while cause.args and isinstance(cause.args[0], Exception):  # an AttributeError made of a KeyError
+        cause = cause.args[0]
+    found = re.match(r"""Key "(.+?)" does not exist|'(.+?)'""", str(cause.args[0]) if cause.args else "")
+    if not isinstance(error, AttributeError | KeyError) or not isinstance(group, ConfigDict) or not found:
+        return None
+    key = found[1] or found[2]
+    configs = [value for variables in of_file for value in variables.values() if isinstance(value, ConfigDict)]
+    whole, prefix = next(((c, name) for c in configs if (name := _place(c, group)) is not None), (group, ""))
+    close = nearest(f"{prefix}{key}", [*flatten(whole), *_group_names(whole)])
+    return f"unknown key {prefix}{key}{f'; did you mean {close}?' if close else ''}"
+
+
+def _place(config: ConfigDict, group: ConfigDict) -> str | None:
+    """The dotted name of a group in a config, a dot at its end, "" of the config itself; None where it isn't in it."""
+    if config is group:
+        return ""
+    inner = ((key, _place(value, group)) for key, value in config.items() if isinstance(value, ConfigDict))
+    return next((f"{key}.{place}" for key, place in inner if place is not None), None)
+
+
+def _group_names(config: ConfigDict) -> list[str]:
+    groups = [(key, value) for key, value in config.items() if isinstance(value, ConfigDict)]
+    return [key for key, _ in groups] + [f"{key}.{name}" for key, value in groups for name in _group_names(value)]
 
 
 def _override(config: ConfigDict, override: str) -> None:

@@ -143,15 +143,41 @@ def test_a_broken_file_is_explained_with_its_line(tmp_path, text, message):
         load(tmp_path, text)
 
 
-def test_a_misspelt_key_in_the_file_names_its_line(tmp_path):
-    text = """
+@pytest.mark.parametrize(
+    "line, key, nearest",
+    [
+        ("config.ppo.targt = 2.0", "ppo.targt", "ppo.target"),
+        ("print(config.ppo.targt)", "ppo.targt", "ppo.target"),
+        ("config.ppo['targt'] = 2.0", "ppo.targt", "ppo.target"),
+        ("print(config.ppo['targt'])", "ppo.targt", "ppo.target"),
+        ("config.ppo.update({'targt': 2.0})", "ppo.targt", "ppo.target"),
+        ("kl = config.ppo.kl; kl.horizn = 2.0", "ppo.kl.horizn", "ppo.kl.horizon"),
+        ("config.pppo.target = 2.0", "pppo", "ppo"),
+        ("config.target = 2.0", "target", "ppo.target"),
+    ],
+)
+def test_a_misspelt_key_in_the_file_gets_its_line_and_the_nearest_name(tmp_path, line, key, nearest):
+    text = f"""
 from ml_collections import ConfigDict
 def get_config():
-    config = ConfigDict({"ppo": {"target": 1.0}}).lock()
-    config.ppo.targt = 2.0
+    config = ConfigDict({{"ppo": {{"target": 1.0, "kl": {{"horizon": 1.0}}}}}}).lock()
+    {line}
 """
-    with pytest.raises(UserError, match=r'other.py, line 5: .*Did you mean "target"'):
+    with pytest.raises(UserError) as refused:
         load(tmp_path, text)
+    assert str(refused.value) == f"{tmp_path / 'other.py'}, line 5: unknown key {key}; did you mean {nearest}?"
+
+
+def test_another_missing_key_is_not_taken_for_one_of_the_config(tmp_path):
+    for line in ("{'a': 1}['b']", "'text'.lerp()"):
+        text = f"""
+from ml_collections import ConfigDict
+def get_config():
+    config = ConfigDict({{"ppo": {{"target": 1.0}}}}).lock()
+    {line}
+"""
+        with pytest.raises(UserError, match="line 5: (KeyError|AttributeError): "):
+            load(tmp_path, text)
 
 
 def test_a_file_without_switches_takes_none(tmp_path):
