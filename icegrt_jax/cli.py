@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import functools
 import importlib
+import math
 import os
 import pathlib
 import sys
@@ -30,7 +31,7 @@ STAGES = {
     "evaluate": "the table: every stage's model on the in-domain and the general tasks",
     "report": "the curves of a run as PNG files and one page",
     "export": "the model of a finished stage as a folder that transformers loads",
-    "sample": "K answers per prompt from a checkpoint, written as records to be ranked",
+    "sample": "answers from a checkpoint: K per prompt, written as records to be ranked, or one",
     "data": "check records, or build a TFDS dataset from them",
     "plan": "whether a run fits a TPU slice and what it costs, compiled ahead of time, without a TPU",
     "check-model": "whether a Hugging Face folder computes here what it computes in transformers",
@@ -190,8 +191,9 @@ def _add_sample_flags(parser: _Parser) -> None:
     add("--checkpoint", required=True, metavar="STAGE", help="sft, ppo, ..., or the path of a model")
     add("--prompts", required=True, metavar="SPEC", help="where the prompts are, such as jsonl:prompts.jsonl")
     add("--out", required=True, metavar="FILE", help="the .jsonl file to write")
-    add("--num_samples", type=_positive(int), default=4, metavar="K", help="answers per prompt (default 4)")
-    add("--temperature", type=_positive(float), default=1.0, help="of the sampler (default 1.0)")
+    add("--num_samples", type=_positive(int), default=4, metavar="K",
+        help="answers per prompt; 1: instruction records (default 4)")  # fmt: skip
+    add("--temperature", type=_at_least_0, default=1.0, help="of the sampler; 0 is greedy (default 1.0)")
     add("--max_new_tokens", type=_positive(int), default=128, help="longest answer in tokens (default 128)")
 
 
@@ -247,12 +249,22 @@ def _add_data_commands(parser: _Parser) -> None:
     build.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")
 
 
+def _at_least_0(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+_at_least_0.__name__ = "number of 0 or more"  # as argparse's message says it
+
+
 def _positive(kind: type):
     """A parser of numbers above 0, named so that argparse's message says what was expected."""
 
     def parse(text: str):
         value = kind(text)
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError
         return value
 

@@ -3,9 +3,11 @@
 import jax
 import pytest
 
-from icegrt_jax.data.records import Prompt, Ranking, read_jsonl
+from icegrt_jax import cli
+from icegrt_jax.api import load_model
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, read_jsonl
 from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import generate_batches
+from icegrt_jax.sampling.generate import generate, generate_batches
 from icegrt_jax.stages.common import STREAMS
 from tests.data.second_tokenizer import second_tokenizer
 from tests.stages.reward_folders import tiny_folder
@@ -37,6 +39,21 @@ def test_a_sampled_file_is_a_source_of_rankings(workdir, tmp_path, capsys):
     assert (tmp_path / "again.jsonl").read_bytes() == out.read_bytes()
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_one_answer_each_is_a_source_of_conversations(workdir, tmp_path, capsys, temperature):
+    out = tmp_path / "answers.jsonl"
+    assert sample(workdir, out, "--num_samples=1", f"--temperature={temperature}") == 0
+    prompts = read_jsonl(workdir / "data" / "ranking_prompts.jsonl", Prompt)
+    records = read_jsonl(out, Instruction)
+    assert records and f"{out}: {len(records)} prompts with their answer" in capsys.readouterr().out
+    asked = [(p.prompt, p.meta) for p in prompts]
+    assert all((r.messages[:-1], r.meta) in asked for r in records)
+    model = load_model(workdir / "sft")
+    greedy = generate(model, [r.messages[:-1] for r in records], key=jax.random.key(0), max_new_tokens=6, temperature=0)
+    assert (greedy.text == [r.messages[-1]["content"] for r in records]) == (temperature == 0)
+    assert cli.main(["data", "check", f"--source=jsonl:{out}", "--kind=instruction"]) == 0
+
+
 def test_a_folder_is_asked_with_its_own_tokenizer(workdir, tmp_path):
     tokenizer = second_tokenizer(tmp_path / "tokenizer")
     config, params = tiny_folder(tmp_path / "model", tokenizer, scalar_head=False, rows=tokenizer.vocab_size)
@@ -55,7 +72,11 @@ def test_a_folder_is_asked_with_its_own_tokenizer(workdir, tmp_path):
 @pytest.mark.parametrize(
     "more, checkpoint, message",
     [
-        (["--num_samples=1"], "sft", "--num_samples=1; a ranking needs 2 answers or more."),
+        (["--temperature=0"], "sft", "--temperature=0 gives the same answer 4 times, and nothing to rank"),
+        (["--temperature=-1"], "sft", "--temperature: invalid number of 0 or more value: '-1'"),
+        (["--temperature=nan"], "sft", "--temperature: invalid number of 0 or more value: 'nan'"),
+        (["--temperature=inf"], "sft", "--temperature: invalid number of 0 or more value: 'inf'"),
+        (["--num_samples=0"], "sft", "--num_samples: invalid positive int value: '0'"),
         (["--out=rows.json"], "sft", "--out=rows.json; expected a name ending in .jsonl."),
         ([], "ppo", "the ppo stage has not finished; run `icegrt ppo` first."),
         ([], "no/such/model", "no/such/model"),
