@@ -6,9 +6,10 @@ next run cuts off.
 """
 
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from icegrt_jax.errors import UserError
@@ -30,8 +31,22 @@ def write_text_atomic(path: PathLike, text: str) -> None:
 
 
 def write_json_atomic(path: PathLike, obj: Any) -> None:
-    """Writes `obj` as indented JSON, as `write_text_atomic` does."""
-    write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+    """Writes `obj` as indented JSON, as `write_text_atomic` does; its numbers are finite, or nothing is written."""
+    if bad := next(_not_finite(obj), None):
+        raise UserError(f"{path}: {bad[0]} is {bad[1]}, which is no result; not written. Look at what it is made of.")
+    write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _not_finite(obj: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted name, value) of each number in an object that is NaN or infinite."""
+    if isinstance(obj, dict):
+        for key, value in obj.items():
+            yield from _not_finite(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(obj, list | tuple):
+        for i, value in enumerate(obj):
+            yield from _not_finite(value, f"{name}[{i}]")
+    elif isinstance(obj, float) and not math.isfinite(obj):
+        yield name or "the number", obj
 
 
 def read_json(path: PathLike) -> Any:

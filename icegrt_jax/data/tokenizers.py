@@ -47,10 +47,10 @@ class ChatTokenizer:
         """The end-of-turn token of the chat template."""
         return self.eos_ids[0]
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return len(self.tokenizer)
+        """One more than the highest id, added tokens included; ids need not be without gaps."""
+        return max(self.tokenizer.get_vocab().values()) + 1
 
     def encode_prompt(self, messages: Sequence[dict]) -> list[int]:
         """Ids up to the place where the assistant starts to speak."""

@@ -13,6 +13,7 @@ from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.hf import load_hf, save_hf
 from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.transformer import hidden_states
+from icegrt_jax.models.vocabulary import check_ids, check_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,17 @@ class Model:
     params: dict
     tokenizer: ChatTokenizer
 
+    def __post_init__(self):
+        check_tokenizer(self.tokenizer, self.config.vocab_size, "model")
+
     def logits(self, params: dict, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Logits of the next token, f32[B, L, V], at each of `tokens` i32[B, L], padded on either side.
 
-        `params` is `self.params` or any tree of the same shapes, so that it can be differentiated.
+        `params` is `self.params` or any tree of the same shapes, so that it can be differentiated. Ids outside the
+        vocabulary are refused, those of the padding as well, unless `tokens` are being traced.
         """
+        if not isinstance(tokens, jax.core.Tracer):
+            check_ids(jax.device_get(tokens), self.config.vocab_size, "tokens")
         return _logits(params, self.config, tokens, mask)
 
 
@@ -51,11 +58,7 @@ def load_hf_model(path: str | pathlib.Path) -> Model:
     config, params = load_hf(folder)
     if "head" in params:
         raise UserError(f"{folder}: holds a reward or value model, which has no logits; expected a language model.")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the embedding {config.vocab_size} rows; "
-            "they do not belong together."
-        )
+    check_tokenizer(tokenizer, config.vocab_size, str(folder))
     return Model(config, params, tokenizer)
 
 

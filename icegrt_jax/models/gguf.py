@@ -20,6 +20,7 @@ from icegrt_jax.models.gguf_config import read_config
 from icegrt_jax.models.gguf_tensors import ROPE_FREQS, Stored, names_of
 from icegrt_jax.models.gguf_tokenizer import read_tokenizer
 from icegrt_jax.models.tree import abstract_params, flatten, map_with_path
+from icegrt_jax.models.vocabulary import check_tokenizer
 
 
 def load_gguf(
@@ -44,11 +45,7 @@ def load_gguf(
     factors = tensors[ROPE_FREQS].data if ROPE_FREQS in tensors else None
     config = read_config(path, fields, shapes, factors, scan_layers=scan_layers, dtype=dtype)
     tokenizer = read_tokenizer(path, fields)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the embedding {config.vocab_size} rows; they do "
-            "not belong together."
-        )
+    check_tokenizer(tokenizer, config.vocab_size, str(path))
     abstract = abstract_params(config)
     stored = open_tensors(path, config, abstract, tensors)
     where = shardings(abstract) if callable(shardings) else shardings or map_with_path(lambda *_: None, abstract)

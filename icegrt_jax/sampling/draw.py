@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +40,14 @@ class SamplerConfig:
     cache_dtype: str = "compute"
 
     def __post_init__(self):
+        for name in ("max_new_tokens", "top_k"):
+            if not isinstance(getattr(self, name), numbers.Integral):
+                raise UserError(f"{name}={getattr(self, name)!r}; expected a whole number.")
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens={self.max_new_tokens}; expected 1 or more.")
         if self.cache_dtype not in CACHE_DTYPES:
             raise UserError(f"cache_dtype={self.cache_dtype!r}; expected one of {', '.join(CACHE_DTYPES)}.")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}; expected 0 (greedy) or more.")
         if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1 or self.top_k < 0:
             raise UserError(

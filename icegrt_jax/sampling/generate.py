@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import numbers
+import operator
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from icegrt_jax.data.content import read_at
 from icegrt_jax.data.packing import left_pad
-from icegrt_jax.data.records import user
+from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import row_parts, shard_batch
 from icegrt_jax.sampling.draw import SamplerConfig
@@ -41,18 +45,40 @@ class Generation:
 
 def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
     """Ids of a prompt given as a string, as chat messages or as ids."""
-    if not len(prompt) or (isinstance(prompt, str) and not prompt.strip()):
-        raise UserError("empty prompt; expected a string, messages or token ids.")
     if isinstance(prompt, str):
-        prompt = user(prompt)
-    if isinstance(prompt[0], dict):
-        return tokenizer.encode_prompt(prompt)
-    return [int(token) for token in prompt]
+        prompt = user(prompt) if prompt.strip() else ()
+    if isinstance(prompt, bytes) or not isinstance(prompt, Sequence | np.ndarray | jax.Array):
+        raise UserError(
+            f"{prompt!r:.80} is no prompt; expected a list of prompts, each a string, messages or token ids. One chat, "
+            "or one row of ids, is a prompt: put it in a list."
+        )
+    if not len(prompt):
+        raise UserError("empty prompt; expected a string, messages or token ids.")
+    if any(isinstance(message, Mapping) for message in prompt):
+        return tokenizer.encode_prompt(Prompt.from_json({"prompt": list(prompt)}, "messages").prompt)
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError as error:
+        raise UserError(
+            f"{prompt!r:.80} is no prompt; expected a string, messages or token ids, which are whole numbers."
+        ) from error
 
 
-def prompt_arrays(prompts: Sequence, tokenizer: ChatTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts as the sampler gets them: tokens i32[N, P], left-padded, and mask bool[N, P]."""
-    ids = [prompt_ids(prompt, tokenizer) for prompt in prompts]
+def prompt_arrays(
+    prompts: Sequence, tokenizer: ChatTokenizer, vocab_size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts as the sampler gets them: tokens i32[N, P], left-padded, and mask bool[N, P].
+
+    With `vocab_size`, the model's, ids beyond it are refused.
+    """
+    if isinstance(prompts, str):
+        raise UserError(f"prompts={prompts!r:.80}; expected a list of prompts, [{prompts!r:.80}].")
+    ids = []
+    for i, prompt in enumerate(prompts):
+        with read_at(f"prompts[{i}]"):
+            ids.append(prompt_ids(prompt, tokenizer))
+            if vocab_size is not None:
+                check_ids(ids[-1], vocab_size, "prompt")
     if not ids:
         raise UserError("no prompts to answer.")
     width = -(-max(map(len, ids)) // BUCKET) * BUCKET
@@ -81,7 +107,11 @@ def generate_batches(
     A response depends on the key, its prompt and its place in the list, not on the batch size. `layout` is the mesh
     of `parallel.rollout` on which `params` lie; without one they lie on one device.
     """
-    tokens, mask = prompt_arrays(prompts, tokenizer)
+    if not isinstance(num_samples, numbers.Integral):
+        raise UserError(f"num_samples={num_samples!r}; expected a whole number.")
+    if num_samples < 1:
+        raise UserError(f"num_samples={num_samples}; expected 1 or more.")
+    tokens, mask = prompt_arrays(prompts, tokenizer, model.vocab_size)
     count, batch_size, within = len(tokens), min(batch_size, len(tokens)), contextlib.nullcontext()
     if layout is not None:
         batch_size = -(-batch_size // row_parts(layout)) * row_parts(layout)

@@ -27,6 +27,7 @@ from icegrt_jax.models.hf_config import read_hf_config, to_model_config
 from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.models.tree import abstract_params
+from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.parallel.sharding import tree_shardings
@@ -34,6 +35,7 @@ from icegrt_jax.stages.tokenizers import policy_tokenizer
 from icegrt_jax.training.compiles import Compiles
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.stored import PartRecord, load_role, with_peft
+from icegrt_jax.training.stored import finished as finished_stage
 
 # Each random choice of a run has its own stream: the run's key folded with one of these. From a stream are made either
 # the numbers of one choice or the keys of the members of one kind, never both: fold_in(key, i) and split(key)[i] are
@@ -191,6 +193,7 @@ def base_model(run: Run) -> tuple[ModelConfig, dict]:
     if section.path:
         if section.hf_config:
             _check_planned(section)
+        check_tokenizer(run.tokenizer, _config_in(section.path, section).vocab_size, f"model.path={section.path!r}")
         config, params = load_folder(run, section.path, section)
         if "head" in params:
             raise UserError(f"model.path={section.path!r} holds a reward model; expected a language model.")
@@ -222,6 +225,9 @@ def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: b
 
 def stage_params(run: Run, stage: str, role: str) -> tuple[ModelConfig, dict]:
     """Shape and complete float32 parameters of one role as `stage` left them."""
+    done = finished_stage(run.folder(stage))
+    if role in done["models"] and done.get("same_tokenizer", True):
+        check_tokenizer(run.tokenizer, done["models"][role]["vocab_size"], f"{run.folder(stage)} with the run's own")
     return load_role(run.folder(stage), role, run.mesh)
 
 
@@ -233,6 +239,13 @@ def lora_config(section: ConfigDict) -> LoRAConfig | None:
 def finished(run: Run, stage: str) -> bool:
     """Whether the stage has been completed in this workdir."""
     return hosts.from_main(f"{stage} is looked for", (run.folder(stage) / "done.json").is_file)
+
+
+def require(workdir: pathlib.Path, stage: str, *earlier: str) -> None:
+    """Refuses to begin `stage` while one of the `earlier` ones is not finished; called before `start`."""
+    if not (pathlib.Path(workdir) / stage / "done.json").is_file():
+        for name in earlier:
+            finished_stage(pathlib.Path(workdir) / name)
 
 
 def finish(

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from icegrt_jax import heap
 from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches
+from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.parallel.steps import jit_step
@@ -26,7 +27,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
     """
     config: ConfigDict = run.config
     steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
-    folder = run.folder(stage)
+    folder, vocabulary = run.folder(stage), min(model.vocab_size for _, model in state.models)
     state = shard_tree(state, run.mesh)  # new leaves too: a checkpoint is restored to where they are
     with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
         start = checkpoints.latest()
@@ -43,7 +44,9 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
             pending = None
             for step in range(first + 1, steps + 1):
                 with progress.phase("data"):
-                    batch = hosts.place_rows(batch_of(step), run.mesh)
+                    rows = batch_of(step)
+                    check_ids(rows["tokens"], vocabulary, f"{stage}, batch {step}")
+                    batch = hosts.place_rows(rows, run.mesh)
                 with progress.phase("update"):
                     state, metrics = update(state, batch)
                     if step == first + 1:

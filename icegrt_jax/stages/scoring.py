@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from icegrt_jax import files
 from icegrt_jax.data.fitting import cut_prompt, fit_answers
 from icegrt_jax.data.packing import right_pad
 from icegrt_jax.data.records import Messages, Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer
+from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_batch, shard_tree
 from icegrt_jax.sampling import Rollout
@@ -25,6 +26,7 @@ from icegrt_jax.sampling.generate import Generation, decode_responses
 from icegrt_jax.stages.common import Run
 from icegrt_jax.training.forward import answer_scores
 from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.stored import finished
 from icegrt_jax.training.widths import bucketed
 
 compiled_scores = functools.partial(jax.jit, static_argnames="config")(answer_scores)
@@ -70,9 +72,12 @@ def make_reader(run: Run, tokenizer: ChatTokenizer) -> Reader | None:
 def load_reader(run: Run) -> Reader | None:
     """As `make_reader`, of the finished reward stage."""
     folder = run.folder("reward")
-    if files.read_json(folder / "done.json")["same_tokenizer"]:
+    done = finished(folder)
+    if done["same_tokenizer"]:
         return None
-    return make_reader(run, load_tokenizer(folder / "tokenizer"))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    check_tokenizer(tokenizer, done["models"]["reward"]["vocab_size"], f"{folder} with {folder / 'tokenizer'}")
+    return make_reader(run, tokenizer)
 
 
 def score_generation(
@@ -92,7 +97,18 @@ def score_generation(
         compiled_scores(params, config=model, tokens=tokens[i : i + batch_size], mask=mask[i : i + batch_size])
         for i in range(0, len(tokens), batch_size)
     ]
-    return np.concatenate(hosts.fetch(parts))
+    return finite_scores(np.concatenate(hosts.fetch(parts)))
+
+
+def finite_scores(scores: np.ndarray) -> np.ndarray:
+    """The scores; refused where one is not finite: no mean of them and no choice among them would mean anything."""
+    bad = int(scores.size - np.isfinite(scores).sum())
+    if bad:
+        raise UserError(
+            f"the reward model's score of {bad} of {scores.size} answers is not finite; its weights or its ids are "
+            "wrong: look at what it was trained on."
+        )
+    return scores
 
 
 def score_as_text(

@@ -65,3 +65,38 @@ def test_the_public_call_samples_k_responses_for_each_prompt(model):
     greedy = ice.generate(model, PROMPTS[:2], key=KEY, max_new_tokens=6, temperature=0.0)
     again = ice.generate(model, PROMPTS[:2], key=jax.random.key(9), max_new_tokens=6, temperature=0.0)
     np.testing.assert_array_equal(greedy.tokens, again.tokens)
+
+
+CHAT = [{"role": "user", "content": "the cat"}]
+
+
+@pytest.mark.parametrize(
+    "prompts, options, message",
+    [
+        (CHAT, {}, "is no prompt; expected a list of .*One chat, or one row of ids, is a prompt: put it in a list"),
+        ([5, 6], {}, "5 is no prompt; expected a list of prompts"),
+        ("the cat", {}, r"prompts='the cat'; expected a list of prompts, \['the cat'\]"),
+        ([None], {}, "None is no prompt"),
+        ([[5.5]], {}, r"prompts\[0\]: \[5.5\] is no prompt; .*token ids, which are whole numbers"),
+        ([["5"]], {}, "token ids, which are whole numbers"),
+        ([[[5, 6]]], {}, "token ids, which are whole numbers"),
+        (["the cat", [{"role": "user"}]], {}, r"prompts\[1\]: messages: field 'prompt\[0\]' is .*'role' and 'content'"),
+        ([[{"role": "bot", "content": "a"}]], {}, "expected one of system, user, assistant"),
+        ([[*CHAT, "and more"]], {}, "field 'prompt\\[1\\]' is 'and more'"),
+        (["the cat"], {"num_samples": 0}, "num_samples=0; expected 1 or more"),
+        (["the cat"], {"num_samples": 1.5}, "num_samples=1.5; expected a whole number"),
+        (["the cat"], {"max_new_tokens": 0}, "max_new_tokens=0; expected 1 or more"),
+        (["the cat"], {"max_new_tokens": 2.5}, "max_new_tokens=2.5; expected a whole number"),
+        (["the cat"], {"temperature": -0.1}, "temperature=-0.1; expected 0"),
+        (["the cat"], {"temperature": float("nan")}, "temperature=nan; expected 0"),
+        (["the cat"], {"temperature": float("inf")}, "temperature=inf; expected 0"),
+        (["the cat"], {"top_p": 0.0}, "0 < top_p <= 1"),
+        (["the cat"], {"top_p": 1.5}, "0 < top_p <= 1"),
+        (["the cat"], {"top_p": float("nan")}, "0 < top_p <= 1"),
+        (["the cat"], {"top_k": 2.0}, "top_k=2.0; expected a whole number"),
+    ],
+)
+def test_what_is_no_prompt_or_no_way_to_sample_is_one_sentence(model, prompts, options, message):
+    with pytest.raises(UserError, match=message) as refused:
+        ice.generate(model, prompts, key=KEY, **{"max_new_tokens": 2, **options})
+    assert "\n" not in str(refused.value)

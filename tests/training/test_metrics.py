@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax import files
+from icegrt_jax.errors import UserError
 from icegrt_jax.training.metrics import MetricsWriter, read_metrics
 
 
@@ -94,6 +95,17 @@ def test_a_json_file_is_replaced_only_when_the_new_one_is_complete(tmp_path):
         files.write_json_atomic(path, {"a": object()})
     assert files.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["done.json"]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_not_finite_is_never_written_and_named(tmp_path, number):
+    path = tmp_path / "done.json"
+    files.write_json_atomic(path, {"step": 1})
+    with pytest.raises(UserError, match=rf"done.json: heldout.made/accuracy is {number}, which is no result"):
+        files.write_json_atomic(path, {"step": 2, "heldout": {"made/accuracy": number}})
+    with pytest.raises(UserError, match=r"rows\[1\].metrics.gold is "):
+        files.write_json_atomic(path, {"rows": ({"metrics": {}}, {"metrics": {"gold": number}})})
+    assert files.read_json(path) == {"step": 1} and [p.name for p in tmp_path.iterdir()] == ["done.json"]
 
 
 def read_events(path):
