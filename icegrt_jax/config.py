@@ -4,8 +4,11 @@ A file in `configs/` starts from `default_config()` and sets what differs; nothi
 anywhere else. The file is locked, so a misspelt key is an error.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
+from icegrt_jax.configuration import flatten
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ATTENTIONS
 
@@ -91,7 +94,7 @@ def _reward() -> ConfigDict:
     c = ConfigDict()
     c.init = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
     c.model = _shape()  # when init is "scratch"; of a folder's model only how it is computed: scan_layers to attention
-    c.steps = 0
+    c.steps = 0  # updates; 0 skips the stage, but a folder in reward.init is then used as it is
     c.batch_size = 16  # prompts per update, each with all its answers
     c.microbatch = 0  # of them at a time, as sft.microbatch
     c.length = 256  # tokens of prompt and answer
@@ -271,6 +274,9 @@ def _check_blocks(key: str, rows: int, block_key: str, block: int) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises UserError for values that cannot work together."""
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value}; expected a finite number.")
     _choice("domain", config.domain, DOMAINS)
     _choice("overlong_prompts", config.overlong_prompts, ("drop", "cut", "keep"))
     _at_least(config, "max_prompt_length max_response_length log.every log.checkpoint_every", 1)
@@ -285,6 +291,8 @@ def check(config: ConfigDict) -> None:
         _check_sources(stage, section.sources, section.weights)
         if section.steps and not section.sources:
             raise UserError(f"{stage}.steps={section.steps}, but {stage}.sources is empty; name a source.")
+    if not config.reward.steps:
+        _check_given_reward(config)
     if config.model.path and config.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
     _choice("ppo.judge", config.ppo.judge, JUDGES)
@@ -301,6 +309,18 @@ def check(config: ConfigDict) -> None:
         _choice(f"ppo.{role}_optimizer.schedule", config.ppo[f"{role}_optimizer"].schedule, SCHEDULES)
     _check_ppo(config.ppo)
     _check_roles(config)
+
+
+def _check_given_reward(config: ConfigDict) -> None:
+    """Of a run that trains no reward model."""
+    reward = config.reward
+    if reward.init in ("sft", "scratch") and config.ppo.iterations:
+        raise UserError(
+            f"reward.steps=0 with reward.init={reward.init!r}: PPO would have no reward model; set reward.steps, or "
+            "name the folder of a finished one in reward.init, which is then used as it is."
+        )
+    if reward.init not in ("sft", "scratch") and reward.lora.rank:
+        raise UserError(f"reward.lora.rank={reward.lora.rank} with reward.steps=0: no adapter is trained; set it to 0.")
 
 
 def doubts(config: ConfigDict) -> list[str]:

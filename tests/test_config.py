@@ -51,7 +51,7 @@ def test_every_config_that_ships_passes(path):
         ("reward.length=87 reward.init=scratch", "=88"),
         ("reward.length=87 reward.init=some/folder", None),  # its tokenizer may count otherwise
         ("reward.init=some/folder reward.length=300 reward.score_length=301", "set reward.length=301"),
-        ("reward.length=87 reward.steps=0", None),
+        ("reward.length=87 reward.steps=0 ppo.iterations=0", None),
         ("reward.length=87 ppo.iterations=0", None),
     ],
 )
@@ -149,6 +149,12 @@ def test_the_targets_are_those_of_the_adapters():
         ("reward.lora.rank=2 reward.init=scratch", "reward.lora.rank is for a trunk that exists"),
         ("model.adapter=some", "model.adapter='some' belongs to a model; set model.path as well."),
         ("model.hf_config=some", "model.hf_config='some' belongs to a model; set model.path as well."),
+        ("evaluate.temperature=nan", "evaluate.temperature=nan; expected a finite number."),
+        ("ppo.temperature=nan", "ppo.temperature=nan; expected a finite number."),
+        ("ppo.policy_optimizer.lr=inf", "ppo.policy_optimizer.lr=inf; expected a finite number."),
+        ("reward.steps=0", "reward.steps=0 with reward.init='sft': PPO would have no reward model"),
+        ("reward.steps=0 reward.init=scratch", "reward.steps=0 with reward.init='scratch': PPO would have no reward"),
+        ("reward.steps=0 reward.init=my/reward reward.lora.rank=4", "reward.lora.rank=4 with reward.steps=0"),
         ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
         ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
         ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),

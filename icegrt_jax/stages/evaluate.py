@@ -24,6 +24,7 @@ from icegrt_jax.training.progress import Progress
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Evaluates the finished stages; prints the table and writes evaluate/results.json."""
+    common.require(workdir, "evaluate", "sft")
     run = common.start(config, workdir)
     folder = run.folder("evaluate")
     if not common.finished(run, "evaluate"):
@@ -34,7 +35,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
             stages.append(("ICE-GRT", *common.stage_params(run, "ppo", "policy")))
         _audit(run, [*domain, *general])
         rows = {}
-        best_of = config.evaluate.best_of if common.finished(run, "reward") else 0
+        best_of = config.evaluate.best_of if domain and common.finished(run, "reward") else 0
         with Progress(len(stages) + bool(best_of), "evaluate") as progress:
             for name, model, params in stages:
                 rows[name] = _evaluate(run, model, params, domain, general, progress)

@@ -12,6 +12,7 @@ from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import row_parts, shard_batch, shard_tree
@@ -38,6 +39,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     common.check_batches(config, workdir, "ppo")
     tokenizers.check_tokenizers(config, workdir)
+    common.require(workdir, "ppo", "sft", "reward")
     run = common.start(config, workdir)
     if common.finished(run, "ppo"):
         return
@@ -73,6 +75,8 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
             for step in range((start or 0) + 1, ppo.iterations + 1):
                 with progress.phase("rollout"):
                     batch, replayed = host_batch(step)
+                    for rows in filter(None, (batch, replayed)):
+                        check_ids(rows["tokens"], state.model("policy").vocab_size, f"ppo, batch {step}")
                     rollout = fitted(state, _rollout(run, state, batch, step, sampler, layout), **sizes)
                 if step == 1:
                     with jax.set_mesh(run.mesh):

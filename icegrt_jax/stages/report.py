@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 
 from icegrt_jax import configuration, files
+from icegrt_jax.errors import UserError
 from icegrt_jax.parallel import hosts
 from icegrt_jax.stages import curves, page
 from icegrt_jax.training.metrics import read_metrics
@@ -26,10 +27,16 @@ _STAGES = {
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `workdir/report/`; what a run has not done yet is said on the page."""
+    """Writes `workdir/report/`; what a run has not done yet is said on the page. Refuses one that has done nothing."""
     if not hosts.is_main():
         return
     workdir = pathlib.Path(workdir)
+    made = [workdir / name / "metrics.jsonl" for name in _STAGES] + [workdir / "evaluate" / "results.json"]
+    if not any(path.exists() and path.stat().st_size for path in made):
+        raise UserError(
+            f"{workdir}: nothing to report, no stage has written metrics or results here; name the --workdir of a run, "
+            "or begin one with `icegrt run`."
+        )
     out = workdir / "report"
     out.mkdir(parents=True, exist_ok=True)
     results = _read(workdir / "evaluate" / "results.json")

@@ -21,10 +21,10 @@ from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.pipeline import Batches, ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.parallel import hosts
 from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
@@ -32,26 +32,30 @@ from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
 from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
+from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.state import TrainState, create_state
 from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import reward_update
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains ICE-Reward."""
-    if not config.reward.steps:
+    """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
+    if not config.reward.steps and config.reward.init in ("sft", "scratch"):
         return
     common.check_batches(config, workdir, "reward")
     tokenizers.check_tokenizers(config, workdir)
+    common.require(workdir, "reward", "sft")
     run = common.start(config, workdir)
     if common.finished(run, "reward"):
         return
     section = config.reward
     tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer)
-    if reader is None and section.init not in ("sft", "scratch"):
+    if section.steps and reader is None and section.init not in ("sft", "scratch"):
         for doubt in short_reward(config):
             print(f"reward  warning: {doubt}", flush=True)
+    if not section.steps:
+        return take_as_it_is(run, tokenizer, reader)
     if config.domain and section.on_policy_k:
         rank_own_answers(run)
     sources = run.load(section.sources, Ranking)
@@ -91,6 +95,27 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     loop.save_last(run, "reward", section.steps, state)
     common.finish(
         run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=measured,
+        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
+    )  # fmt: skip
+
+
+def take_as_it_is(run: common.Run, tokenizer: ChatTokenizer, reader: scoring.Reader | None) -> None:
+    """Keeps the finished reward model that `reward.init` names: measured and normalised, nothing of it changed."""
+    heldout = heldout_batches(run, tokenizer)
+    model, params = initial_reward_model(run, tokenizer)
+    layouts.show_mesh(run, "reward", {"reward": model})
+    report = {f"heldout {name}": held.report[name] for name, held in heldout.items()}
+    if reader is not None:
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
+    common.write_report(run, "reward", report)
+    kept = run.folder("reward") / "tokenizer"
+    hosts.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
+    measured = measure(run, params, model, heldout) if heldout else {}
+    stats = fit_normalization(run, stored_as(params, run.config.model.param_dtype), model, reader)
+    with Checkpoints(run.folder("reward") / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(0, {"params": {"reward": params}})
+    common.finish(
+        run, "reward", step=0, models={"reward": model}, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
 
@@ -160,11 +185,7 @@ def initial_reward_model(run: common.Run, tokenizer: ChatTokenizer) -> tuple[Mod
         config, params = common.stage_params(run, "sft", "policy")
     else:
         config, params = common.load_folder(run, section.init, section.model)
-        if config.vocab_size < tokenizer.vocab_size:
-            raise UserError(
-                f"reward.init={section.init!r}: its embedding has {config.vocab_size} rows, the tokenizer beside it "
-                f"{tokenizer.vocab_size} ids; they do not belong together."
-            )
+        check_tokenizer(tokenizer, config.vocab_size, f"reward.init={section.init!r}")
     params = params if "head" in params else with_scalar_head(key, params, config)
     return config, shard_tree(params, run.mesh)
 
@@ -192,7 +213,8 @@ def measure(run: common.Run, params: dict, model: ModelConfig, batches: dict[str
                 scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
                 for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
             ]
-        arrays = [jnp.asarray(x) for x in (np.stack(hosts.fetch(scores)), batch["ranks"], batch["valid"])]
+        scores = scoring.finite_scores(np.stack(hosts.fetch(scores)))
+        arrays = [jnp.asarray(x) for x in (scores, batch["ranks"], batch["valid"])]
         same = jax.jit(same_responses)(batch["tokens"], batch["mask"])
         bins = calibration(*arrays, same=same)
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays, same=same))

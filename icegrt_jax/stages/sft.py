@@ -12,4 +12,5 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
     common.check_batches(config, workdir, "sft")
     tokenizers.check_tokenizers(config, workdir)
+    common.require(workdir, "sft", *(["pretrain"] if config.pretrain.steps else []))
     supervised.train_policy(common.start(config, workdir), "sft", Instruction, common.lora_config(config.sft.lora))

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 from icegrt_jax.data.adreview import corpus
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.hf_config import is_scalar, read_hf_config, to_model_config
 from icegrt_jax.models.hub import local_folder
+from icegrt_jax.models.vocabulary import check_tokenizer
 
 
 def policy_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
@@ -53,7 +55,9 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
 
     Called before the stage starts: nothing has been written yet.
     """
-    reward = reward_tokenizer(config, workdir) if config.reward.steps else None
+    reward = reward_tokenizer(config, workdir)
+    if reward is not None:
+        _check_reward_folder(config, reward)
     from_reward = config.value.init == "reward" and config.value.trunk == "own"
     if reward is None or not from_reward or not config.ppo.iterations:
         return
@@ -68,6 +72,24 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
             f"reward.init={config.reward.init!r} has another tokenizer or chat template than the policy; the critic "
             "values the policy's tokens, so it cannot start from that model: set value.init='sft' or "
             "value.trunk='policy'."
+        )
+
+
+def _check_reward_folder(config: ConfigDict, tokenizer: ChatTokenizer) -> None:
+    """Refuses, by its config.json alone, a model that does not go with its tokenizer, or scores nothing and never will.
+
+    Where the folder is no longer here the stage's own copy stands for it.
+    """
+    folder, name = local_folder(config.reward.init), f"reward.init={config.reward.init!r}"
+    if not folder.is_dir():
+        return
+    raw = read_hf_config(folder)
+    rows = to_model_config(raw, folder, scan_layers=False, dtype="float32").vocab_size
+    check_tokenizer(tokenizer, rows, name)
+    if not config.reward.steps and not is_scalar(raw):
+        raise UserError(
+            f"{name} with reward.steps=0: a language model, which scores nothing; name a finished reward model (a "
+            "sequence classifier with one label), or train this one: reward.steps above 0."
         )
 
 

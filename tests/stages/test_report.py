@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.errors import UserError
 from icegrt_jax.stages import curves, report
 
 BAND = {"kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0}
@@ -77,10 +78,22 @@ def test_texts_of_models_data_and_config_are_escaped(out):
     assert page.index("second") < page.index("&lt;script&gt;x&lt;/script&gt;")  # the order of the models
 
 
-def test_an_empty_workdir_gives_a_page_that_says_so(tmp_path):
+def test_a_workdir_with_nothing_to_report_is_refused(tmp_path):
+    for made in ("run", "empty", "ppo"):
+        (tmp_path / made).mkdir()
+    (tmp_path / "ppo" / "metrics.jsonl").touch()
+    for workdir in (tmp_path / "none", tmp_path / "empty", tmp_path):
+        with pytest.raises(UserError, match=f"^{workdir}: nothing to report"):
+            report.main(CONFIG, workdir)
+        assert not (workdir / "report").exists()
+
+
+def test_what_a_run_has_not_done_is_said_on_the_page(tmp_path):
+    (tmp_path / "ppo").mkdir()
+    (tmp_path / "ppo" / "metrics.jsonl").write_text('{"step": 1, "kl": 0.5}\n')
     report.main(CONFIG, tmp_path)
     page = (tmp_path / "report" / "index.html").read_text()
-    for name in ("pretrain", "sft", "reward", "ppo"):
+    for name in ("pretrain", "sft", "reward"):
         assert f"No metrics of {name} in this run." in page
     assert "No evaluation in this run." in page
 
