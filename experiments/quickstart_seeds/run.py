@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/seeds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     args = parser.parse_args()
+    if len(args.seeds) < 2:
+        parser.error("--seeds: an interval over seeds needs two or more")
     args.runs.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         run_seed(seed, args.runs / f"seed_{seed}")
