@@ -23,7 +23,7 @@ from icegrt_jax.files import write_json_atomic
 from icegrt_jax.models import safetensors_file, streaming
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf_config import HEAD_BIAS, is_scalar, read_hf_config, to_hf_config, to_model_config
-from icegrt_jax.models.hf_tensors import HEAD_BIAS_PATH, check_tensors, open_tensors, source_of
+from icegrt_jax.models.hf_tensors import HEAD_BIAS_PATH, as_stored, check_tensors, open_tensors, source_of
 from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.tree import abstract_params, flatten, map_with_path
 
@@ -50,15 +50,17 @@ def load_hf(
         first device.
 
     Returns:
-      The config and the parameters; these have a scalar `head` if the folder holds a sequence classifier.
+      The config and the parameters; these have a scalar `head` if the folder holds a sequence classifier. What
+      config.json ties is untied if an output matrix with other values than the embedding's is stored.
     """
     folder = local_folder(path)
     raw = read_hf_config(folder)
     config = to_model_config(raw, folder, scan_layers=scan_layers, dtype=dtype)
-    abstract = abstract_params(config, scalar_head=is_scalar(raw))
-    where = shardings(abstract) if callable(shardings) else shardings or map_with_path(lambda *_: None, abstract)
     with contextlib.ExitStack() as stack:
         tensors = open_tensors(folder, stack)
+        config = as_stored(config, tensors)
+        abstract = abstract_params(config, scalar_head=is_scalar(raw))
+        where = shardings(abstract) if callable(shardings) else shardings or map_with_path(lambda *_: None, abstract)
         check_tensors(folder, config, abstract, tensors)
 
         def load(path: str, leaf: jax.ShapeDtypeStruct, sharding: Sharding | None) -> jax.Array:

@@ -7,14 +7,18 @@ import pathlib
 import re
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.families import family_of
+from icegrt_jax.models.rope import base_frequencies, scale
+from icegrt_jax.models.streaming import BLOCK_BYTES
 from icegrt_jax.models.tree import flatten
 
 HEAD_BIAS_PATH = "head/bias"  # kept in config.json
+EMBEDDING_PATH, HEAD_PATH = "embed/embedding", "lm_head/kernel"  # one matrix where they are tied
 RECOMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")  # a buffer that old folders stored
 FLOATS = ("F64", "F32", "F16", "BF16")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -104,6 +108,41 @@ def weight_files(folder: pathlib.Path) -> dict[str, set[str]]:
     raise UserError(f"{folder}: no model.safetensors here, nor an index of several; convert the weights first.")
 
 
+def as_stored(config: ModelConfig, tensors: dict[str, Stored]) -> ModelConfig:
+    """`config` with an output matrix of its own where it says tied and one with other values is stored.
+
+    Tools that merge adapters leave such folders: the embedding is what it was, the output matrix was trained.
+    """
+    pair = [tensors.get(source_of(path, config).names[0]) for path in (EMBEDDING_PATH, HEAD_PATH)]
+    if not config.tie_embeddings or None in pair or same_values(*(stored.handle for stored in pair)):
+        return config
+    return dataclasses.replace(config, tie_embeddings=False)
+
+
+def same_values(one: Any, other: Any) -> bool:
+    """Whether two stored matrices are equal, read a block of rows at a time."""
+    shape = one.get_shape()
+    if other.get_shape() != shape or len(shape) != 2:
+        return False
+    rows = max(BLOCK_BYTES // (8 * shape[1]), 1)
+    blocks = (slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows))
+    return all(np.array_equal(*(stored[block].astype(np.float64) for stored in (one, other))) for block in blocks)
+
+
+def check_frequencies(name: str, stored: Stored, config: ModelConfig) -> None:
+    """Refuses stored rotary frequencies that are not those of config.json, scaled or before: we compute them anew."""
+    got = stored.handle[:].astype(np.float64)
+    bases = filter(None, (config.rope_theta, config.local_rope_theta))
+    plain = [base_frequencies(theta, config.head_dim) for theta in bases]
+    rtol, atol = (1e-4, 0.0) if stored.handle.get_dtype() in ("F64", "F32") else (1e-2, 1e-6)
+    close = lambda expected: got.shape == expected.shape and np.allclose(got, expected, rtol=rtol, atol=atol)
+    if not any(map(close, (*plain, scale(plain[0], config)))):
+        raise UserError(
+            f"{stored.file}: {name} holds other rotary frequencies than config.json describes "
+            f"(rope_theta={config.rope_theta:g}); correct rope_theta or rope_scaling, or take the tensor out."
+        )
+
+
 def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, tensors: dict[str, Stored]) -> None:
     """Refuses a folder whose tensors are not those of its config: names, shapes, dtypes."""
     expected = {}
@@ -113,8 +152,10 @@ def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, ten
             shape = leaf.shape[1:] if source.stacked else leaf.shape
             expected |= dict.fromkeys(source.names, list(shape[::-1] if source.transposed else shape))
     ignored = {name for name in tensors if RECOMPUTED.search(name)}
+    for name in ignored:
+        check_frequencies(name, tensors[name], config)
     if config.tie_embeddings:
-        ignored.add("lm_head.weight")  # some folders store the tied matrix twice
+        ignored.add(source_of(HEAD_PATH, config).names[0])  # stored twice, see `as_stored`
     for kind, names in (("missing", expected.keys() - tensors), ("unexpected", tensors.keys() - expected - ignored)):
         if names:
             raise UserError(

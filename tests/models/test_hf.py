@@ -15,13 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
 from icegrt_jax.errors import UserError
-from icegrt_jax.models import transformer
+from icegrt_jax.models import hf_tensors, transformer
 from icegrt_jax.models.families import ARCHITECTURES
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.hf import load_hf, save_hf
 from icegrt_jax.models.tree import map_with_path
 from tests.models.examples import CONFIG, make_params, stacked
-from tests.models.examples_hf import relative
+from tests.models.examples_hf import make_theirs, padded_batch, relative, their_logits
 
 UNTIED = dataclasses.replace(CONFIG, tie_embeddings=False)
 tied_and_untied = pytest.mark.parametrize("config", [CONFIG, UNTIED], ids=["tied", "untied"])
@@ -178,12 +178,71 @@ def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
     del raw["rope_parameters"], raw["head_dim"], raw["dtype"]
     (tmp_path / "config.json").write_text(json.dumps({**raw, "rope_scaling": None}))
     tensors = load_file(tmp_path / "model.safetensors")
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
+    for i, dtype in enumerate((np.float32, np.float16)):
+        frequencies = (500.0 ** (-np.arange(4) / 4)).astype(dtype)
+        tensors[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = frequencies
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # tied, yet stored
     save_file(tensors, tmp_path / "model.safetensors")
     loaded_config, loaded = load_hf(tmp_path)
     assert loaded_config == config
     chex.assert_trees_all_equal(loaded, params)
+
+
+def with_tensor(folder: pathlib.Path, name: str, change) -> np.ndarray:
+    """Stores `change(tensors)` under `name` beside a folder's tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = np.ascontiguousarray(change(tensors))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return tensors[name]
+
+
+@pytest.mark.parametrize("key", ["stated", "left out"])
+@pytest.mark.parametrize("case", ["llama3.2", "gemma", "gemma2", "gemma3"])
+def test_a_stored_output_matrix_of_other_values_is_used_though_the_config_says_tied(tmp_path, case, key):
+    transformers = pytest.importorskip("transformers")
+    make_theirs(case).save_pretrained(tmp_path)
+    other = with_tensor(tmp_path, "lm_head.weight", lambda tensors: tensors["model.embed_tokens.weight"][::-1])
+    raw = json.loads((tmp_path / "config.json").read_text())
+    assert raw["tie_word_embeddings"]
+    if key == "left out" and case != "llama3.2":  # whose families are tied without a word
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if k != "tie_word_embeddings"}))
+    config, params = load_hf(tmp_path)
+    assert not config.tie_embeddings
+    chex.assert_trees_all_equal(params["lm_head"]["kernel"], other.T)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    tokens, mask, positions = padded_batch("right")
+    got = unembed(params, config, hidden_states(params, config, tokens, mask))
+    assert relative(got[mask], their_logits(theirs, tokens, mask, positions)[mask]) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tied_matrix_that_is_stored_twice_stays_one(tmp_path, monkeypatch, dtype):
+    save_hf(tmp_path / "model", CONFIG, make_params(), None, dtype=dtype)
+    with_tensor(tmp_path / "model", "lm_head.weight", lambda tensors: tensors["model.embed_tokens.weight"].copy())
+    monkeypatch.setattr(hf_tensors, "BLOCK_BYTES", 8 * CONFIG.d_model * 7)  # rows by sevens
+    config, params = load_hf(tmp_path / "model")
+    assert config == CONFIG and "lm_head" not in params
+    last = lambda tensors: np.concatenate([tensors["lm_head.weight"][:-1], tensors["lm_head.weight"][-1:] * 2])
+    with_tensor(tmp_path / "model", "lm_head.weight", last)
+    assert not load_hf(tmp_path / "model")[0].tie_embeddings, "the last row differs"
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_stored_rotary_frequencies_of_another_base_are_refused(tmp_path, name, dtype):
+    save_hf(tmp_path / "model", CONFIG, make_params(), None)
+    with_tensor(tmp_path / "model", name, lambda _: (10000.0 ** (-np.arange(4) / 4)).astype(dtype))
+    with pytest.raises(UserError, match=rf"{name} holds other rotary frequencies .*rope_theta=500\)"):
+        load_hf(tmp_path / "model")
+
+
+def test_a_reward_model_with_an_output_matrix_of_its_own_is_refused(tmp_path):
+    save_hf(tmp_path / "model", CONFIG, make_params(scalar_head=True), None)
+    embedding = with_tensor(tmp_path / "model", "lm_head.weight", lambda tensors: tensors["model.embed_tokens.weight"])
+    load_hf(tmp_path / "model")
+    with_tensor(tmp_path / "model", "lm_head.weight", lambda _: embedding + 1)
+    with pytest.raises(UserError, match=r"1 unexpected tensor\(s\), first lm_head\.weight"):
+        load_hf(tmp_path / "model")
 
 
 # What is refused
