@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from icegrt_jax import signals
 from icegrt_jax.errors import UserError
 
 
@@ -99,9 +100,10 @@ def run(
 
 def alone(prepare: Callable[[], Callable[[], None]], main: Callable[[], None]) -> None:
     """Calls both in this process, and takes back what was prepared after a mistake of the user."""
-    undo = prepare()
-    try:
-        main()
-    except UserError:
-        undo()
-        raise
+    with signals.ends_at_once():
+        undo = prepare()
+        try:
+            main()
+        except UserError:
+            undo()
+            raise

@@ -12,6 +12,7 @@ from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, generate_batches
 from icegrt_jax.stages.common import Run
+from icegrt_jax.training.preemption import stop_if_asked
 
 
 def show_mesh(run: Run, stage: str, models: dict[str, ModelConfig]) -> None:
@@ -45,6 +46,7 @@ def generate(
     tokenizer: ChatTokenizer | None = None,
 ) -> Generation:
     """Answers of a policy whose parameters are placed as in training; `evaluate.batch_size` prompts at a time."""
+    stop_if_asked()
     params = shard_tree(params, run.mesh)
     layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
     return generate_batches(

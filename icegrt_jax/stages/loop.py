@@ -22,14 +22,13 @@ from icegrt_jax.training.state import TrainState, trained, with_trained
 def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]) -> TrainState:
     """Applies `update` to batch 0, 1, … until `config[stage].steps`, from the latest checkpoint on.
 
-    The metrics of a step are read while the next one runs. The last state is returned, not saved:
-    the caller may add to it before `save_last`.
+    The metrics of a step are read while the next one runs. The last state is returned and saved, for later stages.
     """
     config: ConfigDict = run.config
     steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
     folder, vocabulary = run.folder(stage), min(model.vocab_size for _, model in state.models)
     state = shard_tree(state, run.mesh)  # new leaves too: a checkpoint is restored to where they are
-    with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
+    with Preemption() as preemption, Checkpoints(folder / "checkpoints") as checkpoints:
         start = checkpoints.latest()
         if start is not None:
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
@@ -61,12 +60,15 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                     _log(writer, progress, checkpoints, *pending, every=1 if last else every, shown=shown)
                     pending = None
                     writer.flush()
-                    if not last:
+                    if last:
+                        write_compiles(run, stage, progress.compiles)
+                        checkpoints.wait()
+                        _save_last(run, stage, step, state)
+                    else:
                         checkpoints.save(step, trained(state))
-                if stopping and not last:
+                if stopping:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
-            write_compiles(run, stage, progress.compiles)
     return state
 
 
@@ -82,7 +84,7 @@ def _log(
     progress.update(step, {name: metrics[name] for name in shown})
 
 
-def save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
-    """The checkpoint that later stages read."""
+def _save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
+    """The checkpoint that later stages read; those before it go."""
     with Checkpoints(run.folder(stage) / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(step, shard_tree(trained(state), run.mesh))

@@ -60,7 +60,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     read = jax.jit(read_roles)
     update_step = jit_step(ppo_update, run.mesh, state)
 
-    with Checkpoints(folder / "checkpoints") as checkpoints, Preemption() as preemption:
+    with Preemption() as preemption, Checkpoints(folder / "checkpoints") as checkpoints:
         start = checkpoints.latest()
         if start is not None:
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
@@ -115,13 +115,14 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                 if hosts.is_main() and (step % config.log.samples_every == 0 or step in (1, ppo.iterations)):
                     files.append_jsonl(folder / "samples.jsonl", _sample_rows(step, records, texts, metrics))
                 last, stopping = step == ppo.iterations, preemption.reached(step)
+                if last:
+                    common.write_compiles(run, "ppo", progress.compiles)
                 if last or stopping or step % config.log.ppo_checkpoint_every == 0:
                     writer.flush()
                     checkpoints.save(step, trained(state))
-                if stopping and not last:
+                if stopping:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
-        common.write_compiles(run, "ppo", progress.compiles)
     models = {role: state.model(role) for role, _ in state.optimizers}
     common.finish(run, "ppo", step=ppo.iterations, models=models, parts=parts, late_kl=_report_kl(run))
 

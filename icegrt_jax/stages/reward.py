@@ -33,6 +33,7 @@ from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
 from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
 from icegrt_jax.training.checkpoints import Checkpoints
+from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.state import TrainState, create_state
 from icegrt_jax.training.stored import PartRecord
 from icegrt_jax.training.updates import reward_update
@@ -91,8 +92,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     # As PPO will hold it.
     scoring_params = complete if section.lora.rank else stored_as(complete, config.model.param_dtype)
     stats = fit_normalization(run, scoring_params, model, reader)
-    state = state.replace(score_stats=stats)
-    loop.save_last(run, "reward", section.steps, state)
     common.finish(
         run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
@@ -206,6 +205,7 @@ def measure(run: common.Run, params: dict, model: ModelConfig, batches: dict[str
     """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
     heldout, report = {}, {}
     for name, source in batches.items():
+        stop_if_asked()
         rows = [source[i] for i in range(source.report[name]["kept"])]
         batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
         with jax.set_mesh(run.mesh):

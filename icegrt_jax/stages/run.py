@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from icegrt_jax.parallel import hosts
 from icegrt_jax.stages import common, evaluate, ppo, pretrain, report, reward, sft, tokenizers
+from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.progress import print_header
 
 STEPS = (
@@ -29,5 +30,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
         print_header(name, purpose, number=number, total=len(STEPS))
         stage.main(config, workdir)
         hosts.barrier(f"{name} ends")
+        stop_if_asked()
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(f"finished in {minutes} min {seconds} s; open {pathlib.Path(workdir) / 'report' / 'index.html'}")

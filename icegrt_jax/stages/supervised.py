@@ -64,6 +64,5 @@ def train_policy(run: common.Run, stage: str, kind: type[Record], lora: LoRAConf
         run.config, stage, run.key(stage), model, params, lora, common.before_sft(run), run.adapter_key("sft")
     )
     del params  # under an adapter only the stored base is held
-    state = loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
-    loop.save_last(run, stage, section.steps, state)
+    loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
     common.finish(run, stage, step=section.steps, models={"policy": model}, parts=records)

@@ -27,18 +27,29 @@ KEYS = {
     "evaluate.batch_size": 8, "evaluate.best_of": 2,
     "log.every": 2, "log.checkpoint_every": 3, "log.ppo_checkpoint_every": 2, "log.samples_every": 2,
 }  # fmt: skip
-# Kills the process, or asks it to stop, when the progress of a stage shows a step.
+# Kills the process, or asks it to stop, when the progress of a stage shows a step, or when a function is first called.
 DRIVER = """
-import os, signal, sys
+import importlib, os, signal, sys
 from icegrt_jax.training.progress import Progress
-update, (stage, step, number) = Progress.update, sys.argv[1:4]
+update, (where, step, number) = Progress.update, sys.argv[1:4]
 
 def update_and_signal(self, at, *metrics):
     update(self, at, *metrics)
-    if self._title == stage and at == int(step):
+    if self._title == where and at == int(step):
         os.kill(os.getpid(), int(number))
 
 Progress.update = update_and_signal
+if ":" in where:
+    module, name = importlib.import_module(where.split(":")[0]), where.split(":")[1]
+    called, calls = getattr(module, name), []
+
+    def call_and_signal(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == int(step):
+            os.kill(os.getpid(), int(number))
+        return called(*args, **kwargs)
+
+    setattr(module, name, call_and_signal)
 from icegrt_jax.cli import main
 sys.exit(main(sys.argv[4:]))
 """
@@ -66,7 +77,8 @@ def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> s
     """The command in a process of its own, on one device.
 
     Args:
-      stop: (stage, step, signal), sent when that step of that stage is shown as done.
+      stop: (stage, step, signal), sent when that step of that stage is shown as done; or ("MODULE:FUNCTION", call,
+        signal), sent when that function is called for the first time, the second, ...
     """
     flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
     program = ["-c", DRIVER, *(str(x) for x in stop)] if stop else ["-m", "icegrt_jax"]

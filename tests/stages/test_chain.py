@@ -141,6 +141,45 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
     assert same(workdir, whole, "ppo/samples.jsonl") and same(workdir, whole, "reward/calibration.json")
 
 
+@pytest.mark.slow
+def test_a_signal_in_a_last_step_or_after_it_stops_the_run_there_and_costs_no_step(finished, tmp_path):
+    whole, stages = finished[0], "icegrt_jax.stages"
+    workdir = tmp_path / "run"
+    shutil.copytree(whole / "compile_cache", workdir / "compile_cache")
+    for part in ("data", "tokenizer", "pretrain"):
+        shutil.copytree(whole / part, workdir / part)
+    (workdir / "data" / "own_rankings.jsonl").unlink()
+    saved = lambda stage: [path.name for path in (workdir / stage / "checkpoints").glob("[0-9]*")]
+    stops = [
+        # Where, at which step or call, the signal; the stage that it comes in, and what is saved of that.
+        ("sft", 6, signal.SIGTERM, "sft", ["6"]),
+        (f"{stages}.common:finish", 1, signal.SIGINT, "sft", ["6"]),
+        (f"{stages}.reward:sample_instruct", 1, signal.SIGTERM, "reward", []),  # its own answers, to be ranked
+        ("reward", 6, signal.SIGINT, "reward", ["6"]),
+        (f"{stages}.reward:measure", 1, signal.SIGTERM, "reward", ["6"]),
+        (f"{stages}.reward:fit_normalization", 1, signal.SIGINT, "reward", ["6"]),
+        ("ppo", 5, signal.SIGTERM, "ppo", ["4", "5"]),
+        (f"{stages}.ppo:_report_kl", 1, signal.SIGTERM, "ppo", ["4", "5"]),
+        (f"{stages}.evaluate:_best_of", 1, signal.SIGTERM, "evaluate", []),
+        (f"{stages}.report:_save", 2, signal.SIGINT, "report", []),
+    ]
+    for where, step, number, stage, steps in stops:
+        process = run("run", workdir, stop=(where, step, int(number)))
+        assert process.returncode == 128 + number, (where, process.stderr)
+        last = process.stderr.splitlines()[-1]
+        assert last.startswith(f"{number.name}: ") and last.endswith("; run the same command to continue."), last
+        assert "Traceback" not in process.stderr
+        assert not (workdir / stage / "done.json").exists(), "no later stage begins"
+        assert sorted(saved(stage)) == steps, where
+    assert run("run", workdir).returncode == 0
+    for stage in ("sft", "reward", "ppo"):
+        assert same(workdir, whole, f"{stage}/metrics.jsonl"), stage
+        assert same(workdir, whole, f"{stage}/done.json"), stage
+        assert files.read_json(workdir / stage / "compiles.json")["programs"] > 0, stage
+    for name in ("data/own_rankings.jsonl", "reward/calibration.json", "ppo/samples.jsonl", "evaluate/results.json"):
+        assert same(workdir, whole, name), name
+
+
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "tensor": 2}])
 def test_ppo_on_eight_devices_has_the_numbers_of_one(finished, tmp_path, mesh):
     workdir = copy_parts(finished, tmp_path, "data", "tokenizer", "sft", "reward")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from icegrt_jax.errors import UserError
 from icegrt_jax.training.preemption import Preempted, Preemption
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,6 +35,7 @@ def test_a_second_interrupt_acts_at_once():
 
 LOOP = """
 import sys, time
+from icegrt_jax.errors import UserError
 from icegrt_jax.training.preemption import Preempted, Preemption
 
 with Preemption() as preemption:
@@ -92,3 +94,17 @@ def test_all_processes_stop_at_one_step_when_one_is_terminated():
     assert [process.returncode for process in processes] == [143, 143]
     last_lines = {error.splitlines()[-1] for error in errors}
     assert len(last_lines) == 1 and last_lines.pop().startswith("SIGTERM: saved at step ")
+
+
+def test_a_signal_after_the_last_look_ends_the_program_where_the_loop_ends(capsys):
+    with pytest.raises(Preempted) as stop, Preemption() as preemption:
+        assert not preemption.reached(6)
+        signal.raise_signal(signal.SIGTERM)  # while the last state is saved
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "SIGTERM: what was finished is saved; run the same command to continue.\n"
+
+
+def test_an_error_is_not_hidden_by_a_signal_that_came_with_it():
+    with pytest.raises(UserError, match="the disk is full"), Preemption():
+        signal.raise_signal(signal.SIGTERM)
+        raise UserError("the disk is full")
