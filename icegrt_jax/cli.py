@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from icegrt_jax import configuration, reruns
+from icegrt_jax import configuration, lock, reruns
 from icegrt_jax.errors import UserError
 from icegrt_jax.heap import keep_freed_memory
 from icegrt_jax.parallel import launch
@@ -38,6 +38,7 @@ STAGES = {
 }
 WITHOUT_CONFIG = ("data", "check-model")
 DISTRIBUTED = ("run", "pretrain", "sft", "reward", "ppo", "evaluate", "sample")  # may run as several processes
+READERS = ("report", "export", "sample")  # of a workdir: may run while a stage trains there
 TRAINED = ("pretrain", "sft", "reward", "ppo")  # stages that leave a model
 DOUBTED = ("run", "reward", "ppo", "plan")  # that begin with what is doubtful in their config
 KINDS = ("instruction", "ranking", "prompt", "text")
@@ -121,17 +122,22 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
     names = {field.name for field in dataclasses.fields(launch.Launch)}
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
 
+    reads = stage in READERS
+
     def prepare():
         configuration.check_same(config, workdir, FREE_KEYS, functools.partial(reruns.used_by, workdir))
-        is_new = configuration.save_resolved(config, workdir)
+        # A reader leaves the config of whoever trains there as it is.
+        saves = not reads or not (workdir / configuration.FILE_NAME).exists()
+        is_new = saves and configuration.save_resolved(config, workdir)
         _say_doubts(stage, config)
         return lambda: configuration.forget_if_unused(workdir) if is_new else None
 
     keep_freed_memory()
-    run_main = lambda: _module(stage).main(config, workdir, **flags)
+    hold = None if reads else functools.partial(lock.hold, workdir, stage)
+    start = launch.Start(hold, prepare, lambda: _module(stage).main(config, workdir, **flags))
     if stage not in DISTRIBUTED:
-        return launch.alone(prepare, run_main)
-    launch.run(processes, configuration.to_json(config), workdir, [stage, flags], prepare, run_main)
+        return launch.alone(start)
+    launch.run(processes, configuration.to_json(config), workdir, [stage, flags], start)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -131,7 +131,7 @@ def stand_ins(monkeypatch):
         stage = types.SimpleNamespace(main=lambda *args, called=name, **flags: calls.append(called))
         monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage)
     # Commands for several hosts have their flags checked, and then run alone.
-    monkeypatch.setattr(launch, "run", lambda *args: launch.alone(*args[-2:]))
+    monkeypatch.setattr(launch, "run", lambda *args: launch.alone(args[-1]))
     monkeypatch.chdir(ROOT)
     return calls
 

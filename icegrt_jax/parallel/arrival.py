@@ -29,8 +29,10 @@ FIRST_LOOK = 60.0  # seconds in which a shared folder shows what another host ha
 @contextlib.contextmanager
 def joining(
     workdir: pathlib.Path, count: int | None, index: int | None, timeout: float, give_up: Callable[[str], None]
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """While JAX connects the processes: calls `give_up`, from a thread, with a sentence where not all come in time.
+
+    Gives what takes this process's file back once all have come.
 
     Who is there is told by files that change: those of an earlier start do not.
 
@@ -73,7 +75,7 @@ def joining(
     look()
     threading.Thread(target=wait, daemon=True).start()
     try:
-        yield
+        yield leave
     except UserError:
         joined.set()
         leave()
@@ -94,10 +96,10 @@ def _absentees(workdir: pathlib.Path, count: int | None, timeout: float, here: s
     return f"not all processes came {where}; those that did are on {', '.join(names)}."
 
 
-def meet(workdir: pathlib.Path, timeout: float) -> Meeting:
-    """Makes the folder of this start, under a name that process 0 draws."""
+def meet(workdir: pathlib.Path, timeout: float, *, clear: bool = True) -> Meeting:
+    """Makes the folder of this start, under a name that process 0 draws; `clear`: no other run is in the workdir."""
     drawn = np.frombuffer(secrets.token_bytes(4), np.uint8).astype(np.int32)
-    if jax.process_index() == 0:
+    if clear and jax.process_index() == 0:
         shutil.rmtree(workdir / FOLDER, ignore_errors=True)  # also of runs that were killed
     name = bytes(multihost_utils.broadcast_one_to_all(drawn).astype(np.uint8)).hex()
     meeting = Meeting(workdir / FOLDER / name, jax.process_index(), jax.process_count(), timeout)

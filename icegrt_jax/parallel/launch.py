@@ -53,6 +53,22 @@ class Launch:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a command does once its processes are known.
+
+    Attributes:
+      hold: keeps other runs out of the workdir, in the first process; gives what lets them in again. None: it only
+        reads there, also while another trains.
+      prepare: writes what a run begins with, in the first process; gives what takes it back after a user's mistake.
+      main: the stage, in every process.
+    """
+
+    hold: Callable[[], Callable[[], None]] | None
+    prepare: Callable[[], Callable[[], None]]
+    main: Callable[[], None]
+
+
 def cluster(environ: Mapping[str, str]) -> str | None:
     """What has started this process as one of several, or may have: a launcher's name; None on a plain machine."""
     number = lambda name: int(environ.get(name) or 1)
@@ -74,36 +90,33 @@ def cluster(environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def run(
-    launch: Launch,
-    config: str,
-    workdir: pathlib.Path,
-    command: list[Any],
-    prepare: Callable[[], Callable[[], None]],
-    main: Callable[[], None],
-) -> None:
-    """Calls `prepare` in the first process, then `main` in every one, once all have come; on a plain machine just both.
+def run(launch: Launch, config: str, workdir: pathlib.Path, command: list[Any], start: Start) -> None:
+    """Calls `start.main` in every process, once all have come; on a plain machine in this one.
 
     Args:
       config: as JSON, the same in every process.
       workdir: a folder that all of them see.
       command: the stage and its flags, the same in every process.
-      prepare: writes what a run begins with; gives what takes it back after a mistake of the user.
     """
     found = None if launch.num_processes or launch.distributed == "off" else cluster(os.environ)
     if not found and (launch.num_processes or 1) == 1:
-        return alone(prepare, main)
+        return alone(start)
     from icegrt_jax.parallel import together  # imports JAX
 
-    together.run(launch, found, config, workdir, command, prepare, main)
+    together.run(launch, found, config, workdir, command, start)
 
 
-def alone(prepare: Callable[[], Callable[[], None]], main: Callable[[], None]) -> None:
-    """Calls both in this process, and takes back what was prepared after a mistake of the user."""
+def alone(start: Start) -> None:
+    """All of it in this process."""
     with signals.ends_at_once():
-        undo = prepare()
+        release = start.hold() if start.hold else lambda: None
+        undo = lambda: None
         try:
-            main()
+            undo = start.prepare()
+            start.main()
         except UserError:
+            release()
             undo()
             raise
+        finally:
+            release()

@@ -8,8 +8,10 @@ reads a known file anew; a mounted bucket remembers a file's content, but lists 
 twice, by a new name and in a file that is always there.
 """
 
+import contextlib
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -112,6 +114,12 @@ class Meeting:
         until = time.monotonic() + grace
         while self._absent(LEFT) and time.monotonic() < until:
             time.sleep(POLL[0])
+
+    def clear(self) -> None:
+        """Removes the folder, and the one of all starts where it was the only one."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._folder.parent.rmdir()
 
     def _wait(self, call: int, limit: float) -> list[int]:
         """Those who have not come to `call` when the limit is over; HostError once one of them has left a note."""

@@ -26,8 +26,7 @@ def run(
     config: str,
     workdir: pathlib.Path,
     command: list[Any],
-    prepare: Callable[[], Callable[[], None]],
-    main: Callable[[], None],
+    start: launching.Start,
 ) -> None:
     """`launch.run` where there may be several processes.
 
@@ -36,23 +35,32 @@ def run(
     Args:
       found: the launcher, None where the flags say it.
     """
-    with arrival.joining(workdir, launch.num_processes, launch.process_id, launch.timeout, _give_up):
+    with arrival.joining(workdir, launch.num_processes, launch.process_id, launch.timeout, _give_up) as leave:
         _initialize(launch, found)
     if jax.process_count() == 1:
-        arrival.tidy(workdir)
-        return launching.alone(prepare, main)
-    meeting, pulse, undo, leaving = None, None, lambda: None, None
+        leave()
+        return launching.alone(start)
+    meeting, pulse, leaving = None, None, None
+    release, undo, in_use = None, lambda: None, None
     try:
-        meeting = arrival.meet(workdir, launch.timeout)
+        if jax.process_index() == 0 and start.hold:
+            try:
+                release = start.hold()
+            except UserError as error:
+                in_use = error  # said once all can hear it
+        meeting = arrival.meet(workdir, launch.timeout, clear=release is not None)
+        leave()
         pulse = meeting.watch(_patience(launch), functools.partial(_lost, meeting))
+        if in_use is not None:
+            raise in_use
         arrival.compare(meeting, config, workdir, command)
         if jax.process_index():
             sys.stdout = open(os.devnull, "w", encoding="utf-8")
         else:
-            undo = prepare()
+            undo = start.prepare()
         meeting.exchange("the first file of the run")
         try:
-            main()
+            start.main()
         except SystemExit as agreed:  # of all processes, after a step
             leaving = agreed
         meeting.exchange("the end")
@@ -60,11 +68,19 @@ def run(
         meeting.leave()
         if meeting.index == 0:
             meeting.wait_until_left()  # some may still be reading
-            arrival.tidy(workdir)
+            _clear(meeting, workdir, release)
     except BaseException as error:
-        _stop(error, meeting, pulse, workdir, undo)
+        _stop(error, meeting, pulse, workdir, release, undo)
     if leaving is not None:
         raise leaving
+
+
+def _clear(meeting: Meeting, workdir: pathlib.Path, release: Callable[[], None] | None) -> None:
+    """Removes what the start needed; `release`: lets other runs into the workdir, None where one may be in it."""
+    if release is None:
+        return meeting.clear()
+    arrival.tidy(workdir)
+    release()
 
 
 def _patience(launch: launching.Launch) -> float:
@@ -112,6 +128,7 @@ def _stop(
     meeting: Meeting | None,
     pulse: Pulse | None,
     workdir: pathlib.Path,
+    release: Callable[[], None] | None,
     undo: Callable[[], None],
 ) -> None:
     """Says why, tells the others, and ends the process."""
@@ -134,7 +151,7 @@ def _stop(
         if meeting.index == 0:
             # With process 0 goes JAX's coordinator, which would abort the others in the middle of their sentence.
             meeting.wait_until_left()
-            arrival.tidy(workdir)
+            _clear(meeting, workdir, release)
             if isinstance(error, UserError):
                 undo()
     _end(code)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from icegrt_jax import files
+from icegrt_jax import files, lock
 from icegrt_jax.training.metrics import read_metrics
 from tests.stages.runs import DRIVER, ROOT, command, copy_parts, run
 
@@ -119,3 +119,18 @@ def test_a_process_that_never_comes_is_named(tmp_path):
     codes, _, errors = ends(started[:1])
     assert codes == [1] and "error: process 1 of 2" in errors[0] and "did not come within 3 s" in errors[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_second_run_of_several_processes_is_refused_and_leaves_the_first_its_meeting_place(tmp_path):
+    workdir = tmp_path / "run"
+    release = lock.hold(workdir, "run")
+    place = workdir / ".hosts" / "of_the_first"
+    place.mkdir(parents=True)
+    codes, _, errors = ends(start("sft", workdir, 2))
+    assert codes == [2, 1], errors
+    for error in errors:
+        assert f"process {os.getpid()} on {socket.gethostname()}" in error.splitlines()[-1]
+    assert place.is_dir() and sorted(path.name for path in workdir.iterdir()) == [".hosts", ".lock"]
+    assert [path.name for path in (workdir / ".hosts").iterdir()] == ["of_the_first"]
+    release()

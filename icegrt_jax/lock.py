@@ -1,0 +1,76 @@
+"""One run at a time in a workdir: a lock that ends with the process that holds it, however that ends.
+
+flock(2): the kernel releases it after a crash or a SIGKILL. An NFS server keeps it for all hosts. A mounted bucket may
+keep it for each host alone, or know no locks; there two hosts are not kept apart.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from icegrt_jax.errors import UserError
+
+FILE_NAME = ".lock"  # in the workdir; says who holds it, which a crash leaves there and nobody believes
+
+
+def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
+    """Holds the workdir until what is returned is called, or this process is gone.
+
+    Raises:
+      UserError: another process holds it, which is named.
+    """
+    path = workdir / FILE_NAME
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+        os.truncate(file, 0)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        os.write(file, json.dumps(holder | {"command": command}).encode())
+    except BlockingIOError:
+        raise UserError(
+            f"{workdir} is in use by {_holder(path)}; wait until that has ended, stop it, or choose another --workdir."
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --workdir.") from error
+
+    def release():
+        nonlocal file
+        if file is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is held: see _locked
+                workdir.rmdir()  # where nothing has been written
+            os.close(file)
+            file = None
+
+    return release
+
+
+def _locked(path: pathlib.Path) -> int:
+    """A descriptor of the file, locked. BlockingIOError where another has it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file)):
+                return file
+        except BlockingIOError:
+            os.close(file)
+            raise
+        except OSError as error:
+            print(f"warning: {path} cannot be locked ({error.strerror}); start no second run there.", file=sys.stderr)
+            return file
+        os.close(file)  # its last holder has removed it between our two calls
+
+
+def _holder(path: pathlib.Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']} (icegrt {holder['command']})"
+    except (OSError, ValueError, KeyError, TypeError):  # just being written
+        return "another process"
