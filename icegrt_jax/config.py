@@ -202,7 +202,7 @@ def default_config() -> ConfigDict:
     c.ppo = _ppo()
     c.evaluate = _evaluate()
     c.log = ConfigDict()  # may change between reruns
-    c.log.every = 10  # updates between lines of metrics, supervised stages
+    c.log.every = 10  # updates to a line of metrics, which has their means; supervised stages
     c.log.checkpoint_every = 100  # updates of the supervised stages
     c.log.ppo_checkpoint_every = 10  # iterations
     c.log.samples_every = 5  # iterations between rows of samples.jsonl

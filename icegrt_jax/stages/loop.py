@@ -1,5 +1,7 @@
 """The loop of the supervised stages: resume, step, log, save, stop politely."""
 
+import functools
+
 import jax
 from ml_collections import ConfigDict
 
@@ -17,12 +19,14 @@ from icegrt_jax.training.metrics import MetricsWriter
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.state import TrainState, trained, with_trained
+from icegrt_jax.training.window import Window
 
 
 def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]) -> TrainState:
     """Applies `update` to batch 0, 1, … until `config[stage].steps`, from the latest checkpoint on.
 
-    The metrics of a step are read while the next one runs. The last state is returned and saved, for later stages.
+    A row of metrics has the means over the steps since the row before; they are read while the next step runs. The
+    last state is returned and saved, for later stages.
     """
     config: ConfigDict = run.config
     steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
@@ -34,6 +38,8 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
         update = jit_step(update, run.mesh, state)
         first = start or 0
+        window = Window(folder, resume_step=start, check=functools.partial(check_finite, left=checkpoints.left))
+        log = functools.partial(_log, window=window, shown=shown)
         hosts.barrier(f"{stage} begins")
         with (
             MetricsWriter(folder, resume_step=start) as writer,
@@ -52,12 +58,12 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                         jax.block_until_ready(metrics)
                         heap.give_back()
                     if pending:
-                        _log(writer, progress, checkpoints, *pending, every=every, shown=shown)
+                        log(writer, progress, *pending, every=every)
                 pending = (step, metrics)
                 last = step == steps
                 stopping = preemption.reached(step)
                 if last or stopping or step % save_every == 0:
-                    _log(writer, progress, checkpoints, *pending, every=1 if last else every, shown=shown)
+                    log(writer, progress, *pending, every=1 if last else every)
                     pending = None
                     writer.flush()
                     if last:
@@ -65,6 +71,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                         checkpoints.wait()
                         _save_last(run, stage, step, state)
                     else:
+                        window.save(step)
                         checkpoints.save(step, trained(state))
                 if stopping:
                     checkpoints.wait()
@@ -73,15 +80,15 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
 
 
 def _log(
-    writer: MetricsWriter, progress: Progress, checkpoints: Checkpoints, step: int, metrics: dict, *, every: int, shown
+    writer: MetricsWriter, progress: Progress, step: int, metrics: dict, *, window: Window, every: int, shown
 ) -> None:
+    window.add(step, metrics)
     if step % every and step != 1:
         progress.update(step)
         return
-    metrics = jax.device_get(metrics)
-    check_finite(step, metrics, checkpoints.left)
-    writer.write(step, metrics)
-    progress.update(step, {name: metrics[name] for name in shown})
+    means = window.means()
+    writer.write(step, means)
+    progress.update(step, {name: means[name] for name in shown})
 
 
 def _save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
