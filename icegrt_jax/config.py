@@ -291,8 +291,6 @@ def check(config: ConfigDict) -> None:
         _check_sources(stage, section.sources, section.weights)
         if section.steps and not section.sources:
             raise UserError(f"{stage}.steps={section.steps}, but {stage}.sources is empty; name a source.")
-    if not config.reward.steps:
-        _check_given_reward(config)
     if config.model.path and config.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
     _choice("ppo.judge", config.ppo.judge, JUDGES)
@@ -311,9 +309,11 @@ def check(config: ConfigDict) -> None:
     _check_roles(config)
 
 
-def _check_given_reward(config: ConfigDict) -> None:
-    """Of a run that trains no reward model."""
+def check_given_reward(config: ConfigDict) -> None:
+    """Refuses a run that trains no reward model and is given none; a plan, or another stage alone, needs none."""
     reward = config.reward
+    if reward.steps:
+        return
     if reward.init in ("sft", "scratch") and config.ppo.iterations:
         raise UserError(
             f"reward.steps=0 with reward.init={reward.init!r}: PPO would have no reward model; set reward.steps, or "

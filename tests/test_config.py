@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from icegrt_jax.config import LORA_TARGETS, SCHEDULES, check, default_config, doubts
+from icegrt_jax.config import LORA_TARGETS, SCHEDULES, check, check_given_reward, default_config, doubts
 from icegrt_jax.configuration import load_config
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import lora
@@ -39,6 +39,23 @@ def test_every_config_that_ships_passes(path):
         config = load_config(f"{path}:{switch}" if switch else str(path))
         check(config)
         assert doubts(config) == []
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ("reward.steps=0", "reward.steps=0 with reward.init='sft': PPO would have no reward model"),
+        ("reward.steps=0 reward.init=scratch", "reward.steps=0 with reward.init='scratch': PPO would have no reward"),
+        ("reward.steps=0 reward.init=my/reward reward.lora.rank=4", "reward.lora.rank=4 with reward.steps=0"),
+    ],
+)
+def test_a_run_without_a_reward_model_is_refused_and_a_plan_of_its_ppo_is_not(changes, message):
+    config = load_config(QUICKSTART, [f"--config.{change}" for change in changes.split()])
+    check(config)
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_given_reward(config)
+    config.ppo.iterations, config.reward.lora.rank = 0, 0
+    check_given_reward(config)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +169,6 @@ def test_the_targets_are_those_of_the_adapters():
         ("evaluate.temperature=nan", "evaluate.temperature=nan; expected a finite number."),
         ("ppo.temperature=nan", "ppo.temperature=nan; expected a finite number."),
         ("ppo.policy_optimizer.lr=inf", "ppo.policy_optimizer.lr=inf; expected a finite number."),
-        ("reward.steps=0", "reward.steps=0 with reward.init='sft': PPO would have no reward model"),
-        ("reward.steps=0 reward.init=scratch", "reward.steps=0 with reward.init='scratch': PPO would have no reward"),
-        ("reward.steps=0 reward.init=my/reward reward.lora.rank=4", "reward.lora.rank=4 with reward.steps=0"),
         ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
         ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
         ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from icegrt_jax import files, heap
+from icegrt_jax.config import check_given_reward
 from icegrt_jax.data.ahead import Ahead
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
@@ -37,6 +38,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return
+    check_given_reward(config)
     common.check_batches(config, workdir, "ppo")
     tokenizers.check_tokenizers(config, workdir)
     common.require(workdir, "ppo", "sft", "reward")

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
-from icegrt_jax.config import short_reward
+from icegrt_jax.config import check_given_reward, short_reward
 from icegrt_jax.data.adreview import annotators
 from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.pipeline import Batches, ranking_batches
@@ -41,6 +41,7 @@ from icegrt_jax.training.updates import reward_update
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
+    check_given_reward(config)
     if not config.reward.steps and config.reward.init in ("sft", "scratch"):
         return
     common.check_batches(config, workdir, "reward")

@@ -5,6 +5,7 @@ import time
 
 from ml_collections import ConfigDict
 
+from icegrt_jax.config import check_given_reward
 from icegrt_jax.parallel import hosts
 from icegrt_jax.stages import common, evaluate, ppo, pretrain, report, reward, sft, tokenizers
 from icegrt_jax.training.preemption import stop_if_asked
@@ -24,6 +25,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Runs the stages that are not finished yet."""
     began = time.perf_counter()
     lengths = {**{stage: config[stage].steps for stage in ("pretrain", "sft", "reward")}, "ppo": config.ppo.iterations}
+    check_given_reward(config)
     common.check_batches(config, workdir, *(stage for stage, length in lengths.items() if length))
     tokenizers.check_tokenizers(config, workdir)
     for number, (name, stage, purpose) in enumerate(STEPS, start=1):

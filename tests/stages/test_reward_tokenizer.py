@@ -155,7 +155,7 @@ def test_a_folder_brings_its_head_or_gets_a_new_one(policy, second, folder, tmp_
 
     tiny_folder(tmp_path / "small", second, rows=200)
     run = a_run(tmp_path, policy, init=str(tmp_path / "small"))
-    with pytest.raises(UserError, match="its embedding has 200 rows, the tokenizer beside it 310 ids"):
+    with pytest.raises(UserError, match="the tokenizer has 310 ids, the embedding 200 rows; they do not belong"):
         reward.initial_reward_model(run, second)
 
 
