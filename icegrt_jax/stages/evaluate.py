@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from icegrt_jax import files
 from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt
+from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
 from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
 from icegrt_jax.parallel import hosts
@@ -44,7 +45,10 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
                     rows[f"best-of-{best_of}"] = _best_of(run, model, params, domain, best_of, progress)
                     progress.update(len(rows))
         results = {
-            "rows": [{"name": name, "metrics": row["metrics"]} for name, row in rows.items()],
+            "rows": [
+                {"name": name, "metrics": row["metrics"], "intervals": row["intervals"]} for name, row in rows.items()
+            ],
+            "prompts": {"domain": len(domain), "general": len(general)},
             "examples": [
                 {
                     "prompt": domain[i].prompt[-1]["content"],
@@ -105,8 +109,8 @@ def _answers(
 
 
 def _evaluate(run, model, params, domain, general, progress: Progress) -> dict:
-    """One stage's row: metrics and its sampled in-domain answers."""
-    config, metrics, sampled = run.config.evaluate, {}, None
+    """One stage's row: metrics, 95 % intervals over the prompts, and its sampled in-domain answers."""
+    config, metrics, intervals, sampled = run.config.evaluate, {}, {}, None
     if domain:
         with progress.phase("in-domain"):
             sampled = _answers(run, model, params, domain, temperature=config.temperature)
@@ -115,11 +119,15 @@ def _evaluate(run, model, params, domain, general, progress: Progress) -> dict:
         metrics |= _by_split(config.judge, domain, sampled.text)
         metrics["gold_greedy"] = mean_grades(config.judge, domain, greedy.text)["gold"]
         metrics["length"] = float(sampled.mask.sum(axis=1).mean())
+        intervals |= grade_intervals(config.judge, domain, sampled.text)
+        intervals["gold_greedy"] = grade_intervals(config.judge, domain, greedy.text)["gold"]
     if general:
         with progress.phase("general"):
             answers = _answers(run, model, params, general, temperature=0.0).text
         metrics |= _by_task(config.general_judge, general, answers)
-    return {"metrics": metrics, "answers": sampled.text if sampled else []}
+        tasks = [record.meta.get("task", "general") for record in general]
+        intervals["general"] = task_interval(config.general_judge, general, answers, tasks)
+    return {"metrics": metrics, "intervals": intervals, "answers": sampled.text if sampled else []}
 
 
 def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
@@ -136,7 +144,8 @@ def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
     metrics = mean_grades(run.config.evaluate.judge, domain, texts)
     metrics |= _by_split(run.config.evaluate.judge, domain, texts)
     metrics["length"] = float(out.mask[best].sum(axis=1).mean())
-    return {"metrics": metrics, "answers": texts}
+    intervals = grade_intervals(run.config.evaluate.judge, domain, texts)
+    return {"metrics": metrics, "intervals": intervals, "answers": texts}
 
 
 def _by_split(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""95 % intervals of mean grades over the prompts that were asked."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from icegrt_jax.data.records import Prompt
+from icegrt_jax.evaluation.judges import BY_NAME
+
+Z = 1.96
+
+
+def interval(mean: float, variance: float, count: int) -> tuple[float, float]:
+    """Bounds of a mean of `count` numbers in [0, 1] whose variance, of one of them, is `variance`.
+
+    Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953: of numbers that are 0 or 1 it is his interval; where
+    all are equal it still has a width.
+    """
+    widened = 1 + Z**2 / count
+    centre = (mean + Z**2 / (2 * count)) / widened
+    half = Z / widened * math.sqrt(variance / count + Z**2 / (4 * count**2))
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def grade_intervals(judge: str, records: Sequence[Prompt], answers: Sequence[str]) -> dict[str, list[float]]:
+    """For every number the judge gives, low and high of its mean over the prompts."""
+    grades = [BY_NAME[judge](record, answer) for record, answer in zip(records, answers, strict=True)]
+    columns = {name: np.array([grade[name] for grade in grades]) for name in grades[0]}
+    return {name: list(interval(x.mean(), x.var(), len(x))) for name, x in columns.items()}
+
+
+def task_interval(judge: str, records: Sequence[Prompt], answers: Sequence[str], tasks: Sequence[str]) -> list[float]:
+    """Low and high of the mean over tasks of the tasks' mean grades; the tasks stay the same, their prompts vary."""
+    gold = np.array([BY_NAME[judge](record, answer)["gold"] for record, answer in zip(records, answers, strict=True)])
+    parts = [gold[[task == name for task in tasks]] for name in sorted(set(tasks))]
+    mean = float(np.mean([part.mean() for part in parts]))
+    variance = sum(part.var() / len(part) for part in parts) / len(parts) ** 2
+    return list(interval(mean, variance * len(gold), len(gold)))

@@ -1,0 +1,39 @@
+"""Intervals of mean grades, by hand and by drawing."""
+
+import numpy as np
+import pytest
+
+from icegrt_jax.data.records import Prompt, user
+from icegrt_jax.evaluation.intervals import grade_intervals, interval, task_interval
+from icegrt_jax.evaluation.judges import mean_grades
+
+
+def test_of_right_and_wrong_it_is_wilsons_interval():
+    # 8 of 10 right: the usual example, 0.490 to 0.943.
+    assert interval(0.8, 0.16, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert interval(1.0, 0.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_it_holds_the_true_mean_of_fractional_grades_in_about_95_of_100_draws():
+    rng = np.random.default_rng(0)
+    drawn = rng.beta(2.0, 1.0, (4000, 60))
+    bounds = [interval(x.mean(), x.var(), x.size) for x in drawn]
+    covered = np.mean([low <= 2 / 3 <= high for low, high in bounds])
+    assert 0.94 <= covered <= 0.97
+    assert np.mean([high - low for low, high in bounds]) < 1.2 * 2 * 1.96 * np.sqrt(1 / 18 / 60), "not those of a coin"
+
+
+def test_every_number_of_a_judge_gets_one_that_holds_its_mean():
+    records = [Prompt(user("?"), reference="Answer: a\nExplanation: it is so", meta={"answer": "a"})] * 4
+    answers = ["Answer: a\nExplanation: it is so", "Answer: b\nExplanation: it is", "Answer: a", "no"]
+    means, found = mean_grades("choice", records, answers), grade_intervals("choice", records, answers)
+    assert found.keys() == means.keys()
+    assert all(low < means[name] < high for name, (low, high) in found.items())
+
+
+def test_the_mean_over_tasks_weighs_every_task_alike():
+    records = [Prompt(user("?"), reference="a")] * 12
+    answers, tasks = ["a"] * 2 + ["b"] * 9 + ["a"], ["few"] * 2 + ["many"] * 10
+    low, high = task_interval("exact", records, answers, tasks)
+    assert low < 0.55 < high and abs((low + high) / 2 - 0.55) < 0.05
+    assert task_interval("exact", records, answers, ["one"] * 12) == grade_intervals("exact", records, answers)["gold"]
