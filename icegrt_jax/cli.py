@@ -235,6 +235,7 @@ def _add_export_flags(parser: _Parser) -> None:
     add("--out", required=True, metavar="DIR", help="the folder to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the tensors (%(default)s)")
     add("--adapter", action="store_true", help="write the stage's LoRA adapter alone, in PEFT's format")
+    add("--base", default="", metavar="NAME", help="with --adapter: folder or hub name where PEFT will find the base")
 
 
 def _add_data_commands(parser: _Parser) -> None:

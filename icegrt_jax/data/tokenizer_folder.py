@@ -66,6 +66,8 @@ def write_tokenizer(folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBas
     described = {key: value for key, value in read_json(file).items() if key not in LEFTOVERS}
     named, more = described.pop("model_specific_special_tokens", None), described.pop("extra_special_tokens", None)
     described["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # In transformers 4 that class has token types as well, which `generate` of a decoder refuses.
+    described["model_input_names"] = ["input_ids", "attention_mask"]
     if named:
         described["extra_special_tokens"] = named
     if more:

@@ -8,9 +8,10 @@ import jax
 
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
+from icegrt_jax.models import card
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
-from icegrt_jax.models.hf import load_hf, save_hf
+from icegrt_jax.models.hf import load_hf, new_folder, write_hf
 from icegrt_jax.models.hub import local_folder
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.models.vocabulary import check_ids, check_tokenizer
@@ -64,4 +65,14 @@ def load_hf_model(path: str | pathlib.Path) -> Model:
 
 def save_model(model: Model, path: str | pathlib.Path, *, dtype: str = "float32") -> None:
     """Writes a folder that `transformers` and `load_hf_model` read; `dtype` float32, bfloat16 or float16."""
-    save_hf(path, model.config, model.params, model.tokenizer, dtype=dtype)
+    path = pathlib.Path(path).expanduser()
+    with new_folder(path) as folder:
+        write_hf(folder, model.config, model.params, model.tokenizer, dtype=dtype)
+        config = model.config
+        about = (
+            f"A {config.family} model of {config.num_params:,} parameters, written by `save_model` of icegrt_jax. How "
+            "it was trained, from what, on which data and under which licence that function does not know: say it here."
+        )
+        sections = [("What it is", about), ("How to load", card.LANGUAGE_MODEL.format(folder=path.name))]
+        header = {"library_name": "transformers", "tags": [card.TAG], "pipeline_tag": "text-generation"}
+        card.write_card(folder, "A language model", sections, **header)

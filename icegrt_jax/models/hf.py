@@ -20,7 +20,7 @@ from jax.sharding import Sharding
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_json_atomic
-from icegrt_jax.models import safetensors_file, streaming
+from icegrt_jax.models import card, safetensors_file, streaming
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf_config import HEAD_BIAS, is_scalar, read_hf_config, to_hf_config, to_model_config
 from icegrt_jax.models.hf_tensors import HEAD_BIAS_PATH, as_stored, check_tensors, open_tensors, source_of
@@ -176,5 +176,7 @@ def refuse_to_lose(path: pathlib.Path, written: set[str]) -> None:
     """Refuses to replace `path` if that would delete a file which is neither written anew nor a model's."""
     there = {file.name for file in path.iterdir()} if path.is_dir() else {path.name}
     lost = sorted(name for name in there - written if not (path.is_dir() and WEIGHTS.fullmatch(name)))
+    if path.is_dir() and card.CARD in there and not card.is_ours(path / card.CARD):
+        lost.append(card.CARD)
     if lost:
         raise UserError(f"{path}: holds {lost[0]}, which is not part of a model; choose another folder.")

@@ -43,6 +43,12 @@ def save_adapter(path: str | pathlib.Path, adapter: dict, config: ModelConfig, l
       lora: how the adapter was made.
       base: name or folder of the model that it belongs to, for `base_model_name_or_path`.
     """
+    with new_folder(pathlib.Path(path).expanduser()) as folder:
+        write_adapter(folder, adapter, config, lora, base)
+
+
+def write_adapter(folder: pathlib.Path, adapter: dict, config: ModelConfig, lora: LoRAConfig, base: str) -> None:
+    """Writes the files of `save_adapter` into an existing folder."""
     tensors = {}
     for ours, leaf in flatten(adapter).items():
         module, _, name = ours.rpartition("/")
@@ -56,25 +62,24 @@ def save_adapter(path: str | pathlib.Path, adapter: dict, config: ModelConfig, l
     if scalar:
         tensors[SCORE] = np.ascontiguousarray(np.asarray(adapter["head"]["kernel"], np.float32).T)
     targets = {name.split(".")[-3] for name in tensors if name != SCORE}
-    with new_folder(pathlib.Path(path).expanduser()) as folder:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        if scalar:
-            write_json_atomic(folder / BIAS, {"bias": float(adapter["head"]["bias"][0])})
-        described = {
-            "peft_type": "LORA",
-            "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "r": lora.rank,
-            "lora_alpha": lora.alpha,
-            "use_rslora": lora.rslora,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": sorted(targets),
-            "modules_to_save": ["score"] if scalar else None,
-            "inference_mode": True,
-        }
-        write_json_atomic(folder / CONFIG, described)
-        (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets only its owner read it
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if scalar:
+        write_json_atomic(folder / BIAS, {"bias": float(adapter["head"]["bias"][0])})
+    described = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if scalar else "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "use_rslora": lora.rslora,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(targets),
+        "modules_to_save": ["score"] if scalar else None,
+        "inference_mode": True,
+    }
+    write_json_atomic(folder / CONFIG, described)
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets only its owner read it
 
 
 def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[LoRAConfig, dict]:

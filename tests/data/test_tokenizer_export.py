@@ -20,7 +20,7 @@ TEXT = "Why  is 7? it's é🙂\n\n<s> <|im_end|> [INST]"
 # What either version may find in the file, and nothing that says where the tokenizer was loaded from.
 KNOWN = {
     "additional_special_tokens", "bos_token", "clean_up_tokenization_spaces", "eos_token", "extra_special_tokens",
-    "image_token", "model_max_length", "pad_token", "tokenizer_class",
+    "image_token", "model_input_names", "model_max_length", "pad_token", "tokenizer_class",
 }  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def settings(folder):
 def check_loadable_by_4(folder):
     described = settings(folder)
     assert described["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert described["model_input_names"] == ["input_ids", "attention_mask"], "generate refuses token types"
     assert isinstance(described.get("extra_special_tokens", {}), dict)
     assert described.keys() <= KNOWN
     assert str(folder.parent) not in (folder / "tokenizer_config.json").read_text()
