@@ -5,6 +5,7 @@ import pytest
 from icegrt_jax.config import JUDGES
 from icegrt_jax.data.adreview import build
 from icegrt_jax.data.records import Prompt, user
+from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import judges
 from icegrt_jax.evaluation.judges import mean_grades, unigram_f1
 
@@ -55,6 +56,42 @@ def test_the_embedded_domain_is_graded_by_its_gold_judge():
     [record] = build.build(0, {"eval_prompts": 1})["eval_prompts"]
     assert judges.adreview(record, "no idea")["gold"] == 0
     assert {"verdict", "analysis", "gold"} <= set(judges.adreview(record, "no idea"))
+
+
+def without(field):
+    """A record of the embedded domain that lacks a field of its annotation."""
+    [record] = build.build(0, {"eval_prompts": 1})["eval_prompts"]
+    return Prompt(record.prompt, record.reference, {k: v for k, v in record.meta.items() if k != field})
+
+
+@pytest.mark.parametrize("judge, record, problem", [
+    ("exact", prompt(), "field 'reference' is missing; the judge 'exact' needs the answer that is right"),
+    ("exact", prompt(" \n"), "field 'reference' is ' \\n'; the judge 'exact' needs"),
+    ("overlap", prompt(), "field 'reference' is missing; the judge 'overlap' needs an answer of one word or more"),
+    ("overlap", prompt("?!"), "field 'reference' is '?!'; the judge 'overlap' needs an answer of one word or more"),
+    ("choice", prompt("Answer: a\nExplanation: b"), "field 'meta.answer' is missing; the judge 'choice' needs"),
+    ("choice", prompt("Explanation: b", answer=7), "field 'meta.answer' is 7; the judge 'choice' needs"),
+    ("choice", prompt("Explanation: b", answer="+"), "field 'meta.answer' is '+'; the judge 'choice' needs"),
+    ("choice", prompt("a, because b", answer="a"), "field 'reference' is 'a, because b'; the judge 'choice' needs"),
+    ("adreview", prompt("x"), "field 'meta.ad' is missing; the judge 'adreview' needs the ad's text"),
+    ("adreview", without("violations"), "field 'meta.violations' is missing; the judge 'adreview' needs a list"),
+    ("adreview", without("decoys"), "field 'meta.decoys' is missing; the judge 'adreview' needs a list"),
+    ("adreview", prompt(ad="buy it", violations=[{"rule": 99, "quote": "buy"}], decoys=[]), "field 'meta.v"),
+    ("exact", prompt("a", split=3), "field 'meta.split' is 3; results are grouped by it, expected a string"),
+    ("exact", prompt("a", task=["sums"]), "field 'meta.task' is ['sums']; results are grouped by it"),
+])  # fmt: skip
+def test_a_record_without_what_the_judge_reads_is_refused(judge, record, problem):
+    good = {"adreview": without(""), "choice": prompt("Answer: a\nExplanation: b", answer="a")}.get(judge, prompt("a"))
+    judges.check_records(judge, [good])
+    with pytest.raises(UserError) as error:
+        judges.check_records(judge, [good, record])
+    assert str(error.value).startswith(f"a prompt: {problem}")
+
+
+def test_every_judge_says_what_it_needs():
+    assert judges.NEEDS.keys() == judges.BY_NAME.keys()
+    for name, needs in judges.NEEDS.items():
+        assert needs, name
 
 
 def test_grades_are_averaged_over_records():
