@@ -92,6 +92,10 @@ def _run(argv: list[str]) -> int:
         _check(config)
         _say_doubts(stage, config)
         return _module(stage).main(config, name=spec, **flags) or 0
+    if stage == "data" and flags.get("config"):
+        config = configuration.load_config(flags["config"], overrides)
+        importlib.import_module("icegrt_jax.config").check(config)
+        return _module(stage).main(**{**flags, "config": config}) or 0
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
         return 0
@@ -251,6 +255,12 @@ def _add_data_commands(parser: _Parser) -> None:
             metavar="DIR",
             help="where relative paths start (default: $ICEGRT_DATA, else here)",
         )
+    measure = check.add_argument_group("token lengths", "shown with either")
+    add = measure.add_argument
+    add("--config", default="", metavar="FILE[:SWITCH]",
+        help="whose tokenizer reads the records, and at whose lengths they are cut or dropped")  # fmt: skip
+    add("--tokenizer", default="", metavar="DIR", help="Hugging Face folder, in place of the config's")
+    add("--length", type=_positive(int), default=0, metavar="N", help="tokens, in place of the config's lengths")
     build.add_argument("--name", required=True, help="the dataset's name, read later as tfds:NAME@OUT")
     build.add_argument("--split", default="train", help="the dataset's split (default train)")
     build.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")

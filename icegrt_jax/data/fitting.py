@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from icegrt_jax.data.packing import Example
-from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Text, naming
+from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Record, Text, naming
 from icegrt_jax.data.tokenizers import ChatTokenizer
 
 
@@ -91,15 +91,17 @@ def fit_rankings(
 
     Counts records: kept; dropped, for having fewer than two answers that fit; tied, left out
     because all answers share a rank and nothing can be compared; identical, left out because all
-    that could be compared are the same ids. Counts answers: cut, too long, and beyond the first
-    `k`. Counts pairs of answers that are ranked apart and are the same ids: such a pair teaches
+    that could be compared are the same ids. Counts answers: all of them, cut, too long, and beyond
+    the first `k`. Counts pairs of answers that are ranked apart and are the same ids: such a pair teaches
     and measures nothing (see `rl.ranking`), whether texts, the template or a cut made it so.
     """
     rows = []
     counts = Counter(
-        kept=0, dropped=0, tied=0, identical=0, answers_cut=0, answers_dropped=0, answers_beyond_k=0, pairs_identical=0
-    )
+        kept=0, dropped=0, tied=0, identical=0,
+        answers=0, answers_cut=0, answers_dropped=0, answers_beyond_k=0, pairs_identical=0,
+    )  # fmt: skip
     for record in records:
+        counts["answers"] += len(record.responses)
         counts["answers_beyond_k"] += max(0, len(record.responses) - k)
         row = []
         for response, rank in list(zip(record.responses, record.ranks, strict=True))[:k]:
@@ -119,6 +121,18 @@ def fit_rankings(
             places = {rank: place for place, rank in enumerate(sorted({rank for _, rank in row}), start=1)}
             rows.append([(ids, float(places[rank])) for ids, rank in row])
     return rows, dict(counts)
+
+
+def token_counts(record: Record, tokenizer: ChatTokenizer) -> list[int]:
+    """Tokens of a record as a stage would read it: of each example, answer with its prompt, prompt or text."""
+    with naming(record):
+        if isinstance(record, Instruction):
+            return [len(ids) for ids, _ in tokenizer.encode_examples(record.messages)]
+        if isinstance(record, Ranking):
+            return [len(tokenizer.encode_answer(record.prompt, answer)[0]) for answer in record.responses]
+        if isinstance(record, Prompt):
+            return [len(tokenizer.encode_prompt(record.prompt))]
+        return [len(tokenizer.encode_text(record.text)) + 1]
 
 
 def _split(ids: list[int], length: int) -> list[list[int]]:

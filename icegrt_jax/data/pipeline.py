@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from icegrt_jax.data import fitting
+from icegrt_jax.data import fitting, losses
 from icegrt_jax.data.packing import Example, left_pad, one_per_row, pack, right_pad
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
 from icegrt_jax.data.shares import WHOLE, OwnRows, Share, in_shares
@@ -77,7 +77,7 @@ def mixture(datasets: Mapping[str, Sequence[Any]], weights: Mapping[str, float],
     A source's order depends on the seed and its name only, so adding another
     source doesn't reshuffle it.
     """
-    _check_weights(datasets, weights)
+    check_weights(datasets, weights)
     names = [name for name in datasets if weights[name] > 0]
     streams = []
     for name in names:
@@ -137,6 +137,7 @@ def sft_batches(
             "tokens": sum(len(e.ids) for e in examples),
             "targets": int(sum(row["loss_mask"].sum() for row in rows[name])),
         }
+        _check_left(name, weights, rows[name], report[name], f"{length} tokens")
     return Batches(_batched(mixture(rows, weights, seed), batch_size, _stack, share), report)
 
 
@@ -171,6 +172,7 @@ def prompt_batches(
         )
         fitted[name], counts = in_shares(fit, records, share, name)
         report[name] = {"records": len(records), **counts, "tokens": sum(len(ids) for _, ids in fitted[name])}
+        _check_left(name, weights, fitted[name], report[name], f"{max_prompt_length} tokens")
         offset += len(records)
     longest = max((len(ids) for rows in fitted.values() for _, ids in rows), default=0)
     width = max(longest, max_prompt_length)
@@ -217,6 +219,7 @@ def ranking_batches(
         fitted[name], counts = in_shares(fit, records, share, name)
         tokens = sum(len(ids) for row in fitted[name] for ids, _ in row)
         report[name] = {"records": len(records), **counts, "tokens": tokens}
+        _check_left(name, weights, fitted[name], report[name], f"{length} tokens")
 
     def collate(rows: Sequence[list[tuple[list[int], float]]]) -> Batch:
         full = [row + [row[0]] * (k - len(row)) for row in rows]
@@ -246,7 +249,8 @@ def _stack(rows: Sequence[Batch]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _check_weights(datasets: Mapping[str, Sequence[Any]], weights: Mapping[str, float]) -> None:
+def check_weights(datasets: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+    """Refuses weights that are not of these sources, are no shares, or are all 0."""
     if set(datasets) != set(weights):
         raise UserError(f"weights are given for {sorted(weights)}, sources are {sorted(datasets)}; name the same ones.")
     wrong = [name for name, weight in weights.items() if not 0 <= weight < math.inf]
@@ -254,6 +258,15 @@ def _check_weights(datasets: Mapping[str, Sequence[Any]], weights: Mapping[str, 
         raise UserError(f"weight of source {wrong[0]!r} is {weights[wrong[0]]}; expected a number of 0 or more.")
     if not any(weights.values()):
         raise UserError("all weights are 0 or there is no source; give one source a weight above 0.")
+
+
+def _check_left(name: str, weights: Mapping[str, float], rows: Sequence[Any], counts: dict, length: str) -> None:
+    """Refuses a source of which nothing is left to be drawn, and says why."""
+    if not rows and counts["records"] and weights.get(name):
+        raise UserError(
+            f"source {name!r} has weight {weights[name]} and nothing in it: of its {counts['records']} records "
+            f"{losses.reasons(counts, length)}; set its weight to 0, fill it or allow more tokens."
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ import json
 import pathlib
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from icegrt_jax import files
 from icegrt_jax.data import audit as data_audit
+from icegrt_jax.data import losses
 from icegrt_jax.data.adreview import build
 from icegrt_jax.data.pipeline import Batch, Batches
 from icegrt_jax.data.records import Record
@@ -301,6 +302,14 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
+        if "records" in counts:
+            warn(stage, losses.warnings(f"source {name}", counts, "the length"))
+
+
+def warn(stage: str, lines: Iterable[str]) -> None:
+    """Prints warnings, each a line of its own, once however many hosts there are."""
+    for line in lines if hosts.is_main() else ():
+        print(f"{stage}  warning: {line}", flush=True)
 
 
 def write_compiles(run: Run, stage: str, compiles: Compiles) -> None:

@@ -19,11 +19,17 @@ from icegrt_jax.evaluation.table import format_examples, format_table
 from icegrt_jax.parallel import hosts
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
-from icegrt_jax.stages import common, layouts, scoring
+from icegrt_jax.stages import common, inputs, layouts, scoring
 from icegrt_jax.training.progress import Progress
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """`compare`, its inputs checked first."""
+    common.warn("evaluate", inputs.check(config, workdir, "evaluate"))
+    compare(config, workdir)
+
+
+def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Evaluates the finished stages; prints the table and writes evaluate/results.json."""
     common.require(workdir, "evaluate", "sft")
     run = common.start(config, workdir)

@@ -19,7 +19,7 @@ from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import row_parts, shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.stages import common, layouts, scoring, tokenizers
+from icegrt_jax.stages import common, inputs, layouts, scoring, tokenizers
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.finite import check_finite
@@ -35,6 +35,12 @@ SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """`train`, its inputs checked first."""
+    common.warn("ppo", inputs.check(config, workdir, "ppo"))
+    train(config, workdir)
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return

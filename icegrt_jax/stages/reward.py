@@ -30,7 +30,7 @@ from icegrt_jax.parallel.sharding import shard_tree
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation
-from icegrt_jax.stages import common, layouts, loop, scoring, tokenizers
+from icegrt_jax.stages import common, inputs, layouts, loop, scoring, tokenizers
 from icegrt_jax.stages.roles import INSTRUCT, whole_or_adapter
 from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.preemption import stop_if_asked
@@ -40,6 +40,12 @@ from icegrt_jax.training.updates import reward_update
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """`train`, its inputs checked first."""
+    common.warn("reward", inputs.check(config, workdir, "reward"))
+    train(config, workdir)
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
     check_given_reward(config)
     if not config.reward.steps and config.reward.init in ("sft", "scratch"):

@@ -7,17 +7,17 @@ from ml_collections import ConfigDict
 
 from icegrt_jax.config import check_given_reward
 from icegrt_jax.parallel import hosts
-from icegrt_jax.stages import common, evaluate, ppo, pretrain, report, reward, sft, tokenizers
+from icegrt_jax.stages import common, evaluate, inputs, ppo, pretrain, report, reward, sft, tokenizers
 from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.progress import print_header
 
 STEPS = (
-    ("pretrain", pretrain, "a base model from plain text"),
-    ("sft", sft, "ICE-Instruct, in-domain and general instructions"),
-    ("reward", reward, "ICE-Reward, from ranked answers"),
-    ("ppo", ppo, "ICE-GRT, PPO against the reward model"),
-    ("evaluate", evaluate, "what each stage bought"),
-    ("report", report, "curves and a page"),
+    ("pretrain", pretrain.train, "a base model from plain text"),
+    ("sft", sft.train, "ICE-Instruct, in-domain and general instructions"),
+    ("reward", reward.train, "ICE-Reward, from ranked answers"),
+    ("ppo", ppo.train, "ICE-GRT, PPO against the reward model"),
+    ("evaluate", evaluate.compare, "what each stage bought"),
+    ("report", report.main, "curves and a page"),
 )
 
 
@@ -28,9 +28,11 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     check_given_reward(config)
     common.check_batches(config, workdir, *(stage for stage, length in lengths.items() if length))
     tokenizers.check_tokenizers(config, workdir)
-    for number, (name, stage, purpose) in enumerate(STEPS, start=1):
+    # Each stage would say the same of its own inputs, hours later.
+    common.warn("run", inputs.check(config, workdir, *(name for name, *_ in STEPS[:-1])))
+    for number, (name, run_stage, purpose) in enumerate(STEPS, start=1):
         print_header(name, purpose, number=number, total=len(STEPS))
-        stage.main(config, workdir)
+        run_stage(config, workdir)
         hosts.barrier(f"{name} ends")
         stop_if_asked()
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)

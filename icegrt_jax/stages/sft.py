@@ -5,10 +5,16 @@ import pathlib
 from ml_collections import ConfigDict
 
 from icegrt_jax.data.records import Instruction
-from icegrt_jax.stages import common, supervised, tokenizers
+from icegrt_jax.stages import common, inputs, supervised, tokenizers
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """`train`, its inputs checked first."""
+    common.warn("sft", inputs.check(config, workdir, "sft"))
+    train(config, workdir)
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
     common.check_batches(config, workdir, "sft")
     tokenizers.check_tokenizers(config, workdir)

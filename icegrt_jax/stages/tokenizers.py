@@ -19,26 +19,42 @@ def policy_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer
     """The run's own copy; made at first from the model's, or by training on the embedded domain."""
     folder = workdir / "tokenizer"
     if not folder.is_dir():
-        if not config.model.path and not config.domain:
-            raise UserError("model.path is empty and so is domain: there is no tokenizer; name a Hugging Face folder.")
+        _refuse_none(config)
         temporary = _emptied(workdir / ".tokenizer.tmp")
         _write_new(config, temporary)
         os.replace(temporary, folder)
     return load_tokenizer(folder)
 
 
-def reward_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer | None:
-    """The copy that the reward stage keeps, or that of the Hugging Face folder it starts from.
+def future_tokenizer(config: ConfigDict, workdir: pathlib.Path | None = None) -> ChatTokenizer:
+    """What `policy_tokenizer` gives in `workdir`, or in a new one, without writing it there."""
+    if workdir is not None and (folder := pathlib.Path(workdir) / "tokenizer").is_dir():
+        return load_tokenizer(folder)
+    if config.model.path:
+        folder = local_folder(config.model.path)
+        if not folder.is_dir():
+            raise UserError(f"model.path={config.model.path!r}: no such folder; expected a Hugging Face folder.")
+        return load_tokenizer(folder)
+    _refuse_none(config)
+    with tempfile.TemporaryDirectory() as temporary:
+        _write_new(config, pathlib.Path(temporary) / "tokenizer")
+        return load_tokenizer(pathlib.Path(temporary) / "tokenizer")
+
+
+def reward_tokenizer(config: ConfigDict, workdir: pathlib.Path | None = None) -> ChatTokenizer | None:
+    """The copy that the reward stage keeps in `workdir`, or that of the Hugging Face folder it starts from.
 
     None where it starts from ICE-Instruct or from scratch, and so has the policy's.
     """
-    init, kept = config.reward.init, pathlib.Path(workdir) / "reward" / "tokenizer"
+    init = config.reward.init
     if init in ("sft", "scratch"):
         return None
+    if workdir is not None and (kept := pathlib.Path(workdir) / "reward" / "tokenizer").is_dir():
+        return load_tokenizer(kept)
     folder = local_folder(init)
-    if not kept.is_dir() and not folder.is_dir():
+    if not folder.is_dir():
         raise UserError(f"reward.init={init!r}: no such folder; expected sft, scratch or a Hugging Face folder.")
-    return load_tokenizer(kept if kept.is_dir() else folder)
+    return load_tokenizer(folder)
 
 
 def keep_reward_tokenizer(tokenizer: ChatTokenizer, workdir: pathlib.Path) -> None:
@@ -61,13 +77,7 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
     from_reward = config.value.init == "reward" and config.value.trunk == "own"
     if reward is None or not from_reward or not config.ppo.iterations:
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(workdir) / "tokenizer"
-        if not folder.is_dir():
-            folder = pathlib.Path(temporary) / "tokenizer"
-            _write_new(config, folder)
-        policy = load_tokenizer(folder)
-    if not same_tokenizer(reward, policy):
+    if not same_tokenizer(reward, future_tokenizer(config, workdir)):
         raise UserError(
             f"reward.init={config.reward.init!r} has another tokenizer or chat template than the policy; the critic "
             "values the policy's tokens, so it cannot start from that model: set value.init='sft' or "
@@ -91,6 +101,11 @@ def _check_reward_folder(config: ConfigDict, tokenizer: ChatTokenizer) -> None:
             f"{name} with reward.steps=0: a language model, which scores nothing; name a finished reward model (a "
             "sequence classifier with one label), or train this one: reward.steps above 0."
         )
+
+
+def _refuse_none(config: ConfigDict) -> None:
+    if not config.model.path and not config.domain:
+        raise UserError("model.path is empty and so is domain: there is no tokenizer; name a Hugging Face folder.")
 
 
 def _write_new(config: ConfigDict, folder: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 import collections
 import copy
+import re
 import threading
 
 import numpy as np
@@ -152,7 +153,11 @@ def test_overlong_conversations_are_dropped_or_cut_and_counted(tokenizer):
     cut = sft_batches({"a": records}, {"a": 1}, tokenizer, overlong="cut", **options)
     assert {"records": 2, "kept": 1, "cut": 1, "dropped": 0}.items() <= cut.report["a"].items()
     assert sorted((cut[0]["segment_ids"] > 0).sum(axis=1))[1] == 24
-    with pytest.raises(UserError, match="nothing in it"):
+    message = (
+        "source 'a' has weight 1 and nothing in it: of its 1 records 1 do not fit 24 tokens or have nothing to learn"
+        " within; set its weight to 0, fill it or allow more tokens."
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
         sft_batches({"a": records[1:]}, {"a": 1}, tokenizer, overlong="drop", **options)
 
 
