@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from icegrt_jax.data import chat, content
+from icegrt_jax.data import chat, content, forgery, template
 from icegrt_jax.data.tokenizer_folder import read_tokenizer, write_tokenizer
 from icegrt_jax.errors import UserError
 
@@ -55,25 +55,31 @@ class ChatTokenizer:
     def encode_prompt(self, messages: Sequence[dict]) -> list[int]:
         """Ids up to the place where the assistant starts to speak."""
         messages = self._checked(messages)
-        return chat.tokenize(self.tokenizer, chat.render(self.tokenizer, messages, generate=True))
+        ids = chat.tokenize(self.tokenizer, template.render(self.tokenizer, messages, generate=True))
+        self._control_tokens.refuse_made(messages, ids, generate=True)
+        return ids
 
     def encode_conversation(self, messages: Sequence[dict]) -> tuple[list[int], list[bool]]:
         """Ids, and which of them the assistant has to produce (every turn's end token included)."""
-        return chat.encode_conversation(self.tokenizer, self._checked(messages), self.eos_ids)
+        return self.encode_examples(messages)[0]
 
     def encode_answer(self, prompt: Sequence[dict], answer: str, *, finished: bool = True) -> tuple[list[int], int]:
         """Ids of a prompt with an answer that may be a model's, and the index of the answer's first token.
 
-        Nothing is refused: a control token written out is encoded as the characters it is made of.
-        See `chat.encode_answer`, also for what an unfinished answer is.
+        Nothing is refused: a control token written out (of two characters or more) is encoded as the characters
+        it is made of, in two parts, so that it never makes a turn. See `chat.encode_answer`, also for what an
+        unfinished answer is.
         """
-        *prompt, said = content.plain((*prompt, {"role": "assistant", "content": answer}))
-        answer = said["content"]
-        return chat.encode_answer(self.tokenizer, prompt, answer, self.eos_ids, self._special_tokens, finished=finished)
+        messages = content.plain((*prompt, {"role": "assistant", "content": answer}))
+        messages, separator = self._control_tokens.taken_apart(messages)
+        return chat.encode_answer(self.tokenizer, messages, self.eos_ids, separator, finished=finished)
 
     def encode_examples(self, messages: Sequence[dict]) -> list[tuple[list[int], list[bool]]]:
-        """The conversation as above, then each turn that the template writes differently once others follow."""
-        return chat.encode_examples(self.tokenizer, self._checked(messages), self.eos_ids)
+        """The conversation as above, then each turn that does not stand in it as it would be sampled."""
+        messages = self._checked(messages)
+        examples = chat.encode_examples(self.tokenizer, messages, self.eos_ids)
+        self._control_tokens.refuse_made(messages, examples[0][0], generate=False)
+        return examples
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, nothing added."""
@@ -89,33 +95,23 @@ class ChatTokenizer:
         write_tokenizer(path, self.tokenizer)
 
     @functools.cached_property
-    def _control_tokens(self) -> tuple[str, ...]:
-        # Of Llama 3 and others, only the tokens with a role of their own are in `all_special_tokens`.
-        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        return tuple(dict.fromkeys((*self.tokenizer.all_special_tokens, *added)))
+    def _control_tokens(self) -> forgery.ControlTokens:
+        return forgery.control_tokens(self.tokenizer, self.eos_ids)
 
     @functools.cached_property
-    def _special_tokens(self) -> tuple[str, ...]:
-        """Every text that would become one token with a meaning of its own, named by the tokenizer or not."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        unnamed = (token.content for i, token in added if token.special or i in self.eos_ids)
-        return tuple(dict.fromkeys((*self._control_tokens, *unnamed)))
+    def _leaves_out_system(self) -> bool:
+        return template.leaves_out_system(self.tokenizer)
 
     def _checked(self, messages: Sequence[dict]) -> list[dict]:
-        """The messages with strings as contents, after a look at what they must not hold."""
+        """The messages with strings as contents, after a look at what must not be in them."""
         messages = content.plain(messages)
-        self._refuse_control_tokens(messages)
+        self._control_tokens.refuse_written(messages)
+        if messages[0]["role"] == "system" and self._leaves_out_system:
+            raise UserError(
+                "the chat template leaves out system messages; put the text into the user's message, or use another"
+                " template."
+            )
         return messages
-
-    def _refuse_control_tokens(self, messages: Sequence[dict]) -> None:
-        # Written out in a message, a control token would become a turn of its own.
-        for message in messages:
-            for token in self._control_tokens:
-                if token in message["content"]:
-                    raise UserError(
-                        f"a {message['role']} message contains the control token {token!r};"
-                        f" take it out of the data: {message['content'][:80]!r}"
-                    )
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: str | os.PathLike) -> ChatTokenizer:
@@ -167,6 +163,7 @@ def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTok
             f"{name}: no chat template; add chat_template.jinja, or chat_template to tokenizer_config.json."
         )
     try:
+        template.check(tokenizer)
         end = _end_of_turn(tokenizer)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -198,10 +195,6 @@ def _content(tokenizer: ChatTokenizer) -> tuple:
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template writes after an assistant's words, if any."""
-    answer = "answer"
-    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-    text = chat.render(tokenizer, messages, generate=False)
-    rest = text[text.rindex(answer) + len(answer) :]
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return next((i for i in chat.tokenize(tokenizer, rest) if i in special), None)
+    """The first added token, white space aside, that the chat template writes after an assistant's words, if any."""
+    special = {*tokenizer.all_special_ids, *(i for token, i in tokenizer.get_added_vocab().items() if token.strip())}
+    return next((i for i in chat.tokenize(tokenizer, template.after_answer(tokenizer)) if i in special), None)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jinja2 import TemplateError
 
-from icegrt_jax.data import chat
+from icegrt_jax.data import template
 from icegrt_jax.data.packing import left_pad, right_pad
 from icegrt_jax.data.tokenizer_folder import auto_tokenizer
 from icegrt_jax.data.tokenizers import ChatTokenizer
@@ -73,11 +73,11 @@ def compare_templates(tokenizer: ChatTokenizer, folder: pathlib.Path, chats: Seq
     theirs = auto_tokenizer(folder)
     pairs = []
     for messages in chats:
-        ours = chat.render(tokenizer.tokenizer, messages, generate=True), tokenizer.encode_prompt(messages)
-        options = {"add_generation_prompt": True}
+        ours = template.render(tokenizer.tokenizer, messages, generate=True), tokenizer.encode_prompt(messages)
+        read, options = template.as_read(theirs, messages), {"add_generation_prompt": True}
         try:
-            text = theirs.apply_chat_template(list(messages), tokenize=False, **options)
-            ids = theirs.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)["input_ids"]
+            text = theirs.apply_chat_template(read, tokenize=False, **options)
+            ids = theirs.apply_chat_template(read, tokenize=True, return_dict=True, **options)["input_ids"]
         except TemplateError:  # ours took the conversation
             text, ids = None, None
         pairs.append((ours, (text, ids)))

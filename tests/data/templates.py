@@ -2,10 +2,10 @@
 
 import functools
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-TEXTS = ["What is 7? It is odd.", "\nYes. No.\n\nWhy? Because 7 is odd.", "[INST] <<SYS>> Be brief. [/INST]"]
+TEXTS = ["\n\n7\n\n8", "What is 7? It is odd.", "\nYes.\n\nWhy? Because 7 is odd.", "[INST] <<SYS>> Be brief. [/INST]"]
 
 # SmolLM2: a system message where none is given.
 CHATML = (
@@ -64,6 +64,24 @@ MISTRAL = (
     "{{ '[INST] ' + (head if loop.last else '') + m.content + '[/INST]' }}"
     "{% else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}"
 )
+# DeepSeek-R1-Distill-Qwen: role markers that are not called special, thoughts never kept.
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}"
+    "{% elif m.role == 'user' %}{{ '<\uff5cUser\uff5c>' + m.content }}"
+    "{% else %}{{ '<\uff5cAssistant\uff5c>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<\uff5cAssistant\uff5c>' }}{% endif %}"
+)
+# Command-R: the same, and two tokens open a turn.
+COMMAND_R = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% set role = {'user': 'USER', 'assistant': 'CHATBOT', 'system': 'SYSTEM'}[m.role] %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|' + role + '_TOKEN|>' + m.content.strip() + '<|END_OF_TURN_TOKEN|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"
+)
+# Qwen 3.5: as Qwen 3, with a generation prompt that opens the thoughts and ends in a line break.
+QWEN35 = QWEN3.removesuffix("{% endif %}") + "{{ '<think>\n' }}{% endif %}"
+R1_ROLES = ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>")
+COHERE_ROLES = ("<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>")
 
 # Template, BOS, EOS, further control tokens, tokens that only look like it.
 SHAPES = {
@@ -73,6 +91,9 @@ SHAPES = {
     "gemma": (GEMMA, "<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>"), ()),
     "qwen3": (QWEN3, None, "<|im_end|>", ("<|endoftext|>", "<|im_start|>"), ("<think>", "</think>")),
     "mistral": (MISTRAL, "<s>", "</s>", (), ("[INST]", "[/INST]")),
+    "r1": (R1, "<\uff5cbegin\uff5c>", "<\uff5cend\uff5c>", (), (*R1_ROLES, "</think>")),
+    "command_r": (COMMAND_R, "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", (), ("<|START_OF_TURN_TOKEN|>", *COHERE_ROLES)),
+    "qwen35": (QWEN35, None, "<|im_end|>", ("<|endoftext|>", "<|im_start|>"), ("<think>", "</think>")),
 }
 
 
@@ -81,7 +102,10 @@ def make(shape: str, *, template: str = "") -> PreTrainedTokenizerFast:
     """A byte-level BPE with the control tokens of a shape; by itself it adds BOS, as most published ones do."""
     own, bos, eos, control, plain = SHAPES[shape]
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # As Qwen's and Llama 3's: line breaks are one word with the white space around them, and merge.
+    words = pre_tokenizers.Split(Regex(r"\s*\n+|\s?\w+|\s?[^\s\w]+|\s+"), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
     bpe.decoder = decoders.ByteLevel()
     special = [*([bos] if bos else []), eos, *control]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from icegrt_jax.data.fitting import encode_prompt, fit_examples, fit_prompts, fit_rankings
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, read_jsonl, user
@@ -23,8 +25,14 @@ SAID = {
     "llama3": ("It is 7.<|eot_id|>", "Yes.\nIt is odd.<|eot_id|>"),
     "gemma": ("It is 7.<end_of_turn>", "Yes.\nIt is odd.<end_of_turn>"),
     "mistral": (" It is 7.</s>", " Yes.\nIt is odd.</s>"),
+    "r1": ("It is 7.<\uff5cend\uff5c>", "Yes.\nIt is odd.<\uff5cend\uff5c>"),
+    "command_r": ("It is 7.<|END_OF_TURN_TOKEN|>", "Yes.\nIt is odd.<|END_OF_TURN_TOKEN|>"),
+    "qwen35": ("\n</think>\n\nIt is 7.<|im_end|>", "\n</think>\n\nYes.\nIt is odd.<|im_end|>"),
     "qwen3": ("<think>\n\n</think>\n\nIt is 7.<|im_end|>", "<think>\n\n</think>\n\nYes.\nIt is odd.<|im_end|>"),
 }
+
+
+THINKS = ("qwen3", "qwen35")  # they write earlier turns without thoughts
 
 
 def spans(tokenizer, ids, mask):
@@ -57,11 +65,69 @@ def test_the_first_eos_is_the_one_the_template_ends_an_answer_with(shape):
     assert SAID[shape][0].endswith(tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.eos_id))
 
 
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "qwen3"])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in THINKS])
 def test_a_template_that_only_appends_gives_one_example(shape):
     tokenizer = wrap(make(shape))
     assert tokenizer.encode_examples(TURNS) == [tokenizer.encode_conversation(TURNS)]
     assert fit_examples([Instruction(TURNS)], tokenizer, 500, "drop")[1] == dict(kept=1, cut=0, dropped=0, split=0)
+
+
+@pytest.mark.parametrize("lead", ["\n", "\n\n", " ", " \n", "\n \n\n"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompt_and_answer_share_no_token(shape, lead):
+    tokenizer = wrap(make(shape))
+    said = [{"role": "assistant", "content": lead + text} for text in ("It is 7.", "Yes.")]
+    messages = (*user("What is 7?"), said[0], *user("Is 7 odd?"), said[1])
+    examples = tokenizer.encode_examples(messages)
+    found = [span for ids, mask in examples for span in spans(tokenizer, ids, mask)]
+    prompts = [tokenizer.encode_prompt(messages[:1]), tokenizer.encode_prompt(messages[:3])]
+    assert sorted(ids for ids, _ in found) == sorted(prompts)
+    said_after = {tuple(ids): text for ids, text in found}
+    assert "It is 7." in said_after[tuple(prompts[0])] and "Yes." in said_after[tuple(prompts[1])]
+    # What is scored is what was trained on, whole and unfinished.
+    whole, start = tokenizer.encode_answer(messages[:3], said[1]["content"])
+    assert whole == examples[0][0] and whole[:start] == prompts[1]
+    part, start = tokenizer.encode_answer(messages[:3], said[1]["content"], finished=False)
+    assert part == whole[: len(part)] and part[:start] == prompts[1] and not set(part[start:]) & set(tokenizer.eos_ids)
+
+
+def test_a_line_break_behind_a_line_break_is_a_token_of_its_own():
+    # Both in one token are what the tokenizer makes of the whole text, and what the sampler never gives.
+    tokenizer = wrap(make("qwen35"))
+    text = tokenizer.tokenizer.apply_chat_template(list(TURNS[:2]), tokenize=False)
+    ids, mask = tokenizer.encode_conversation(TURNS[:2])
+    at, (double,) = mask.index(True), tokenizer.encode_text("\n\n")
+    assert tokenizer.encode_text(text)[at - 1] == double
+    assert ids[at - 1 : at + 1] == 2 * tokenizer.encode_text("\n") and tokenizer.tokenizer.decode(ids) in text
+
+
+def sentencepiece(scheme):
+    """A BPE that marks spaces as SentencePiece does, and puts one in front of a text or of each part of it."""
+    bpe = Tokenizer(models.BPE())
+    if scheme == "normalizer":  # Llama 2
+        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    bpe.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    names = ["<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=names, show_progress=False)
+    bpe.train_from_iterator(["assistant\n\nYes\n\n\n", "user What? system Help.", "\nYes"] * 3, trainer)
+    return wrap(PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", chat_template=CHATML))
+
+
+@pytest.mark.parametrize("answer", ["Yes", "\nYes", "\n\nYes"])
+@pytest.mark.parametrize("scheme", ["always", "first", "normalizer"])
+def test_no_space_gets_between_prompt_and_answer_where_a_tokenizer_puts_one_in_front_of_a_text(scheme, answer):
+    tokenizer = sentencepiece(scheme)
+    messages = (*user("What?"), {"role": "assistant", "content": answer})
+    prompt, (ids, mask) = tokenizer.encode_prompt(messages[:1]), tokenizer.encode_conversation(messages)
+    in_one = tokenizer.encode_text(tokenizer.tokenizer.apply_chat_template(list(messages), tokenize=False))
+    assert in_one[: len(prompt)] != prompt, "the merge this test is about doesn't happen"
+    assert ids[: len(prompt)] == prompt and mask.index(True) == len(prompt)
+    decode = tokenizer.tokenizer.decode
+    assert decode(ids) == decode(in_one).rstrip() and decode(ids).endswith(f"assistant\n{answer}<|im_end|>")
+    assert tokenizer.encode_answer(messages[:1], answer) == (ids, len(prompt))
+    assert tokenizer.encode_answer(messages[:1], answer, finished=False) == (ids[:-1], len(prompt))
 
 
 def test_a_turn_whose_thoughts_are_dropped_later_becomes_an_example_of_its_own():

@@ -78,13 +78,16 @@ def test_a_foreign_template_gets_the_same_mask_and_no_second_bos():
     assert tokenizer.encode_prompt(user("a"))[0] == 0
 
 
-def test_an_answer_merged_with_the_generation_prompt_is_found_by_its_place_in_the_text():
+def test_an_answer_is_not_merged_with_the_generation_prompt_as_the_sampler_is_not_given_that():
     tokenizer = wrap(foreign())
     messages = (*user("a"), {"role": "assistant", "content": "Yes"})
     ids, mask = tokenizer.encode_conversation(messages)
     prompt = tokenizer.encode_prompt(user("a"))
-    assert ids[: len(prompt)] != prompt, "the merge this test is about doesn't happen"
-    assert tokenizer.tokenizer.decode([i for i, m in zip(ids, mask) if m]).lstrip("\n") == "Yes<|im_end|>"
+    in_one = tokenizer.encode_text(tokenizer.tokenizer.apply_chat_template(list(messages), tokenize=False))
+    assert in_one[: len(prompt)] != prompt, "the merge this test is about doesn't happen"
+    assert ids[: len(prompt)] == prompt and mask == [i >= len(prompt) for i in range(len(ids))]
+    assert tokenizer.tokenizer.decode(ids[len(prompt) :]) == "Yes<|im_end|>"
+    assert tokenizer.encode_answer(user("a"), "Yes") == (ids, len(prompt))
 
 
 def test_every_token_that_ends_a_response_is_an_eos_and_pad_is_none_of_them():
