@@ -57,14 +57,15 @@ def _locked(path: pathlib.Path) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file)):
-                return file
         except BlockingIOError:
             os.close(file)
             raise
         except OSError as error:
             print(f"warning: {path} cannot be locked ({error.strerror}); start no second run there.", file=sys.stderr)
             return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file)):
+                return file
         os.close(file)  # its last holder has removed it between our two calls
 
 

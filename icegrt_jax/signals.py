@@ -15,6 +15,7 @@ import time
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+
 class Asked:
     """Who is to be asked to end before the program ends: the first signal while it is in `asked_first` is its own."""
 
@@ -22,8 +23,10 @@ class Asked:
         self.heard = 0  # signals, by the thread
 
 
+# Of the process, as handlers are.
+asked_first: list[Asked] = []  # innermost last
+kept: list[int] = []  # by `kept_for_all`
 _ending = threading.Lock()
-asked_first: list[Asked] = []  # innermost last; of the process, as handlers are
 
 
 def sentence(signum: int, what: str) -> str:
@@ -55,6 +58,16 @@ def ends_at_once():
         os.close(writes)  # which ends the thread
         thread.join()
         os.close(reads)
+
+
+@contextlib.contextmanager
+def kept_for_all():
+    """Within, SIGTERM is put down in `kept`: of several processes of a run none ends by itself."""
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: kept.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)  # None: not of Python's
 
 
 def _listen(reads: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from icegrt_jax import signals
 from icegrt_jax.errors import UserError
 from icegrt_jax.parallel import arrival
 from icegrt_jax.parallel import launch as launching
@@ -60,7 +61,8 @@ def run(
             undo = start.prepare()
         meeting.exchange("the first file of the run")
         try:
-            start.main()
+            with signals.kept_for_all():
+                start.main()
         except SystemExit as agreed:  # of all processes, after a step
             leaving = agreed
         meeting.exchange("the end")
@@ -104,6 +106,8 @@ def _lost(meeting: Meeting, sentence: str) -> None:
 
 def _initialize(launch: launching.Launch, found: str | None) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # read where there are CPUs only
+    # JAX's own agreement on a step to stop at is by numbers that Orbax gives it too, others than ours.
+    jax.config.update("jax_enable_preemption_service", False)
     limits = {
         "initialization_timeout": round(launch.timeout) + LATER,
         "heartbeat_timeout_seconds": round(_patience(launch)) + LATER,
@@ -133,7 +137,9 @@ def _stop(
 ) -> None:
     """Says why, tells the others, and ends the process."""
     who, code, lost = f"process {jax.process_index()}", LOST, ""
-    if isinstance(error, jax.errors.JaxRuntimeError) and pulse is not None and (silent := pulse.silent_from_now()):
+    # A ValueError of its own where a program fails as it is called, which small ones do on CPUs.
+    failed = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+    if failed and pulse is not None and (silent := pulse.silent_from_now()):
         lost = meeting.why(silent)  # a collective has failed because somebody is gone
     if pulse is not None:
         pulse.stop()

@@ -12,16 +12,19 @@ The same command then goes on from that checkpoint. What the loop leaves is to b
 signal ends the program that came too late for `reached`. Outside of such loops one ends it at once (`signals.py`).
 """
 
-import itertools
+import contextlib
+import functools
 import signal
 import sys
 
 import jax
-from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from icegrt_jax import signals
-
-_calls = itertools.count(1)  # of this process, in all stages
+from icegrt_jax.parallel import hosts
 
 
 class Preempted(SystemExit):
@@ -48,8 +51,8 @@ class Preempted(SystemExit):
 class Preemption(signals.Asked):
     """Turns the first SIGTERM or SIGINT into a request; the second one acts as usual.
 
-    In a run of several processes JAX listens for SIGTERM itself, whichever host it
-    reaches, and all hosts agree on the step to stop at.
+    In a run of several processes a SIGTERM to any of them is kept (`signals.kept_for_all`), and all of them stop after
+    the same step, the next one or the one after it.
     """
 
     def __init__(self):
@@ -58,18 +61,22 @@ class Preemption(signals.Asked):
         self.requested = False
         self._told = False
         self._previous = {}
+        self._kept = contextlib.ExitStack()
+        self._asked_before: jax.Array | None = None  # whether any process had been asked at the last look
 
     def __enter__(self) -> "Preemption":
-        # JAX's own SIGTERM listener must stay where it is: ours would replace it.
-        listened = signals.SIGNALS if jax.process_count() == 1 else ()
         signals.asked_first.append(self)
-        self._previous = {s: signal.signal(s, self._on_signal) for s in listened}
+        if jax.process_count() > 1:
+            self._kept.enter_context(signals.kept_for_all())
+        else:
+            self._previous = {s: signal.signal(s, self._on_signal) for s in signals.SIGNALS}
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
+        self._kept.close()
         signals.asked_first.remove(self)
         missed = Preempted(None, self.signum) if self.requested and not self._told and error is None else None
         if isinstance(missed or error, Preempted):
@@ -83,7 +90,9 @@ class Preemption(signals.Asked):
         Call it once per step, with steps that grow.
         """
         if jax.process_count() > 1:
-            return _agreed()
+            # Of the look before: its answer is there by now, and nobody waits for the step under way.
+            before, self._asked_before = self._asked_before, _any_process(bool(signals.kept))
+            return before is not None and bool(jax.device_get(before))
         self._told = self.requested
         return self._told
 
@@ -98,12 +107,20 @@ def stop_if_asked() -> None:
 
     To be called by every process, where nothing is unsaved.
     """
-    if jax.process_count() > 1 and _agreed():
+    if jax.process_count() > 1 and any(hosts.exchange("whether to stop", bool(signals.kept))):
         stop = Preempted(None)
         print(stop, file=sys.stderr)
         raise stop
 
 
-def _agreed() -> bool:
-    # Hosts agree on a number one of these calls is to come to; steps begin anew with every stage.
-    return multihost_utils.reached_preemption_sync_point(next(_calls))
+def _any_process(flag: bool) -> jax.Array:
+    """bool[], whether it is True in any process; computed behind what has been given to the devices."""
+    each, one = _over_all_devices()
+    flags = np.full(jax.local_device_count(), flag)
+    return one(jax.make_array_from_process_local_data(each, flags))
+
+
+@functools.cache
+def _over_all_devices():
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    return NamedSharding(mesh, P("devices")), jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))

@@ -122,6 +122,20 @@ def test_a_process_that_never_comes_is_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where, step, saved", [("pretrain", 3, "5"), ("sft", 6, "6")])
+def test_a_signal_to_one_process_stops_all_whatever_has_been_saved_before(finished, tmp_path, where, step, saved):
+    # Just before a save, two looks later; and in a last step, between two stages.
+    workdir = tmp_path / "run"
+    parts = ("data", "tokenizer", *(("pretrain",) if where == "sft" else ()))
+    copy_parts(finished, workdir, *parts)
+    (workdir / "data" / "own_rankings.jsonl").unlink()
+    codes, _, errors = ends(start("run", workdir, 2, stop=(1, where, step, int(signal.SIGTERM))))
+    assert codes == [143, 143], errors
+    assert all("SIGTERM: " in error.splitlines()[-1] and "run the same command" in error for error in errors)
+    assert (workdir / where / "checkpoints" / saved).is_dir() and not (workdir / "reward").exists()
+
+
+@pytest.mark.slow
 def test_a_second_run_of_several_processes_is_refused_and_leaves_the_first_its_meeting_place(tmp_path):
     workdir = tmp_path / "run"
     release = lock.hold(workdir, "run")
