@@ -7,7 +7,8 @@ where each comes from); the folder that holds them is `data_dir` or the environm
 
 In-domain: ECQA and CoS-E, an answer and why it is right. Rankings: human acceptability of explanations, and
 right choices above wrong ones. General: Dolly and Alpaca. The numbers are sized for one accelerator with
-16 GB or more; on a laptop CPU use :smoke, a few steps of every stage on the same model and data.
+16 GB or more (float32 products take several passes there, with --config.model.dtype=bfloat16 one); on a laptop CPU use
+:smoke, a few steps of every stage on the same model and data.
 """
 
 from icegrt_jax.config import default_config

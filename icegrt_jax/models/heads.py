@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.transformer import Transformer, softcap
 from icegrt_jax.parallel.mesh import platform
 from icegrt_jax.parallel.sharding import constrain, gathered, splits_over_fsdp, with_vocabulary
@@ -57,7 +58,9 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     between = (None,) * (hidden.ndim - 2)
     rows, split = ("vocab_rows", "vocab") if splits_over_fsdp(config.vocab_size, "vocab") else ("mlp_rows", "features")
     hidden = gathered(hidden, (rows, *between, None), ("rows", *between, None))
-    logits = jnp.einsum(equation, hidden, weights, preferred_element_type=jnp.float32)
+    logits = jnp.einsum(
+        equation, hidden, weights, preferred_element_type=jnp.float32, precision=float32_products(hidden, weights)
+    )
     logits = constrain(logits, rows, *between, split)
     scale = module.get(f"{table}_scale")  # of int8 weights, see `quantize.py`
     if scale is not None:
@@ -68,7 +71,8 @@ def unembed(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
 def scalars(params: dict, hidden: jax.Array) -> jax.Array:
     """Value or score f32[...] of hidden states f[..., D]; the head is computed in float32."""
     head = params["head"]
-    projected = hidden.astype(jnp.float32) @ head["kernel"].astype(jnp.float32)
+    hidden, kernel = hidden.astype(jnp.float32), head["kernel"].astype(jnp.float32)
+    projected = jnp.matmul(hidden, kernel, precision=float32_products(hidden, kernel))
     return projected[..., 0] + head["bias"].astype(jnp.float32)[0]
 
 
@@ -105,7 +109,7 @@ def entropy_of(logits: jax.Array) -> jax.Array:
 def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
     """sum(a * b) over the last axis; on a CPU as a product, where XLA takes ten times as long for the sum."""
     if platform() == "cpu":
-        return jnp.einsum("...v,...v->...", a, b)
+        return jnp.einsum("...v,...v->...", a, b, precision=float32_products(a, b))
     return jnp.sum(a * b, axis=-1)
 
 

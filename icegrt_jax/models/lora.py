@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.quantize import dequantized
 from icegrt_jax.models.tree import flatten, map_with_path, unflatten
 
@@ -93,7 +94,8 @@ def merged(base: dict, adapter: dict, config: LoRAConfig | None) -> dict:
             continue
         out[path] = leaf.astype(jnp.float32)
         if name == "kernel" and f"{module}/lora_a" in leaves:
-            out[path] += config.scale * (leaves[f"{module}/lora_a"] @ leaves[f"{module}/lora_b"])
+            a, b = (leaves[f"{module}/lora_{factor}"] for factor in "ab")
+            out[path] += config.scale * jnp.matmul(a, b, precision=float32_products(a, b))
     return unflatten(out)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from icegrt_jax.models import attention
 from icegrt_jax.models.cache import of_layer, write
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.rope import layer_frequencies, rope, rotation
 from icegrt_jax.parallel.sharding import constrain, splits_over_fsdp
 
@@ -59,13 +60,14 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         # Flat rows: with a batch axis in the way, XLA's CPU back end copies what it transposes in the backward pass.
         rows = x.reshape(-1, x.shape[-1])
-        out = (rows @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
+        precision = float32_products(x)
+        out = jnp.matmul(rows, kernel.astype(x.dtype), precision=precision).reshape(*x.shape[:-1], self.features)
         if self.has_variable("params", "kernel_scale"):  # int8, see `quantize.py`
             scale = self.get_variable("params", "kernel_scale")
             out = out * jnp.expand_dims(scale.astype(out.dtype), range(out.ndim - 1))
         if self.has_variable("params", "lora_a"):  # its scale is in lora_b, see `lora.py`
             a, b = (self.get_variable("params", name).astype(x.dtype) for name in ("lora_a", "lora_b"))
-            out = out + (x @ a) @ b
+            out = out + jnp.matmul(jnp.matmul(x, a, precision=precision), b, precision=precision)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             out += jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
@@ -148,7 +150,8 @@ class Attention(nn.Module):
             # [B, K, G·L, H]: the query heads that share keys become rows of one matrix product.
             q = q.reshape(batch, length, c.num_kv_heads, groups, c.head_dim)
             q = q.transpose(0, 2, 3, 1, 4).reshape(batch, c.num_kv_heads, groups * length, c.head_dim)
-            scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32)
+            precision = float32_products(q)
+            scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32, precision=precision)
             if cache is not None and "k_scale" in own:
                 scores *= own["k_scale"][:, :, None]
             scores = softcap(scores * scale, c.attn_softcap)
@@ -158,7 +161,7 @@ class Attention(nn.Module):
             weights = jax.nn.softmax(jnp.where(attend, scores, MASKED), axis=-1)
             if cache is not None and "v_scale" in own:
                 weights *= own["v_scale"][:, :, None]
-            out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v)
+            out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v, precision=precision)
             out = out.reshape(batch, c.num_kv_heads, groups, length, c.head_dim).transpose(0, 3, 1, 2, 4)
         out = out.reshape(batch, length, c.num_heads * c.head_dim)
         return Linear(c.d_model, init_scale=0.5 / c.num_layers, name="o")(out), cache
