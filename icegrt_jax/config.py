@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from icegrt_jax.configuration import flatten
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ATTENTIONS
+from icegrt_jax.penalty import check_penalty
 
 JUDGES = ("", "adreview", "choice", "exact", "overlap")
 DOMAINS = ("", "adreview")
@@ -130,11 +131,10 @@ def _ppo() -> ConfigDict:
     c.cliprange_high = 0.0  # 0: the same as cliprange
     c.cliprange_value = 0.2  # 0: no clipping
     c.dual_clip = 0.0  # 0: off
-    c.bootstrap_truncated = False
     c.value_warmup = 0  # iterations in which only the critic learns
     c.kl = ConfigDict()
-    c.kl.kind = "k1"  # k1, k2, k3 or exact
-    c.kl.into = "reward"  # or loss
+    c.kl.kind = "k1"  # in the reward; in the loss exact, k2 (its gradient, from samples) or k3 (that of KL(ref || π))
+    c.kl.into = "reward"  # or loss, with another kind
     c.kl.coef = 0.05
     c.kl.adaptive = True
     c.kl.target = 6.0  # nats per response
@@ -402,14 +402,11 @@ def _check_roles(config: ConfigDict) -> None:
 def _check_ppo(ppo: ConfigDict) -> None:
     _check_sources("ppo", ppo.sources, ppo.weights)
     _check_sources("ppo.ptx", ppo.ptx.sources, ppo.ptx.weights)
-    _choice("ppo.kl.kind", ppo.kl.kind, ("k1", "k2", "k3", "exact"))
-    _choice("ppo.kl.into", ppo.kl.into, ("reward", "loss"))
+    check_penalty(ppo.kl.kind, ppo.kl.into, ("ppo.kl.kind", "ppo.kl.into"))
     _choice("ppo.score.scale", ppo.score.scale, ("none", "reference", "running_std", "running_mean_std"))
     _choice("ppo.advantages", ppo.advantages, ("whiten", "mean", "none"))
     if ppo.iterations and not ppo.sources:
         raise UserError(f"ppo.iterations={ppo.iterations}, but ppo.sources is empty; name a source of prompts.")
-    if ppo.kl.kind == "exact" and ppo.kl.into == "loss":
-        raise UserError("ppo.kl.kind='exact' is a penalty of the reward; with ppo.kl.into='loss' use k1, k2 or k3.")
     if ppo.temperature <= 0:
         raise UserError(f"ppo.temperature={ppo.temperature}; sampling needs a temperature above 0.")
     if ppo.top_k < 0 or not 0 < ppo.top_p <= 1 or not 0 <= ppo.min_p <= 1:

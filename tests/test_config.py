@@ -102,7 +102,7 @@ def test_every_ppo_option_reaches_the_update_steps():
     config = default_config()
     changed = {
         "num_ppo_epochs": 3, "num_minibatches": 4, "temperature": 0.7, "gamma": 0.9, "lam": 0.8, "cliprange": 0.1,
-        "cliprange_high": 0.3, "cliprange_value": 0.4, "dual_clip": 3.0, "bootstrap_truncated": True,
+        "cliprange_high": 0.3, "cliprange_value": 0.4, "dual_clip": 3.0,
         "value_warmup": 2, "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
         "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
         "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
@@ -178,7 +178,10 @@ def test_the_targets_are_those_of_the_adapters():
         ("ppo.kl.into=both", "ppo.kl.into='both'; expected one of 'reward', 'loss'."),
         ("ppo.score.scale=std", "ppo.score.scale='std'; expected one of 'none', 'reference', 'running_std'"),
         ("ppo.advantages=norm", "ppo.advantages='norm'; expected one of 'whiten', 'mean', 'none'."),
-        ("ppo.kl.kind=exact ppo.kl.into=loss", "ppo.kl.kind='exact' is a penalty of the reward; with"),
+        ("ppo.kl.into=loss", "ppo.kl.kind='k1' with ppo.kl.into='loss': the expected gradient of k1 is zero"),
+        ("ppo.kl.kind=exact", "use ppo.kl.into='loss', where it is differentiated, or ppo.kl.kind='k1'"),
+        ("ppo.kl.kind=k2", "ppo.kl.kind='k2' with ppo.kl.into='reward': k2 there has not the gradient of a KL"),
+        ("ppo.kl.kind=k3", "use ppo.kl.kind='k1', or k3 with ppo.kl.into='loss'"),
         ("ppo.temperature=0.0", "ppo.temperature=0.0; sampling needs a temperature above 0."),
         ("ppo.cache_dtype=int4", "ppo.cache_dtype='int4'; expected one of 'compute', 'int8'"),
         ("ppo.rollout_slots=-1", "ppo.rollout_slots=-1; expected 1 or more, or 0"),

@@ -11,6 +11,7 @@ from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.transformer import Transformer, softcap
 from icegrt_jax.parallel.mesh import platform
 from icegrt_jax.parallel.sharding import constrain, gathered, splits_over_fsdp, with_vocabulary
+from icegrt_jax.rl import exact_kl
 
 
 def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:
@@ -113,9 +114,8 @@ def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(a * b, axis=-1)
 
 
-def _read_logits(params, config, hidden, targets, temperature) -> tuple[jax.Array, jax.Array]:
+def _read(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target and entropy of its distribution (no gradient through the latter)."""
-    logits = unembed(params, config, hidden) / temperature
     return pick_logprobs(logits, targets), entropy_of(jax.lax.stop_gradient(logits))
 
 
@@ -146,7 +146,7 @@ def token_logprobs(
 
     def rows(weights, mask, *arrays):
         def chunk(hidden, targets):
-            return _read_logits(weights, config, hidden, targets, temperature)
+            return _read(unembed(weights, config, hidden) / temperature, targets)
 
         return over_chunks(chunk, config.vocab_size, mask, *arrays, most=most)
 
@@ -163,6 +163,7 @@ def token_loss(
     *arrays: jax.Array,
     most: int,
     temperature: float = 1.0,
+    reference: tuple[dict, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A loss of log-probabilities that is a sum over tokens, and its metrics; each logit computed once.
 
@@ -171,14 +172,25 @@ def token_loss(
         some of the tokens: its share of both.
       params, config, hidden, targets, mask, most, temperature: as for `token_logprobs`.
       arrays: [B, L] each, held constant.
+      reference: parameters and hidden states f[B, L, D], held constant, of another model of the same shape. The loss
+        is then given `kl` as well, KL(model || reference) f32[N, M] of what each target was drawn from.
     """
+    weights, constant = [vocabulary(params, config)], ()
+    if reference is not None:
+        weights.append(jax.lax.stop_gradient(vocabulary(reference[0], config)))
+        constant = (jax.lax.stop_gradient(reference[1]),)
 
-    def chunk(unembedding, hidden, mask, targets, *arrays):
-        return loss_fn(*_read_logits(unembedding, config, hidden, targets, temperature), mask, *arrays)
+    def chunk(weights, hidden, mask, targets, *arrays):
+        logits = unembed(weights[0], config, hidden) / temperature
+        more = {}
+        if reference is not None:
+            ref_hidden, *arrays = arrays
+            more = {"kl": exact_kl(logits, unembed(weights[1], config, ref_hidden) / temperature)}
+        return loss_fn(*_read(logits, targets), mask, *arrays, **more)
 
     def share(weights, *arrays):  # of the rows at hand, f32[1] each
         summed = sum_over_chunks(chunk, config.vocab_size, weights, *arrays, most=most)
         return jax.tree.map(lambda x: x[None], summed)
 
-    weights = vocabulary(params, config)
-    return jax.tree.map(jnp.sum, with_vocabulary(share, weights, config.vocab_size, mask, hidden, targets, *arrays))
+    arrays = (mask, hidden, targets, *constant, *arrays)
+    return jax.tree.map(jnp.sum, with_vocabulary(share, weights, config.vocab_size, *arrays))

@@ -8,7 +8,15 @@ from icegrt_jax.rl.advantages import gae
 from icegrt_jax.rl.controller import AdaptiveKL
 from icegrt_jax.rl.kl import exact_kl, kl_estimate
 from icegrt_jax.rl.losses import explained_variance, nll_loss, ppo_policy_loss, ppo_value_loss
-from icegrt_jax.rl.masked import last_valid, masked_mean, masked_sum, masked_var, normalize_advantages, whiten
+from icegrt_jax.rl.masked import (
+    last_valid,
+    masked_mean,
+    masked_sum,
+    masked_var,
+    normalize_advantages,
+    whiten,
+    whitening_std,
+)
 from icegrt_jax.rl.ranking import (
     Calibration,
     calibration,
@@ -49,4 +57,5 @@ __all__ = [
     "scale_scores",
     "token_rewards",
     "whiten",
+    "whitening_std",
 ]

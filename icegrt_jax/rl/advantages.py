@@ -1,11 +1,11 @@
-"""Generalized advantage estimation over right-padded responses."""
+"""Generalized advantage estimation over responses with padding, and with holes between turns."""
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from icegrt_jax.rl.checks import as_float32
-from icegrt_jax.rl.masked import last_valid, valid_only
+from icegrt_jax.rl.masked import valid_only
 
 
 def gae(
@@ -17,33 +17,35 @@ def gae(
     lam: float = 0.95,
     bootstrap: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Advantages and returns, each f32[B, T], 0 in the padding.
+    """Advantages and returns, each f32[B, T], 0 where not `mask`.
 
     Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 16:
     delta_t = r_t + gamma * V_{t+1} - V_t and A_t = delta_t + gamma * lam * A_{t+1}.
-    Returns are A_t + V_t, before any normalization of the advantages.
+    Returns are A_t + V_t, before any normalization of the advantages. Tokens that are not in the mask are no actions:
+    t + 1 is the next token that is, so what others wrote between the turns of an answer is passed over.
 
     Args:
-      rewards: f32[B, T].
+      rewards: f32[B, T]; one that belongs to a turn stands at its last token, and none where not `mask`.
       values: f32[B, T], the critic's at the token *before* which each action is taken.
-      mask: bool[B, T], True up to and including the first EOS; contiguous from the left.
+      mask: bool[B, T], True at the tokens that the policy drew.
       gamma: discount.
       lam: 1 gives discounted reward sums minus values, 0 the one-step TD error.
       bootstrap: f32[B], value of the state after the last valid token: 0 where the response ended
         in EOS, the critic's estimate where it was cut off. None is 0 everywhere.
     """
     rewards, values = valid_only(mask, rewards=rewards, values=values)
-    next_values = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+    after = jnp.zeros_like(values[:, 0])
     if bootstrap is not None:
-        (bootstrap,) = as_float32(bootstrap=bootstrap)
-        chex.assert_shape(bootstrap, values.shape[:1])
-        next_values = jnp.where(last_valid(mask), bootstrap[:, None], next_values)
-    deltas = rewards + gamma * next_values - values
+        (after,) = as_float32(bootstrap=bootstrap)
+        chex.assert_shape(after, values.shape[:1])
 
-    def backwards(advantage: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
-        advantage = delta + gamma * lam * advantage
-        return advantage, advantage
+    def backwards(later: tuple[jax.Array, jax.Array], now) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        (advantage, next_value), (reward, value, valid) = later, now
+        delta = reward + gamma * next_value - value
+        moved = delta + gamma * lam * advantage
+        carried = jnp.where(valid, moved, advantage), jnp.where(valid, value, next_value)
+        return carried, jnp.where(valid, moved, 0.0)
 
-    # Deltas in the padding are 0, so the sum starts from 0 at each row's own last token.
-    _, advantages = jax.lax.scan(backwards, jnp.zeros_like(deltas[:, 0]), deltas.T, reverse=True)  # [T, B]
+    start, steps = (jnp.zeros_like(after), after), (rewards.T, values.T, mask.T)
+    _, advantages = jax.lax.scan(backwards, start, steps, reverse=True)  # [T, B]
     return advantages.T, advantages.T + values

@@ -36,9 +36,11 @@ def kl_estimate(
 
     Schulman 2020, http://joschu.net/blog/kl-approx.html, with log r = ref_logprobs - logprobs:
     k1 = -log r (unbiased, high variance, may be negative), k2 = (log r)^2 / 2 (biased, never
-    negative), k3 = r - 1 - log r (unbiased, never negative). As a penalty in the reward k1 is the
-    usual choice; as a loss term, differentiated, k2 has the gradient of the KL in expectation, while
-    that of k1 is zero.
+    negative), k3 = r - 1 - log r (unbiased, never negative).
+
+    An estimate of the value is not one of the gradient (Liu et al. 2025, arXiv 2510.01555; Tang and Munos 2025,
+    arXiv 2512.21852). Taken off the reward, k1 has the gradient of the KL. As a loss term, differentiated, k2 and exact
+    have it, k3 has that of KL(reference || policy), and k1 has none in expectation.
 
     Args:
       logprobs: f32[...], log-probabilities of the sampled tokens; for kind "exact" the logits, f32[..., V].

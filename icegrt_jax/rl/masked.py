@@ -124,6 +124,17 @@ def whiten(
     return jnp.where(mask, whitened, 0.0)
 
 
+def whitening_std(x: jax.Array, mask: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """f32[], what `whiten` divides by: a coefficient that is divided by it as well keeps its meaning.
+
+    Args:
+      x: f32[...].
+      mask: bool[...].
+      axis_name: the mapped axis over which the batch is split, if it is.
+    """
+    return jnp.sqrt(_moments(x, mask, None, axis_name)[1] + _VARIANCE_EPS)
+
+
 def normalize_advantages(
     advantages: jax.Array,
     mask: jax.Array,

@@ -30,7 +30,7 @@ from icegrt_jax.training.stored import PartRecord, load_own
 # Keys of config.ppo that the update steps read under the same name.
 SAME_NAME = (
     "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
-    "cliprange_value", "dual_clip", "recompute_logprobs", "bootstrap_truncated", "value_warmup", "whiten_rewards",
+    "cliprange_value", "dual_clip", "recompute_logprobs", "value_warmup", "whiten_rewards",
     "advantages", "advantage_clip", "score_batch",
 )  # fmt: skip
 INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it

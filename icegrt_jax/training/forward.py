@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.models.chunks import over_chunks
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.heads import scalars, token_logprobs, unembed, vocabulary
+from icegrt_jax.models.heads import scalars, token_logprobs
 from icegrt_jax.models.transformer import hidden_states
-from icegrt_jax.parallel.sharding import with_vocabulary
-from icegrt_jax.rl import exact_kl
 from icegrt_jax.training.packed import Packed, Packing
 
 
@@ -38,22 +35,6 @@ def rows_logprobs(
 def rows_scalars(params: dict, config: ModelConfig, rows: Packed) -> jax.Array:
     """The scalar f32[R, W] after each token."""
     return scalars(params, rows_hidden(params, config, rows))
-
-
-def rows_exact_kl(params, config, ref_params, ref_config, rows: Packed, *, temperature: float) -> jax.Array:
-    """KL(policy || reference) f32[R, W] of the distribution each response token was drawn from, chunk by chunk."""
-    states = (rows_hidden(params, config, rows)[:, :-1], rows_hidden(ref_params, ref_config, rows)[:, :-1])
-
-    def of_rows(weights, mask, *states):
-        def chunk(hidden, ref_hidden):
-            logits = unembed(weights[0], config, hidden) / (temperature or 1.0)
-            ref_logits = unembed(weights[1], ref_config, ref_hidden) / (temperature or 1.0)
-            return exact_kl(logits, ref_logits)
-
-        return over_chunks(chunk, config.vocab_size, mask, *states, most=rows.most)
-
-    weights = (vocabulary(params, config), vocabulary(ref_params, ref_config))
-    return _at_their_tokens(with_vocabulary(of_rows, weights, config.vocab_size, rows.mask[:, 1:], *states))
 
 
 def _at_their_tokens(x: jax.Array) -> jax.Array:

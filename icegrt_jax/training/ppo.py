@@ -17,10 +17,11 @@ from icegrt_jax.rl import (
     scale_scores,
     token_rewards,
     whiten,
+    whitening_std,
 )
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.training.blocks import block_count, joined
-from icegrt_jax.training.forward import rows_exact_kl, rows_logprobs, rows_scalars
+from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packed import Packed, Packing
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState
@@ -31,8 +32,8 @@ def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | Non
     """What the models but the reward model say of a rollout, the packed rows of `score_batch` of them at a time.
 
     Returns:
-      `ref_logprobs` and `values` f32[B, T]; `bootstrap` f32[B] or None; `token_kl` f32[B, T]; `old_logprobs` f32[B, T]:
-      the sampler's, or with `recompute_logprobs` those of the policy's own forward pass.
+      `ref_logprobs`, `values` and `old_logprobs` f32[B, T], the last the sampler's, or with `recompute_logprobs` those
+      of the policy's own forward pass.
     """
     return _read(state, rollout, reward=False)
 
@@ -48,17 +49,8 @@ def _read(state: TrainState, rollout: Rollout, *, reward: bool) -> dict[str, jax
     if state.ppo.recompute_logprobs:
         old_logprobs = packing.responses(read["logprobs"])
     ref_logprobs = packing.responses(read["ref_logprobs"])
-    if state.ppo.kl_kind == "exact":
-        token_kl = packing.responses(read["exact_kl"])
-    else:
-        token_kl = kl_estimate(old_logprobs, ref_logprobs, state.ppo.kl_kind, rollout.mask)
-    bootstrap = None
-    if state.ppo.bootstrap_truncated:  # the value after the last token of responses that were cut off
-        bootstrap = jnp.where(rollout.finished, 0.0, packing.last(read["values"]))
-    found = {
-        "ref_logprobs": ref_logprobs, "values": packing.before_responses(read["values"]), "bootstrap": bootstrap,
-        "token_kl": token_kl, "old_logprobs": old_logprobs,
-    }  # fmt: skip
+    values = packing.before_responses(read["values"])
+    found = {"ref_logprobs": ref_logprobs, "values": values, "old_logprobs": old_logprobs}
     return found | ({"scores": packing.last(read["scores"])} if reward else {})
 
 
@@ -71,9 +63,6 @@ def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, ja
     }
     if config.recompute_logprobs:
         read["logprobs"] = rows_logprobs(state.full("policy"), model, rows, temperature=temperature)[0]
-    if config.kl_kind == "exact":
-        policy, reference = state.full("policy"), state.full("reference")
-        read["exact_kl"] = rows_exact_kl(policy, model, reference, model, rows, temperature=temperature)
     if reward:
         read["scores"] = rows_scalars(state.full("reward"), state.model("reward"), rows)
     return read
@@ -90,8 +79,8 @@ def score(
       read: what `read_roles` has returned, where the roles have read the rollout already; with `scores` only.
 
     Returns:
-      The state with the score moments and the KL coefficient moved on (the rewards use the
-      coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
+      The state with the score moments and the KL coefficient moved on (the rewards, or the loss, use
+      the coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
       `scaled_histogram` f32[B].
     """
     if read is None:
@@ -106,20 +95,24 @@ def score(
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
     penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
-    in_reward = config.kl_in == "reward"
-    rewards = token_rewards(penalized, read["token_kl"], mask, kl_coef=state.kl.kl_coef if in_reward else 0.0)
+    token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
+    rewards = token_rewards(penalized, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
+    unit = jnp.ones(())  # of the reward that the advantages are in: a KL in the loss has to be in it as well
     if config.whiten_rewards:
+        unit = unit * whitening_std(rewards, mask)
         rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam, bootstrap=read["bootstrap"])
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
     normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
+    if config.advantages == "whiten":
+        unit = unit * whitening_std(advantages, mask)
 
-    kl = jnp.mean(jnp.sum(jnp.where(mask, old_logprobs - ref_logprobs, 0.0), axis=1))
+    kl = jnp.mean(jnp.sum(token_kl, axis=1))
     metrics = {
         "score_raw": jnp.mean(scores),
         "score_scaled": jnp.mean(scaled),
         "rewards": jnp.mean(jnp.sum(rewards, axis=1)),
         "kl": kl,
-        "kl_coef": state.kl.kl_coef,
+        "kl_coef": kl_coef,
         "length": jnp.mean(lengths.astype(jnp.float32)),
         "eos_rate": jnp.mean(rollout.finished.astype(jnp.float32)),
         "advantage_mean": masked_mean(advantages, mask),
@@ -134,6 +127,7 @@ def score(
         rollout.prompts, rollout.prompt_mask, rollout.responses, mask,
         old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, values=values,
         advantages=normalized, returns=returns, rows=rollout.packing.update,
+        kl_coef=jnp.full(scores.shape, kl_coef / unit) if config.kl_in == "loss" else None,
     )  # fmt: skip
     state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
     return state, own_rows(experience, state.axis_name), metrics
@@ -247,6 +241,6 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     means = {name: jnp.sum(x) / jnp.sum(made) for name, x in metrics.items()}
     means["updates"] = jnp.sum(made)
     means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
-    means["first_ratio_error"] = jnp.abs(metrics["ratio"][0] - 1.0)
+    means["first_ratio_error"] = metrics["ratio_error"][0]
     means["first_logprob_diff"] = metrics["logprob_diff"][0]
     return state.replace(step=state.step + 1), means

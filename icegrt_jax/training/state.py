@@ -9,6 +9,7 @@ from flax import struct
 
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig, with_adapter
+from icegrt_jax.penalty import check_penalty
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rows
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
@@ -27,11 +28,10 @@ class PPOConfig:
     cliprange_high: float = 0.0  # 0: the same as cliprange
     cliprange_value: float = 0.2  # 0: no clipping
     dual_clip: float = 0.0  # 0: off
-    bootstrap_truncated: bool = False  # value of the state after a response that was cut off
     value_warmup: int = 0  # iterations in which only the critic learns
     vf_coef: float = 0.0  # weight of the value loss where the critic is a head on the policy; 0: it has its own trunk
     ptx_coef: float = 0.0  # weight of the supervised loss on replayed data
-    kl_kind: str = "k1"
+    kl_kind: str = "k1"  # in the reward; in the loss "exact", "k2" or "k3"
     kl_in: str = "reward"  # or "loss"
     kl_early_stop: float = 0.0  # approx_kl of a minibatch after which the iteration's updates end; 0: off
     score_batch: int = 0  # responses scored at a time; 0: all
@@ -44,6 +44,9 @@ class PPOConfig:
     recompute_logprobs: bool = False  # old log-probs by the trainer's forward pass instead of the sampler's
     advantages: str = "whiten"
     advantage_clip: float = 0.0
+
+    def __post_init__(self):
+        check_penalty(self.kl_kind, self.kl_in, ("kl_kind", "kl_in"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Experience:
     responses: i32[B, T], right-padded. mask: bool[B, T], up to and including the first EOS.
     old_logprobs, ref_logprobs, values, advantages, returns: f32[B, T], 0 where not mask.
     ptx: None, or an SFT batch whose leading axis is split into minibatches as well.
+    kl_coef: f32[B], of the KL in the loss, in units of the advantages, the same in every row; None: the controller's.
     rows: that the responses of any one minibatch fit into, with their prompts; None: P + T tokens for each.
     """
 
@@ -156,4 +160,5 @@ class Experience:
     advantages: jax.Array
     returns: jax.Array
     ptx: dict | None = None
+    kl_coef: jax.Array | None = None
     rows: Rows | None = struct.field(pytree_node=False, default=None)

@@ -77,7 +77,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
 
     Returns:
       The state one step on, and `loss` (mean negative log-likelihood of the targets), `entropy`,
-      `accuracy` in the sense of probability mass on the target, `targets` and `grad_norm`.
+      `target_prob` (mean probability of the targets), `targets` (their number) and `grad_norm`.
     """
     total = _count(state, batch["loss_mask"][:, 1:])
 
@@ -134,7 +134,8 @@ def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dic
 
     Returns:
       The state with new policy parameters (`step` counts iterations and stays), and metrics of
-      `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|).
+      `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|),
+      `ratio_error` (mean |ratio - 1|), and with the KL in the loss `kl_loss`, its mean before the coefficient.
     """
     return _apply(state, ("policy",), _policy_loss_fn(state, batch), pack_experience(batch), batch.mask.shape[0])
 
@@ -180,17 +181,23 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
     total = _count(state, batch.mask)
     ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:]) if config.ptx_coef else None
 
-    def of_tokens(logprobs, entropy, mask, old_logprobs, ref_logprobs, advantages):
+    in_loss = config.kl_in == "loss"
+    # Of the rollout: the controller has moved on since. In every row the same, which `max` says to a mesh.
+    kl_coef = state.kl.kl_coef if batch.kl_coef is None else jnp.max(batch.kl_coef)
+
+    def of_tokens(logprobs, entropy, mask, old_logprobs, ref_logprobs, advantages, kl=None):
         loss, metrics = ppo_policy_loss(
             logprobs, old_logprobs, advantages, mask, total=total,
             cliprange=config.cliprange, cliprange_high=config.cliprange_high or None, dual_clip=config.dual_clip,
         )  # fmt: skip
-        difference = jnp.abs(jax.lax.stop_gradient(logprobs) - old_logprobs)
+        difference = jax.lax.stop_gradient(logprobs) - old_logprobs
         metrics["entropy"] = masked_mean(entropy, mask, total)
-        metrics["logprob_diff"] = masked_mean(difference, mask, total)
-        if config.kl_in == "loss":
-            kl = masked_mean(kl_estimate(logprobs, ref_logprobs, config.kl_kind, mask), mask, total)
-            loss = loss + state.kl.kl_coef * kl
+        metrics["logprob_diff"] = masked_mean(jnp.abs(difference), mask, total)
+        metrics["ratio_error"] = masked_mean(jnp.abs(jnp.expm1(difference)), mask, total)
+        if in_loss:
+            kl = kl_estimate(logprobs, ref_logprobs, config.kl_kind, mask) if kl is None else kl
+            kl = masked_mean(kl, mask, total)
+            loss = loss + kl_coef * kl
             metrics["kl_loss"] = jax.lax.stop_gradient(kl)
         return loss, metrics
 
@@ -201,10 +208,14 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
         model = state.model("policy")
         if hidden is None:
             hidden = rows_hidden(params, model, batch.packed)
+        reference = None
+        if in_loss and config.kl_kind == "exact":
+            whole = state.full("reference")
+            reference = whole, rows_hidden(whole, model, batch.packed)[:, :-1]
         arrays = (batch.packed.tokens, batch.packed.mask, batch.old_logprobs, batch.ref_logprobs, batch.advantages)
         loss, metrics = token_loss(
             of_tokens, params, model, hidden[:, :-1], *(x[:, 1:] for x in arrays),
-            most=batch.packed.most, temperature=config.temperature or 1.0,
+            most=batch.packed.most, temperature=config.temperature or 1.0, reference=reference,
         )  # fmt: skip
         if config.ptx_coef:
             replay = packed_hidden(params, model, batch.ptx)

@@ -84,6 +84,39 @@ def test_chunked_logprobs_equal_the_full_softmax_and_so_do_their_gradients(
     assert metrics["seen"] == mask.sum()
 
 
+@pytest.mark.parametrize("tie_embeddings", [True, False], ids=["tied", "untied"])
+def test_the_kl_to_a_reference_is_differentiated_chunk_by_chunk(tie_embeddings, small_chunks):
+    config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings)
+    params, reference, (mask, most) = make_params(config), make_params(config, seed=4), MASKS["some"]
+    hidden, ref_hidden = jax.random.normal(jax.random.key(3), (2, 2, 7, config.d_model))
+    targets, weights = make_tokens(2, 7), jax.random.normal(jax.random.key(5), (2, 7))
+
+    def chunked(params, hidden, reference, ref_hidden):
+        def loss(logprobs, entropy, mask, weights, *, kl):
+            return jnp.sum(jnp.where(mask, weights * kl**2, 0.0)), {"kl": jnp.sum(jnp.where(mask, kl, 0.0))}
+
+        return token_loss(
+            loss, params, config, hidden, targets, mask, weights, most=most, temperature=0.7,
+            reference=(reference, ref_hidden),
+        )  # fmt: skip
+
+    def full(params, hidden, reference, ref_hidden):
+        ours, theirs = (
+            jax.nn.softmax(unembed(*model) / 0.7)
+            for model in ((params, config, hidden), (reference, config, ref_hidden))
+        )
+        kl = jnp.sum(ours * (jnp.log(ours) - jnp.log(theirs)), axis=-1)
+        return jnp.sum(jnp.where(mask, weights * kl**2, 0.0)), {"kl": jnp.sum(jnp.where(mask, kl, 0.0))}
+
+    arrays = (params, hidden, reference, ref_hidden)
+    run = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(*arrays)
+    chex.assert_trees_all_close(run(chunked), run(full), atol=2e-5, rtol=2e-5)
+    still = jax.jit(jax.grad(lambda *xs: chunked(*xs)[0], argnums=(2, 3)))(*arrays)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(still)), "the reference is held constant"
+    program = str(jax.make_jaxpr(jax.grad(lambda *xs: chunked(*xs)[0]))(*arrays))
+    assert f"[2,7,{config.vocab_size}]" not in program and f"[14,{config.vocab_size}]" not in program
+
+
 def test_no_logits_are_made_of_chunks_in_which_no_token_counts(small_chunks):
     """Seen by what a token that does not count would do: infinite weights give NaN wherever they are used."""
     mask = jnp.zeros((2, 7), jnp.bool_)

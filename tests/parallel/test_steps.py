@@ -155,7 +155,7 @@ def rollout(initial):
 GENTLE = dataclasses.replace(OPTIMIZER, lr=0.02)
 PPO_STATE = dict(
     optimizer=GENTLE, num_ppo_epochs=2, num_minibatches=2, ptx_coef=0.3, score_scale="running_mean_std",
-    eos_penalty=0.5, whiten_rewards=True, bootstrap_truncated=True,
+    eos_penalty=0.5, whiten_rewards=True, kl_in="loss", kl_kind="exact",
 )  # fmt: skip
 
 

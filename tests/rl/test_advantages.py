@@ -81,6 +81,31 @@ def test_bootstrap_of_one_row_leaves_the_others_alone():
     np.testing.assert_allclose(bootstrapped[1] - plain[1], 3.0 * 0.95 ** np.arange(4, -1, -1), atol=1e-5)
 
 
+HOLES = np.array([
+    [True, True, False, False, True, True, False],
+    [False, False, True, False, True, False, False],
+    [True, True, True, True, True, True, True],
+    [False] * 7,
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("bootstrap", [None, normal(7, 4)], ids=["ended", "cut"])
+def test_a_hole_is_passed_over_as_if_its_tokens_were_not_there(bootstrap):
+    """What others write between the turns of an answer is no state of value 0."""
+    rewards, values = normal(8, 2, 4, 7)
+    got = gae(rewards, values, HOLES, gamma=0.9, lam=0.8, bootstrap=bootstrap)
+    for b, row in enumerate(HOLES):
+        after = None if bootstrap is None else bootstrap[b : b + 1]
+        alone = np.ones((1, row.sum()), bool)
+        expected = references.gae(rewards[b : b + 1, row], values[b : b + 1, row], alone, 0.9, 0.8, after)
+        for a, e in zip(got, expected):
+            np.testing.assert_allclose(a[b][row], e[0], atol=1e-5)
+            assert not np.asarray(a[b])[~row].any()
+    for garbage in GARBAGE:
+        dirty = gae(soiled(rewards, HOLES, garbage), soiled(values, HOLES, garbage), HOLES, gamma=0.9, lam=0.8)
+        chex.assert_trees_all_equal(dirty, gae(rewards, values, HOLES, gamma=0.9, lam=0.8))
+
+
 def test_integer_rewards_are_refused():
     values, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), jnp.bool_)
     with pytest.raises(TypeError, match="rewards is int32"):

@@ -52,7 +52,7 @@ def test_samples_approach_the_exact_kl():
         np.testing.assert_allclose(jnp.mean(kl_estimate(logprobs, ref_logprobs, kind)), exact, rtol=rtol)
 
 
-def test_k2_has_the_gradient_of_the_kl_and_k1_has_none():
+def test_k2_has_the_gradient_of_the_kl_k3_of_the_reversed_one_and_k1_none():
     logits, ref_logits = normal(2, 2, 6)
     probabilities = jax.nn.softmax(logits)
 
@@ -63,6 +63,9 @@ def test_k2_has_the_gradient_of_the_kl_and_k1_has_none():
     true_gradient = jax.grad(lambda logits: exact_kl(logits, ref_logits))(logits)
     np.testing.assert_allclose(jax.grad(expected_estimate)(logits, "k2"), true_gradient, atol=1e-6)
     np.testing.assert_allclose(jax.grad(expected_estimate)(logits, "k1"), np.zeros(6), atol=1e-6)
+    reversed_gradient = jax.grad(lambda logits: exact_kl(ref_logits, logits))(logits)
+    np.testing.assert_allclose(jax.grad(expected_estimate)(logits, "k3"), reversed_gradient, atol=1e-6)
+    assert jnp.abs(reversed_gradient - true_gradient).max() > 0.1
 
 
 def test_equal_policies_have_no_kl():

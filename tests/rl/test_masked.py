@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.rl import last_valid, masked_mean, masked_sum, masked_var, normalize_advantages, whiten
+from icegrt_jax.rl import last_valid, masked_mean, masked_sum, masked_var, normalize_advantages, whiten, whitening_std
 
 from . import references
 from .examples import GARBAGE, MASK, rollout, soiled
@@ -111,3 +111,10 @@ def test_bfloat16_is_reduced_in_float32():
     x = jnp.ones((2, 512), jnp.bfloat16)
     total = masked_sum(x, jnp.ones_like(x, dtype=jnp.bool_))
     assert total == 1024.0 and total.dtype == jnp.float32
+
+
+def test_the_whitening_std_is_what_whitening_divides_by():
+    (x,) = rollout(11, 1)
+    whitened, std = whiten(x, MASK), whitening_std(x, MASK)
+    np.testing.assert_allclose(np.where(MASK, x - references.mean(x, MASK), 0.0), whitened * std, atol=1e-5)
+    np.testing.assert_allclose(std, np.sqrt(references.var(x, MASK) + 1e-8), rtol=1e-5)

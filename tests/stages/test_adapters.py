@@ -128,7 +128,7 @@ def test_adapters_on_eight_devices_go_on_where_they_stopped(shared, tmp_path, ca
         {"ppo.lora.rank": 2},
         {"ppo.lora.rank": 2, "value.init": "sft"},
         {"value.trunk": "policy"},
-        {"value.trunk": "policy", "ppo.lora.rank": 2, "ppo.lora.rslora": "true", "ppo.bootstrap_truncated": "true"},
+        {"value.trunk": "policy", "ppo.lora.rank": 2, "ppo.lora.rslora": "true"},
         {"value.init": "sft"},
     ],
     ids=lambda keys: "+".join(keys),

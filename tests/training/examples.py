@@ -11,7 +11,7 @@ from icegrt_jax.data.packing import Example, left_pad, one_per_row, pack
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.training.forward import rows_exact_kl, rows_scalars
+from icegrt_jax.training.forward import rows_scalars
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.packed import Packing
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState, create_state
@@ -34,15 +34,6 @@ def response_values(params, config, prompts, prompt_mask, responses, mask, rows=
     """The critic's values f32[B, T] of responses packed into `rows`."""
     packing = Packing(prompt_mask, mask, rows)
     return packing.before_responses(rows_scalars(params, config, packing.tokens(prompts, responses)))
-
-
-def response_exact_kl(
-    params, config, ref_params, ref_config, prompts, prompt_mask, responses, mask, *, temperature, rows=None
-):
-    """KL(policy || reference) f32[B, T] of responses packed into `rows`."""
-    packing = Packing(prompt_mask, mask, rows)
-    packed = packing.tokens(prompts, responses)
-    return packing.responses(rows_exact_kl(params, config, ref_params, ref_config, packed, temperature=temperature))
 
 
 def make_policy(seed: int) -> dict:

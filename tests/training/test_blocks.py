@@ -71,7 +71,7 @@ def test_a_critic_on_the_actors_trunk_learns_the_same_in_microbatches():
 
 
 def test_a_rollout_scored_in_blocks_has_the_scores_of_the_whole():
-    state = make_state(reference_seed=5, score_scale="running_std", kl_kind="exact", bootstrap_truncated=True)
+    state = make_state(reference_seed=5, score_scale="running_std", recompute_logprobs=True)
     rollout = make_rollout(state)
     whole = jax.jit(score)(state, rollout)
     in_blocks = state.replace(ppo=dataclasses.replace(state.ppo, score_batch=4))

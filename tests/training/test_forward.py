@@ -16,7 +16,6 @@ from tests.training.examples import POLICY, SCALAR, B, T, make_experience, make_
 
 response_logprobs = jax.jit(forward.response_logprobs, static_argnames=("config", "temperature"))
 response_values = jax.jit(examples.response_values, static_argnames=("config", "rows"))
-response_exact_kl = jax.jit(examples.response_exact_kl, static_argnames=("config", "ref_config", "temperature", "rows"))
 answer_scores = jax.jit(forward.answer_scores, static_argnames="config")
 
 EXPERIENCE = make_experience()
@@ -76,9 +75,6 @@ def test_what_is_read_does_not_depend_on_who_shares_the_row(rows):
         assert (np.asarray(got)[~np.asarray(laid.mask)] == 0).all()
     values = response_values(make_scalar(1), SCALAR, *ARGS)
     np.testing.assert_allclose(response_values(make_scalar(1), SCALAR, *ARGS, rows=rows), values, atol=2e-5)
-    both = (make_policy(0), POLICY, make_policy(5), POLICY, *ARGS)
-    kl = response_exact_kl(*both, temperature=1.0)
-    np.testing.assert_allclose(response_exact_kl(*both, temperature=1.0, rows=rows), kl, atol=2e-5)
     after = forward.rows_scalars(make_scalar(2), SCALAR, laid)
     tokens, seen = jnp.concatenate(ARGS[0::2], axis=1), jnp.concatenate(ARGS[1::2], axis=1)
     np.testing.assert_allclose(packing.last(after), answer_scores(make_scalar(2), SCALAR, tokens, seen), atol=2e-5)
@@ -103,16 +99,6 @@ def test_a_score_is_read_at_the_last_real_token():
     order = jnp.argsort(~seen, axis=1, stable=True)
     moved = answer_scores(make_scalar(2), SCALAR, *(jnp.take_along_axis(x, order, axis=1) for x in (tokens, seen)))
     np.testing.assert_allclose(moved, scores, atol=1e-5)
-
-
-def test_the_exact_kl_sums_over_the_whole_vocabulary():
-    temperature = 0.8
-    kl = response_exact_kl(make_policy(0), POLICY, make_policy(5), POLICY, *ARGS, temperature=temperature)
-    for b, prompt, response in sequences():
-        ours, theirs = (reference_log_softmax(s, np.concatenate([prompt, response]), temperature) for s in (0, 5))
-        expected = (np.exp(ours) * (ours - theirs)).sum(-1)[len(prompt) - 1 : -1]
-        np.testing.assert_allclose(kl[b, : len(response)], expected, atol=2e-5)
-        assert (kl[b, len(response) :] == 0).all()
 
 
 @pytest.mark.parametrize("garbage", [1, 23])

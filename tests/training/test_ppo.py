@@ -11,6 +11,7 @@ import pytest
 from icegrt_jax.training import ppo
 from icegrt_jax.training.forward import answer_scores, response_logprobs
 from icegrt_jax.training.ppo import ppo_update, score
+from icegrt_jax.training.updates import policy_update
 from tests.rl import references
 from tests.training.examples import (
     OPTIMIZER,
@@ -22,7 +23,6 @@ from tests.training.examples import (
     make_rollout,
     make_sft_batch,
     make_state,
-    response_exact_kl,
     response_values,
 )
 
@@ -48,13 +48,11 @@ def ingredients(state, rollout):
     args = (rollout.prompts, rollout.prompt_mask, rollout.responses, rollout.mask)
     tokens = jnp.concatenate([rollout.prompts, rollout.responses], axis=1)
     seen = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
-    policy, reference = state.params["policy"], state.params["reference"]
+    reference = state.params["reference"]
     found = {
         "scores": answer_scores(state.params["reward"], SCALAR, tokens, seen),
-        "after": answer_scores(state.params["value"], SCALAR, tokens, seen),
         "values": response_values(state.params["value"], SCALAR, *args),
         "ref_logprobs": response_logprobs(reference, POLICY, *args, temperature=1.0)[0],
-        "exact_kl": response_exact_kl(policy, POLICY, reference, POLICY, *args, temperature=1.0),
     }
     return found
 
@@ -74,15 +72,15 @@ def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std
     lengths = mask.sum(1)
     final = scaled - config.eos_penalty * ~np.asarray(rollout.finished)
     final = final - config.length_penalty * np.maximum(lengths - config.length_target, 0)
-    kl = parts["exact_kl"] if config.kl_kind == "exact" else np.zeros(mask.shape)
-    if config.kl_kind != "exact":
-        for b, t in np.argwhere(mask):
-            kl[b, t] = references.kl_estimate(logprobs[b, t], parts["ref_logprobs"][b, t], config.kl_kind)
+    kl = np.where(mask, logprobs - parts["ref_logprobs"], 0.0)
     rewards = references.token_rewards(final, kl, mask, kl_coef if config.kl_in == "reward" else 0.0)
+    unit = 1.0  # the reward by which the advantages are divided
     if config.whiten_rewards:
+        unit *= np.sqrt(references.var(rewards, mask))
         rewards = references.whiten(rewards, mask, shift_mean=False)
-    bootstrap = np.where(rollout.finished, 0.0, parts["after"]) if config.bootstrap_truncated else None
-    advantages, returns = references.gae(rewards, parts["values"], mask, config.gamma, config.lam, bootstrap)
+    advantages, returns = references.gae(rewards, parts["values"], mask, config.gamma, config.lam)
+    if config.advantages == "whiten":
+        unit *= np.sqrt(references.var(advantages, mask))
     normalized = {
         "whiten": lambda: references.whiten(advantages, mask),
         "mean": lambda: np.where(mask, advantages - references.mean(advantages, mask), 0.0),
@@ -94,6 +92,7 @@ def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std
     return {
         "advantages": normalized, "returns": returns, "values": parts["values"],
         "ref_logprobs": parts["ref_logprobs"], "old_logprobs": logprobs,
+        **({"kl_coef": np.full(B, kl_coef / unit)} if config.kl_in == "loss" else {}),
     }, {
         "score_raw": scores.mean(), "score_scaled": scaled.mean(), "rewards": rewards.sum(1).mean(),
         "kl": sequence_kl, "kl_coef": kl_coef, "length": lengths.mean(), "eos_rate": np.mean(rollout.finished),
@@ -107,18 +106,19 @@ def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std
     "options",
     [
         dict(score_scale="reference", score_clip=1.0, eos_penalty=0.7),
-        dict(kl_kind="exact", score_scale="running_mean_std", bootstrap_truncated=True, whiten_rewards=True,
+        dict(kl_kind="exact", kl_in="loss", score_scale="running_mean_std", whiten_rewards=True,
              length_penalty=0.3, length_target=3, advantages="mean", advantage_clip=0.5, gamma=0.97, lam=0.8),
+        dict(kl_kind="k2", kl_in="loss", whiten_rewards=True),
         dict(kl_kind="k3", kl_in="loss", score_scale="running_std", advantages="none", lam=1.0),
     ],
-    ids=["reference", "exact", "in_loss"],
+    ids=["reference", "exact", "k2", "k3"],
 )  # fmt: skip
 def test_a_score_equals_its_ingredients_put_together_in_float64(options, rollout, parts):
     state = make_state(reference_seed=5, **options)
     scored, experience, metrics = jax.jit(score)(state, rollout)
     arrays, numbers = expected_score(rollout, parts, state.ppo)
     for name, array in arrays.items():
-        np.testing.assert_allclose(getattr(experience, name), array, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(experience, name), array, atol=2e-5, rtol=2e-5, err_msg=name)
         assert getattr(experience, name).dtype == jnp.float32, name
     assert set(metrics) == set(numbers)
     for name, number in numbers.items():
@@ -146,7 +146,7 @@ def test_scores_made_elsewhere_take_the_place_of_the_reward_models(rollout, part
 
 
 def test_roles_read_before_the_scores_are_known_give_the_same_experience(rollout, parts):
-    state = make_state(reference_seed=5, kl_kind="exact", bootstrap_truncated=True)
+    state = make_state(reference_seed=5, recompute_logprobs=True)
     expected = jax.jit(score)(state, rollout)
     read = jax.jit(ppo.read_roles)(state, rollout)
     scored = jax.jit(score)(state, rollout, jnp.asarray(parts["scores"], jnp.float32), read)
@@ -185,6 +185,20 @@ def test_reference_logprobs_are_taken_at_the_sampling_temperature():
     _, experience, metrics = jax.jit(score)(state, rollout)
     np.testing.assert_allclose(experience.ref_logprobs, rollout.logprobs, atol=1e-4)
     np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"advantages": "none"}, {"whiten_rewards": True}], ids=str)
+def test_the_loss_takes_the_coefficient_that_is_logged_in_the_unit_of_the_advantages(options, rollout):
+    state = make_state(reference_seed=5, kl_in="loss", kl_kind="k2", **options)
+    state, experience, scored = jax.jit(score)(state, rollout)
+    assert abs(state.kl.kl_coef - scored["kl_coef"]) > 1e-3, "the controller has moved on"
+    _, metrics = jax.jit(policy_update)(state, experience)
+    surrogate = -references.mean(experience.advantages, experience.mask)  # the ratio is 1
+    coefficient = float((metrics["loss"] - surrogate) / metrics["kl_loss"])
+    unit = {"": float(scored["advantage_std"]), "advantages": 1.0}.get("".join(options))
+    if unit:
+        np.testing.assert_allclose(coefficient, scored["kl_coef"] / unit, rtol=1e-3)
+    np.testing.assert_allclose(coefficient, experience.kl_coef, rtol=1e-3)
 
 
 def test_the_first_minibatch_of_a_run_has_ratio_1_and_the_epochs_all_run(rollout):
@@ -230,7 +244,7 @@ def seen(monkeypatch):
             lambda *xs: seen.append(tuple(np.asarray(x).astype(int).tolist() for x in xs)), rows, replayed
         )
         count = state.params["policy"]
-        metrics = {"loss": 0.0, "ratio": 1.0, "approx_kl": count, "logprob_diff": 0.0}
+        metrics = {"loss": 0.0, "ratio": 1.0, "approx_kl": count, "logprob_diff": 0.0, "ratio_error": 0.0}
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
         return state.replace(params={**state.params, "policy": count + 1.0}), metrics
 

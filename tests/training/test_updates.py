@@ -1,6 +1,7 @@
 """The four update steps: their losses against float64 NumPy, their gradients, and what must not matter to them."""
 
 import dataclasses
+import re
 
 import chex
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icegrt_jax.models.heads import unembed
+from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.training.forward import answer_scores, response_logprobs
 from icegrt_jax.training.updates import policy_update, reward_update, sft_update, value_update
 from tests.rl import references
@@ -15,6 +18,7 @@ from tests.training.examples import (
     OPTIMIZER,
     POLICY,
     SCALAR,
+    P,
     make_examples,
     make_experience,
     make_ranking_batch,
@@ -96,6 +100,44 @@ def test_the_policy_loss_equals_its_terms_in_float64(state):
     assert metrics["clip_frac"] > 0 and metrics["dual_clip_frac"] > 0, "the example should exercise both"
 
 
+def test_the_exact_kl_in_the_loss_is_the_sum_over_the_vocabulary_and_its_gradient():
+    options = dict(kl_in="loss", kl_kind="exact", temperature=0.8, reference_seed=5)
+    state, batch = make_state(optimizer=UNCLIPPED, **options), make_experience()
+    batch = batch.replace(advantages=jnp.zeros_like(batch.advantages))
+    tokens = jnp.concatenate([batch.prompts, batch.responses], axis=1)
+    seen = jnp.concatenate([batch.prompt_mask, batch.mask], axis=1)
+
+    @jax.jit
+    def logits(params):  # f32[B, T, V] that each response token is drawn from
+        return unembed(params, POLICY, hidden_states(params, POLICY, tokens, seen))[:, P - 1 : -1] / 0.8
+
+    ours, theirs = (np.asarray(logits(state.params[role]), np.float64) for role in ("policy", "reference"))
+    expected = np.mean([references.exact_kl(ours[b, t], theirs[b, t]) for b, t in np.argwhere(batch.mask)])
+    updated, metrics = policy(state, batch)
+    np.testing.assert_allclose(metrics["kl_loss"], expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], 0.3 * expected, rtol=1e-4)
+
+    def penalty(params):
+        logprobs, ref_logprobs = (jax.nn.log_softmax(x) for x in (logits(params), jnp.asarray(theirs, jnp.float32)))
+        kl = jnp.sum(jnp.exp(logprobs) * (logprobs - ref_logprobs), axis=-1)
+        return 0.3 * jnp.mean(kl, where=batch.mask)
+
+    wanted = jax.jit(jax.grad(penalty))(state.params["policy"])
+    chex.assert_trees_all_close(gradient(updated, "policy"), wanted, atol=1e-5)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wanted)) > 1e-2
+
+
+def test_a_ratio_error_is_the_mean_distance_from_1_of_whatever_sign(state):
+    batch = make_experience(ptx=True)
+    args = (POLICY, batch.prompts, batch.prompt_mask, batch.responses, batch.mask)
+    logprobs = response_logprobs(state.params["policy"], *args, temperature=1.0)[0]
+    up = (jnp.arange(16) % 2 == 0)[:, None]
+    off = batch.replace(old_logprobs=logprobs - jnp.where(up, jnp.log(1.1), jnp.log(0.9)))
+    _, metrics = policy(state, off)
+    np.testing.assert_allclose(metrics["ratio_error"], 0.1, atol=1e-4)
+    assert abs(metrics["ratio"] - 1) < 0.05
+
+
 def test_the_value_loss_equals_its_terms_in_float64(state):
     batch = make_experience()
     _, metrics = value(state, batch)
@@ -106,6 +148,14 @@ def test_the_value_loss_equals_its_terms_in_float64(state):
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
     np.testing.assert_allclose(metrics["value_clip_frac"], clip_frac, rtol=1e-4)
     assert clip_frac > 0
+
+
+def test_the_metrics_are_those_that_the_docstrings_name(state):
+    """`name`s in the part of a docstring that says what is returned, against what is."""
+    made = {sft_update: sft(state, make_sft_batch()), reward_update: reward(state, make_ranking_batch())}
+    for step, (_, metrics) in made.items():
+        named = set(re.findall(r"`(\w+)`", step.__doc__.partition("Returns:")[2]))
+        assert named == set(metrics), step.__name__
 
 
 def test_all_pairs_of_a_prompt_from_one_forward_equal_pair_by_pair(state):
