@@ -75,3 +75,18 @@ def test_every_minibatch_fits_into_its_rows_and_they_hold_fewer_tokens(seed):
     assert score.count % 8 == 0 and update.count % 2 == 0
     alone = fitted(state, rollout, pack=False).packing
     assert (alone.score.count, alone.update.count) == (64, 16) and alone.score.width == bucketed(int(total.max()), 256)
+
+
+def test_few_sequences_need_few_sizes():
+    """Drawn anew 50 times, as iterations draw them; the sizes of 16 are at most four, and hold few empty places."""
+    length, wide = 256, [*range(32, 513, 32)]
+    for seed in range(3):
+        rng, found, held, real = np.random.default_rng(seed), set(), 0, 0
+        for _ in range(50):
+            lengths = (rng.integers(35, 129, 16) + np.minimum(rng.geometric(0.01, 16), 128)).tolist()
+            needed = [reference_first_fit(lengths, w)[1] if w >= max(lengths) else 17 for w in wide]
+            rows = fewest_tokens(needed, widths=wide, sequences=16, length=length, blocks=1, parts=1)
+            assert reference_first_fit(lengths, rows.width)[1] <= rows.count and rows.width >= max(lengths)
+            found.add(rows)
+            held, real = held + rows.count * rows.width, real + sum(lengths)
+        assert len(found) <= 4 and held < 1.4 * real, (found, held / real)
