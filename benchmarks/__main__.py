@@ -16,7 +16,7 @@ from benchmarks.sections import Options, all_versions, description
 
 SECTIONS = ("limits", "sampler", "ppo", "natural", "sft", "reward", "memory")
 GPU_SECTIONS = ("limits", "sft", "ppo", "sampler")  # what a budget cuts off comes last
-EXTRA = ("layouts", "updates", "packing")  # only when asked for
+EXTRA = ("layouts", "updates", "packing", "heap")  # only when asked for
 FUNCTIONS = {  # of those that are no module's `section`
     "natural": ("benchmarks.ppo", "natural"),
     "layouts": ("benchmarks.sampler", "layouts"),

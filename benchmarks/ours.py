@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import random_tokens
-from icegrt_jax import heap
 from icegrt_jax.data.packing import left_pad
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, with_scalar_head
@@ -182,8 +181,6 @@ def ppo(
         rollout = phases.end("rollout", fitted(state, shard_batch(rollout, mesh), pack=pack))
         state, experience, scored = phases.end("score", score_step(state, rollout))
         state, learned = phases.end("learn", update_step(state, experience))
-        if turns.count == 1:
-            heap.give_back()  # as the stages do
         lengths = np.asarray(rollout.mask).sum(axis=1).tolist()
         assert float(learned["updates"]) == epochs and all(np.isfinite(float(x)) for x in learned.values()), learned
         turns.done(phases.seconds, peak=device_peak(), lengths=lengths, kl=float(scored["kl"]))
@@ -225,8 +222,6 @@ def _updates(turns, update, state: TrainState, batch: dict, mesh) -> None:
     while turns.wait():
         phases = Phases()
         state, metrics = phases.end("update", step(state, shard_batch(batch, mesh)))
-        if turns.count == 1:
-            heap.give_back()  # as the stages do
         assert np.isfinite(float(metrics["loss"])), metrics
         turns.done(phases.seconds, peak=device_peak(), loss=float(metrics["loss"]))
 

@@ -18,6 +18,7 @@ TITLES = {
     "limits": "Limits of the machine", "sampler": "Generation", "ppo": "PPO iteration",
     "natural": "PPO iteration on real prompts", "sft": "Supervised step",
     "reward": "Reward-model step", "memory": "Memory of an update", "layouts": "Layers scanned or taken apart",
+    "heap": "Memory of whole stages",
     "updates": "Reward-model step in other ways", "packing": "PPO on real prompts, rows shared and not",
     "gpu-limits": "GPU: limits", "gpu-sampler": "GPU: generation", "gpu-sft": "GPU: supervised step",
     "gpu-ppo": "GPU: PPO iteration",

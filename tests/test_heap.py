@@ -51,8 +51,54 @@ def test_what_is_free_can_be_given_back(monkeypatch):
     process = subprocess.run([sys.executable, "-c", HOLE], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert float(process.stdout) > 200
-    monkeypatch.setattr(heap, "_kept", [])
+    monkeypatch.setattr(heap, "_watches", [])
     heap.give_back()  # nothing is kept: nothing happens
+
+
+# Aligned memory, something small that settles behind it and stays; then it is freed, and its successor does not fit.
+PINNED = """
+import ctypes, sys, time
+from icegrt_jax import heap
+heap.LOOK_S = 1e9 if sys.argv[1] == "by hand" else heap.LOOK_S
+assert heap.keep_freed_memory()
+watch, libc, size, pieces, held = heap._watches[0], ctypes.CDLL(None), 2**27, 16, []
+libc.malloc.restype = ctypes.c_void_p
+look = watch.look if sys.argv[1] == "by hand" else bool
+before = watch.resident()
+most = 0
+for _ in range(8):
+    p = ctypes.c_void_p()
+    assert not libc.posix_memalign(ctypes.byref(p), 64, size)
+    for piece in range(pieces):
+        ctypes.memset(p.value + piece * size // pieces, 1, size // pieces)
+        look()
+        most = max(most, watch.resident())
+    held.append(libc.malloc(88))
+    libc.free(p)
+began = time.monotonic()
+while sys.argv[1] == "by itself" and watch.resident() - before > 1.5 * size and time.monotonic() - began < 20:
+    time.sleep(0.05)
+print((most - before) / size, (watch.resident() - before) / size)
+"""
+
+
+def pinned(monkeypatch, way: str) -> list[float]:
+    """The most that was resident at a time and what stays, over what was in use."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    process = subprocess.run([sys.executable, "-c", PINNED, way], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return [float(x) for x in process.stdout.split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_holes_that_nothing_fits_into_do_not_pile_up(monkeypatch):
+    most, stays = pinned(monkeypatch, "by hand")
+    assert most < 1.4 and stays < 1.4  # eight without a watch
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_the_process_itself_watches_its_heap(monkeypatch):
+    assert pinned(monkeypatch, "by itself")[1] < 1.5
 
 
 def test_nothing_is_changed_beside_an_accelerator_or_against_the_environment(monkeypatch):

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 from ml_collections import ConfigDict
 
 from icegrt_jax import heap
@@ -54,9 +53,6 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                     batch = hosts.place_rows(rows, run.mesh)
                 with progress.phase("update"):
                     state, metrics = update(state, batch)
-                    if step == first + 1:
-                        jax.block_until_ready(metrics)
-                        heap.give_back()
                     if pending:
                         log(writer, progress, *pending, every=every)
                 pending = (step, metrics)
@@ -76,6 +72,7 @@ def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, 
                 if stopping:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
+    heap.give_back()
     return state
 
 

@@ -107,8 +107,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
                     texts = texts or scoring.texts_of(run, rollout)
                     judged = _judge(ppo.judge, records, texts)
                     metrics = {**hosts.fetch({**scored, **learned}), **counts, **judged, **_kl_target(ppo.kl)}
-                if step == (start or 0) + 1:
-                    heap.give_back()
                 check_finite(step, metrics, checkpoints.left)
                 difference = metrics.get("sampler_logprob_diff", metrics["first_logprob_diff"])
                 if difference > ppo.logprob_alarm:
@@ -131,6 +129,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
                 if stopping:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
+    heap.give_back()
     models = {role: state.model(role) for role, _ in state.optimizers}
     common.finish(run, "ppo", step=ppo.iterations, models=models, parts=parts, late_kl=_report_kl(run))
 
