@@ -163,7 +163,7 @@ def text_of(answer: dict) -> str:
 
 
 def seconds(answer: dict, which: int = 0) -> float:
-    """Of a step: 0 passed, 1 of all cores' time, 2 of those in the system. Median, without the first step."""
+    """Of a step: 0 passed, 1 of all cores' time, 2 of those in the system. Median of those between two marks."""
     return statistics.median(step[which] for step in answer["info"]["steps"])
 
 

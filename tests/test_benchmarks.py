@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cases, check, formulas, memory, noise, ours, page, results, table
+from benchmarks import cases, check, formulas, heap, heap_config, memory, noise, ours, page, results, table
 from benchmarks.__main__ import main
 from benchmarks.formulas import Machine, Shape
 from benchmarks.turns import Contender, take_turns
+from icegrt_jax import config as config_module
 from icegrt_jax.config import default_config
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, unembed
@@ -348,3 +349,27 @@ def test_random_tokens_are_the_same_for_everybody_and_never_special():
     tokens = cases.random_tokens(100, 3, 50)
     assert tokens.dtype == np.int32 and tokens.min() >= cases.FIRST_ID and tokens.max() < 100
     assert (tokens == cases.random_tokens(100, 3, 50)).all()
+
+
+# Whole stages
+
+
+def stage_run(peak: float, *seconds: float) -> dict:
+    steps = [[x, 2 * x, x / 2] for x in seconds]
+    return {"peak_bytes": peak * table.GIB, "info": {"steps": steps, "after_loop": table.GIB}}
+
+
+def test_ways_of_allocating_are_compared_by_their_worst_peak_and_round_by_round():
+    ways = {
+        "icegrt_jax": [stage_run(4, 2, 2), stage_run(5, 1, 1)], "other": [stage_run(4, 4, 4), stage_run(4, 4, 4)],
+        "broken": [stage_run(1, 1), {"failed": "no memory"}],
+    }  # fmt: skip
+    ours_row, other, broken = heap.case("a stage.", ways)["rows"]
+    assert ours_row[1:4] == ["4.00, 5.00", "1.25", "1.00"] and other[2] == "1.00"
+    assert other[5] == "3.00 (2.00-4.00)" and other[6:] == ["8.00", "2.00"]
+    assert broken[:2] == ["broken", "no memory"] and len(broken) == len(ours_row)
+
+
+def test_the_stages_that_are_measured_have_a_valid_config():
+    for switch in heap_config.SWITCHES:
+        config_module.check(heap_config.get_config(switch))
