@@ -6,6 +6,7 @@ form is GPT-2's.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -14,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from icegrt_jax.data import chat, content, forgery, template
+from icegrt_jax.data import chat, content, forgery, special_ids, template
 from icegrt_jax.data.tokenizer_folder import read_tokenizer, write_tokenizer
 from icegrt_jax.errors import UserError
+from icegrt_jax.files import write_json_atomic
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -34,13 +36,16 @@ class ChatTokenizer:
     Attributes:
       tokenizer: the Hugging Face tokenizer.
       pad_id: fills the places that masks leave out. The tokenizer's PAD where it has one
-        that isn't an EOS, else 0: embeddings are never resized, padding is known by the mask.
-      eos_ids: tokens that end a response; first the one its chat template writes.
+        that isn't an EOS, else the first id that is none: embeddings are never resized, padding is known by the mask.
+      eos_ids: tokens that end a response; first the one its chat template writes, then the
+        tokenizer's EOS, then those that its folder names for generation.
+      generation: the other settings of generation of its folder, kept for an export.
     """
 
     tokenizer: PreTrainedTokenizerBase
     pad_id: int
     eos_ids: tuple[int, ...]
+    generation: dict = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def eos_id(self) -> int:
@@ -93,6 +98,9 @@ class ChatTokenizer:
     def save(self, path: str | os.PathLike) -> None:
         """Writes a Hugging Face tokenizer folder."""
         write_tokenizer(path, self.tokenizer)
+        if self.generation:
+            settings = {**self.generation, special_ids.EOS: special_ids.one_or_list(self.eos_ids)}
+            write_json_atomic(pathlib.Path(path) / special_ids.GENERATION, settings)
 
     @functools.cached_property
     def _control_tokens(self) -> forgery.ControlTokens:
@@ -151,11 +159,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: str | os.PathLike) ->
 def load_tokenizer(path: str | os.PathLike) -> ChatTokenizer:
     """The tokenizer of a local Hugging Face folder."""
     folder = pathlib.Path(path).expanduser()
-    return wrap(read_tokenizer(folder), name=str(folder))
+    tokenizer = read_tokenizer(folder)
+    return wrap(tokenizer, str(folder), special_ids.read_generation(folder, len(tokenizer)))
 
 
-def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTokenizer:
-    """A `ChatTokenizer` of a Hugging Face tokenizer, after checking that it can be trained with."""
+def wrap(
+    tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer", generation: dict | None = None
+) -> ChatTokenizer:
+    """A `ChatTokenizer` of a Hugging Face tokenizer, after checking that it can be trained with.
+
+    Args:
+      tokenizer: left as it is; the one inside has another PAD where its own would be read as an answer's end.
+      name: in messages.
+      generation: settings of generation, their `eos_token_id` a list; see `special_ids.read_generation`.
+    """
     if not tokenizer.is_fast:
         raise UserError(f"{name}: not a fast tokenizer; convert it to a tokenizer.json first.")
     if not tokenizer.chat_template:
@@ -167,12 +184,16 @@ def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer") -> ChatTok
         end = _end_of_turn(tokenizer)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    candidates = [i for i in (end, tokenizer.eos_token_id) if i is not None]
+    generation = generation or {}
+    candidates = [i for i in (end, tokenizer.eos_token_id, *generation.get(special_ids.EOS, ())) if i is not None]
     if not candidates:
         raise UserError(f"{name}: no EOS token and no end-of-turn token in the chat template; set eos_token.")
     eos_ids = tuple(dict.fromkeys(candidates))
+    tokenizer = special_ids.with_pad(tokenizer, eos_ids)
     pad_id = tokenizer.pad_token_id
-    return ChatTokenizer(tokenizer, 0 if pad_id is None or pad_id in eos_ids else pad_id, eos_ids)
+    if pad_id is None or pad_id in eos_ids:
+        pad_id = next(i for i in itertools.count() if i not in eos_ids)
+    return ChatTokenizer(tokenizer, pad_id, eos_ids, generation)
 
 
 def same_tokenizer(one: ChatTokenizer, other: ChatTokenizer) -> bool:
@@ -180,8 +201,9 @@ def same_tokenizer(one: ChatTokenizer, other: ChatTokenizer) -> bool:
 
     Decided by what the tokenizers hold, wherever they are kept and whatever they are called: the parts of
     tokenizer.json that make ids of text (normalizer, pre-tokenizer, the model with its vocabulary and
-    merges, added tokens), the chat template, the special tokens that a template may write, and the ids
-    that end and pad a response. Decoder and post-processor do not matter: ids are never made by them here.
+    merges, added tokens), the chat template, the special tokens that a template may write, and the id
+    that ends a turn; which others end a response concerns the sampler alone. Decoder and post-processor do not
+    matter: ids are never made by them here.
     """
     return _content(one) == _content(other)
 
@@ -191,7 +213,7 @@ def _content(tokenizer: ChatTokenizer) -> tuple:
     added = sorted(made["added_tokens"], key=lambda token: token["id"])
     special = tokenizer.tokenizer.special_tokens_map
     parts = (made["normalizer"], made["pre_tokenizer"], made["model"], added)
-    return (*parts, tokenizer.tokenizer.chat_template, special, tokenizer.eos_ids, tokenizer.pad_id)
+    return (*parts, tokenizer.tokenizer.chat_template, special, tokenizer.eos_id)
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:

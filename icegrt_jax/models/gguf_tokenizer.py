@@ -17,6 +17,12 @@ from icegrt_jax.errors import UserError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+END_KEYS = ("eos", "eot", "eom")  # of a text, of a turn, of a message
+# Tokens that end generation in llama.cpp by their names (its src/llama-vocab.cpp), whatever the header says.
+END_NAMES = (
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>",
+    "_<EOT>", "<end_of_utterance>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
 SPACE = "\u2581"  # SentencePiece's
 
 
@@ -101,7 +107,9 @@ def read_tokenizer(path: pathlib.Path, fields: dict[str, Any]) -> ChatTokenizer:
         clean_up_tokenization_spaces=False,
         **special,
     )
-    return wrap(wrapped, name=str(path))
+    ends = [i for key in END_KEYS if (i := get(f"{key}_token_id")) is not None]
+    ends += [i for i, kind in enumerate(types) if kind == CONTROL and tokens[i] in END_NAMES]
+    return wrap(wrapped, str(path), {"eos_token_id": list(dict.fromkeys(ends))})
 
 
 def byte_level_bpe(tokens: list[str], merges: list[str], cut: Cut) -> Tokenizer:

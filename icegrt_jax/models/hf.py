@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from icegrt_jax.data.special_ids import GENERATION, one_or_list
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_json_atomic
@@ -111,11 +112,10 @@ def write_hf(
         raise UserError(f"dtype={dtype!r}; expected one of {', '.join(safetensors_file.DTYPES)}.")
     token_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if tokenizer is not None:
-        eos = list(tokenizer.eos_ids)
         token_ids = {
             "bos_token_id": tokenizer.tokenizer.bos_token_id,
-            "eos_token_id": eos[0] if len(eos) == 1 else eos,
-            "pad_token_id": tokenizer.pad_id,
+            "eos_token_id": one_or_list(tokenizer.eos_ids),
+            "pad_token_id": tokenizer.tokenizer.pad_token_id,  # by which a classifier finds the end of a row
         }
         tokenizer.save(folder)
     head_bias = float(params["head"]["bias"][0]) if "head" in params else None
@@ -123,7 +123,8 @@ def write_hf(
     write_json_atomic(folder / "config.json", raw)
     write_tensors(folder, config, params, dtype, max_shard_bytes)
     if head_bias is None:
-        write_json_atomic(folder / "generation_config.json", token_ids)
+        settings = tokenizer.generation if tokenizer is not None else {}
+        write_json_atomic(folder / GENERATION, {**settings, **token_ids})
 
 
 def write_tensors(folder: pathlib.Path, config: ModelConfig, params: dict, dtype: str, max_shard_bytes: int) -> None:

@@ -273,16 +273,24 @@ def test_digits_are_split_one_by_one_and_other_text_is_merged(file):
 def test_special_tokens_and_chat_template_are_those_of_the_file(file):
     _, _, tokenizer = load_gguf(write_gguf(file, CONFIG_HERE, make_params(CONFIG_HERE)))
     wrapped = tokenizer.tokenizer
-    assert (wrapped.bos_token, wrapped.eos_token, wrapped.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+    assert (wrapped.bos_token, wrapped.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert wrapped.chat_template == TEMPLATE
-    assert tokenizer.eos_ids == (2,)
-    assert tokenizer.pad_id == 0  # PAD is EOS in the file
+    assert tokenizer.eos_ids == (2, 0), "<|endoftext|> by its name, as in llama.cpp"
+    assert (wrapped.pad_token, tokenizer.pad_id) == ("<file_sep>", 3), "PAD is EOS in the file"
     ids = tokenizer.encode_prompt([{"role": "user", "content": "ab"}])
     assert wrapped.convert_ids_to_tokens(ids) == [
         *("<|im_start|>", *"user", "Ċ", "ab", "<|im_end|>", "Ċ"),
         *("<|im_start|>", *"assistant", "Ċ"),
     ]
     assert wrapped("<file_sep>", add_special_tokens=False)["input_ids"] == [3]
+
+
+def test_a_file_ends_answers_with_the_ids_of_text_turn_and_message(file, tmp_path):
+    names = {"eos_token_id": 3, "eot_token_id": 2, "eom_token_id": 5}
+    model = load_model(write_gguf(file, CONFIG_HERE, make_params(CONFIG_HERE), **names))
+    assert model.tokenizer.eos_ids == (2, 3, 5, 0)
+    save_model(model, tmp_path / "folder")
+    assert load_model(tmp_path / "folder").tokenizer.eos_ids == (2, 3, 5, 0)
 
 
 @pytest.mark.parametrize("add_bos_token", [True, False])

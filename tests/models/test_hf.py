@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
-from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import hf_tensors, transformer
 from icegrt_jax.models.families import ARCHITECTURES
@@ -168,6 +168,26 @@ def test_the_ids_that_end_and_pad_are_written_for_generation(tmp_path, tokenizer
     for file in ("config.json", "generation_config.json"):
         raw = json.loads((tmp_path / "model" / file).read_text())
         assert (raw["eos_token_id"], raw["pad_token_id"]) == (tokenizer.eos_id, tokenizer.pad_id)
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_export_keeps_every_eos_id_and_the_settings_of_generation(tmp_path, tokenizer, file):
+    settings = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "repetition_penalty": 1.1, "max_length": 77}
+    settings = settings if file == "generation_config.json" else {}
+    tokenizer.save(tmp_path / "theirs")
+    (tmp_path / "theirs" / file).write_text(json.dumps({**settings, "eos_token_id": [5, 1, 7], "bos_token_id": 5}))
+    loaded = load_tokenizer(tmp_path / "theirs")
+    assert loaded.eos_ids == (1, 5, 7), "the template's first"
+    loaded.save(tmp_path / "run")  # as a run keeps it
+    config = dataclasses.replace(CONFIG, vocab_size=300)
+    save_hf(tmp_path / "model", config, make_params(config), load_tokenizer(tmp_path / "run"))
+    raw = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert raw["eos_token_id"] == [1, 5, 7] and {key: raw[key] for key in settings} == settings
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["eos_token_id"] == [1, 5, 7]
+    assert load_tokenizer(tmp_path / "model").eos_ids == (1, 5, 7)
+    config = dataclasses.replace(UNTIED, vocab_size=300)
+    save_hf(tmp_path / "reward", config, make_params(config, scalar_head=True), load_tokenizer(tmp_path / "run"))
+    assert load_tokenizer(tmp_path / "reward").eos_ids == (1, 5, 7)
 
 
 def test_an_old_folder_with_rope_theta_and_stored_buffers_is_read(tmp_path):
