@@ -1,7 +1,8 @@
 """Our model of a Hugging Face folder beside the one of `transformers`: tokens, templates, logits, scores, answers.
 
 Ours reads the prompts in batches padded on either side, theirs one by one and unpadded, so that padding is under
-test as well. torch is imported where it is needed and nowhere else.
+test as well; a classifier of theirs reads both, since it looks for the end of a row by its PAD. torch is imported
+where it is needed and nowhere else.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from icegrt_jax.data import template
 from icegrt_jax.data.packing import left_pad, right_pad
@@ -55,9 +57,7 @@ def load_theirs(folder: pathlib.Path, dtype: str) -> Any:
     model_class = getattr(transformers, raw["architectures"][0])
     # Its own attention, written out: the fused ones leave out what some families need.
     options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
-    model = model_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options).eval()
-    model.config.pad_token_id = None  # a classifier would look for the last other token
-    return model
+    return model_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options).eval()
 
 
 def compare_ids(tokenizer: ChatTokenizer, folder: pathlib.Path, texts: Sequence[str]) -> Result:
@@ -99,16 +99,28 @@ def compare_logits(
 
 
 def compare_scores(
-    params: dict, config: ModelConfig, theirs: Any, bias: float, answers: Sequence[list[int]], side: str,
+    params: dict, config: ModelConfig, theirs: Any, folder: pathlib.Path, answers: Sequence[list[int]], side: str,
     tolerance: float,
 ) -> Result:  # fmt: skip
-    """Scores of conversations: theirs has no bias, which is stored in config.json and added here."""
-    tokens, mask = PAD[side](answers, max(map(len, answers)), 0)
+    """Scores of conversations, theirs as the folder stands: padded by its tokenizer, or one by one where `side` is "".
+
+    Theirs has no bias, which is stored in config.json and added here.
+    """
+    what = f"scores, {side}-padded" if side else "scores, one by one"
+    tokens, mask = PAD[side or "right"](answers, max(map(len, answers)), 0)
     hidden = hidden_states(params, config, tokens, mask)
     last = mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)
     ours = np.asarray(scalars(params, hidden[np.arange(len(answers)), last]))
-    pairs = [(score, _their_logits(theirs, ids)[0] + bias) for score, ids in zip(ours, answers, strict=True)]
-    return _compare_numbers(f"scores, {side}-padded", answers, pairs, tolerance)
+    tokenizer = auto_tokenizer(folder)
+    if side and None in (tokenizer.pad_token_id, theirs.config.pad_token_id):
+        return Result(what, f"{len(answers)} prompts", "the folder has no PAD", None)
+    if side:
+        scores = _their_padded(theirs, tokenizer, answers, side)
+    else:
+        scores = [_their_logits(theirs, ids) for ids in answers]
+    bias = head_bias(folder)
+    pairs = [(score, other[0] + bias) for score, other in zip(ours, scores, strict=True)]
+    return _compare_numbers(what, answers, pairs, tolerance)
 
 
 def head_bias(folder: pathlib.Path) -> float:
@@ -152,14 +164,24 @@ def _their_logits(theirs: Any, ids: list[int]) -> np.ndarray:
         return theirs(torch.tensor([ids])).logits[0].float().numpy()
 
 
+def _their_padded(theirs: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], side: str) -> np.ndarray:
+    """f32[B, 1] of a classifier for rows that its tokenizer has padded."""
+    import torch
+
+    tokenizer.padding_side = side
+    with torch.no_grad():
+        return theirs(**tokenizer.pad({"input_ids": list(rows)}, return_tensors="pt")).logits.float().numpy()
+
+
 def _their_greedy(theirs: Any, ids: list[int], new_tokens: int, tokenizer: ChatTokenizer) -> list[int]:
     import torch
     import transformers
 
-    # The folder's own settings may hold a repetition penalty, which is not of the model.
+    # The folder's own settings may hold a repetition penalty, which is not of the model; where it stops is.
     theirs.generation_config = transformers.GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(tokenizer.eos_ids), pad_token_id=tokenizer.pad_id
-    )
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=theirs.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_id,
+    )  # fmt: skip
     prompt = torch.tensor([ids])
     return theirs.generate(prompt, attention_mask=torch.ones_like(prompt))[0, len(ids) :].tolist()
 

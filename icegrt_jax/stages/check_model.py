@@ -7,7 +7,7 @@ from icegrt_jax.data.fitting import encode_prompt
 from icegrt_jax.data.records import Prompt, naming, read_jsonl, user
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
-from icegrt_jax.evaluation import parity
+from icegrt_jax.evaluation import agreement, parity
 from icegrt_jax.evaluation.parity import Result
 from icegrt_jax.models.hf import load_hf
 from icegrt_jax.models.hub import local_folder
@@ -55,6 +55,12 @@ def main(*, hf: str, dtype: str, prompts: str, new_tokens: int, tolerance: float
         parity.compare_templates(tokenizer, other, [record.prompt for record in records]),
     ]
     scalar = "head" in params
+    if scalar:
+        results.append(agreement.compare_pad(tokenizer, other))
+    else:
+        results += [agreement.compare_eos(tokenizer, other), agreement.compare_tied(config, folder)]
+    if reference and not scalar:
+        results.append(agreement.compare_generation(folder, other, config.vocab_size))
     if importlib.util.find_spec("torch") is None:
         for what in ("scores",) if scalar else ("logits", "greedy tokens"):
             results.append(Result(what, "not compared", "torch is not installed", None))
@@ -62,8 +68,9 @@ def main(*, hf: str, dtype: str, prompts: str, new_tokens: int, tolerance: float
         theirs = parity.load_theirs(other, dtype)
         if scalar:
             answers = [_answered(record, tokenizer) for record in records]
-            options = (params, config, theirs, parity.head_bias(other), answers)
-            results += [parity.compare_scores(*options, side, tolerance) for side in parity.PAD]
+            answers += _unfinished(records[0], tokenizer, theirs.config.pad_token_id)
+            options = (params, config, theirs, other, answers)
+            results += [parity.compare_scores(*options, side, tolerance) for side in ("", *parity.PAD)]
         else:
             results += [parity.compare_logits(params, config, theirs, ids, side, tolerance) for side in parity.PAD]
             results.append(parity.compare_greedy(params, config, theirs, tokenizer, ids, new_tokens, tolerance))
@@ -74,6 +81,15 @@ def _answered(record: Prompt, tokenizer: ChatTokenizer) -> list[int]:
     """Ids of the prompt with an answer, as a reward model reads it."""
     with naming(record):
         return tokenizer.encode_conversation((*record.prompt, {"role": "assistant", "content": ANSWER}))[0]
+
+
+def _unfinished(record: Prompt, tokenizer: ChatTokenizer, pad_id: int | None) -> list[list[int]]:
+    """Ids of the prompt with answers that were cut off, also where the text of the PAD stands."""
+    texts = [ANSWER]
+    if pad_id is not None:
+        texts += [ANSWER + gap + tokenizer.tokenizer.decode([pad_id]) for gap in ("", " ", "\n")]
+    with naming(record):
+        return [tokenizer.encode_answer(record.prompt, text, finished=False)[0] for text in texts]
 
 
 def report(results: list[Result], tolerance: float) -> int:

@@ -29,7 +29,10 @@ def model(tmp_path_factory):
     """A folder with a random Llama and a tokenizer, made by transformers alone."""
     folder, tokenizer = tmp_path_factory.mktemp("llama"), make("chatml")
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**{**SHAPE, **THETA, "vocab_size": len(tokenizer), "initializer_range": 0.1})
+    config = transformers.LlamaConfig(
+        **{**SHAPE, **THETA, "vocab_size": len(tokenizer), "initializer_range": 0.1},
+        eos_token_id=tokenizer.eos_token_id,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -67,7 +70,8 @@ def test_a_model_of_transformers_is_the_same_here(model, capsys):
     code, lines = check(capsys, f"--hf={model}")
     assert code == 0, lines
     assert [line[2:22].rstrip() for line in lines[1:-1]] == [
-        "tokenizer ids", "chat template", "logits, right-padded", "logits, left-padded", "greedy tokens",
+        "tokenizer ids", "chat template", "EOS ids", "tied embeddings", "logits, right-padded", "logits, left-padded",
+        "greedy tokens",
     ]  # fmt: skip
     assert all(line.endswith("equal") or "relative" in line for line in lines[1:-1])
     assert lines[-1] == "the same (tolerance 0.0001 of the largest logit)"
@@ -77,7 +81,7 @@ def test_one_changed_weight_is_seen_in_the_logits(model, broken, capsys):
     code, lines = check(capsys, f"--hf={broken}", f"--reference={model}")
     assert code == 1
     assert lines[-1].startswith("differs: logits, right-padded; logits, left-padded")
-    assert [line[0] for line in lines[1:5]] == [" ", " ", "!", "!"]
+    assert [line[0] for line in lines[1:8]] == [" ", " ", " ", " ", " ", "!", "!"]
     assert check(capsys, f"--hf={broken}")[0] == 0, "by itself it is a model like any other"
     assert check(capsys, f"--hf={broken}", f"--reference={model}", "--tolerance=0.5")[0] == 0
 
@@ -121,7 +125,8 @@ def test_bfloat16_has_its_own_tolerance(model, capsys):
 def test_a_reward_model_is_compared_by_its_scores_with_the_stored_bias(reward_model, capsys):
     code, lines = check(capsys, f"--hf={reward_model}")
     assert code == 0, lines
-    assert [line[2:22] for line in lines[3:5]] == ["scores, right-padded", "scores, left-padded "]
+    names = ["PAD", "scores, one by one", "scores, right-padded", "scores, left-padded"]
+    assert [line[2:22].rstrip() for line in lines[3:7]] == names
     raw = json.loads((reward_model / "config.json").read_text())
     copy = reward_model.parent / "without"
     copy.mkdir()
@@ -129,7 +134,7 @@ def test_a_reward_model_is_compared_by_its_scores_with_the_stored_bias(reward_mo
         (copy / file.name).write_bytes(file.read_bytes())
     (copy / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if k != "icegrt_head_bias"}))
     code, lines = check(capsys, f"--hf={reward_model}", f"--reference={copy}")
-    assert code == 1 and lines[-1].startswith("differs: scores, right-padded; scores, left-padded")
+    assert code == 1 and lines[-1].startswith(f"differs: {'; '.join(names[1:])} (")
 
 
 @pytest.mark.slow  # two processes that import transformers
