@@ -94,7 +94,7 @@ def _run(argv: list[str]) -> int:
         return _module(stage).main(config, name=spec, **flags) or 0
     if stage == "data" and flags.get("config"):
         config = configuration.load_config(flags["config"], overrides)
-        importlib.import_module("icegrt_jax.config").check(config)
+        _check(config)
         return _module(stage).main(**{**flags, "config": config}) or 0
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
@@ -129,7 +129,8 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
     reads = stage in READERS
 
     def prepare():
-        configuration.check_same(config, workdir, FREE_KEYS, functools.partial(reruns.used_by, workdir))
+        used_by = functools.partial(reruns.used_by, workdir)
+        configuration.check_same(config, workdir, FREE_KEYS, used_by, reruns.GONE)
         # A reader leaves the config of whoever trains there as it is.
         saves = not reads or not (workdir / configuration.FILE_NAME).exists()
         is_new = saves and configuration.save_resolved(config, workdir)

@@ -325,13 +325,18 @@ def check_given_reward(config: ConfigDict) -> None:
 
 def doubts(config: ConfigDict) -> list[str]:
     """What is allowed but hardly meant, a sentence each, for whoever starts the run."""
-    reward, said = config.reward, []
+    reward, ppo, said = config.reward, config.ppo, []
     if reward.steps and reward.init in ("sft", "scratch"):  # a folder's tokenizer may count otherwise
         said += short_reward(config)
     if reward.steps and reward.score_length > reward.length:
         said.append(
             f"reward.score_length={reward.score_length} is above reward.length={reward.length}: PPO will score answers "
             f"longer than any the reward model has learned from; set reward.length={reward.score_length}."
+        )
+    if 0 < ppo.iterations <= ppo.value_warmup:
+        said.append(
+            f"ppo.value_warmup={ppo.value_warmup} with ppo.iterations={ppo.iterations}: only the critic will learn, and "
+            "ICE-GRT will be ICE-Instruct; set a smaller ppo.value_warmup."
         )
     return said
 

@@ -13,7 +13,7 @@ import pathlib
 import re
 import traceback
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -71,6 +71,7 @@ def check_same(
     workdir: str | os.PathLike,
     free: tuple[str, ...] = (),
     used_by: Callable[[str], list[pathlib.Path] | None] = lambda key: None,
+    gone: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Refuses a workdir whose run was made with another config.
 
@@ -79,6 +80,7 @@ def check_same(
       workdir: the run's folder; without a config.json any config will do.
       free: keys that may differ, "log" standing for "log.every" and all others under it.
       used_by: what is in the workdir that a key has shaped; None: all of it. A key that has shaped nothing may differ.
+      gone: keys that there once were, with the value at which the run is as it is without them.
     """
     path = pathlib.Path(workdir) / FILE_NAME
     if not path.exists():
@@ -89,6 +91,7 @@ def check_same(
         raise UserError(f"{path} is not the config of a run ({error}); choose another --workdir.") from error
     # Through JSON, as the old one went: a list in the file and a tuple from get_config() are the same value.
     new = flatten(from_json(to_json(config)))
+    old = {key: value for key, value in old.items() if key in new or key not in gone or gone[key] != value}
     differing = {
         key: used_by(key)
         for key in sorted(old.keys() | new.keys())

@@ -12,6 +12,8 @@ FIRST_READ = {
     "ppo": ("ppo", "value", "roles"),
     "evaluate": ("evaluate",),
 }
+# Keys of earlier versions, with the value at which a run is as it is without them: it may go on.
+GONE = {"ppo.bootstrap_truncated": False}
 
 
 def used_by(workdir: pathlib.Path, key: str) -> list[pathlib.Path] | None:

@@ -7,7 +7,7 @@ import pytest
 from icegrt_jax import configuration
 from icegrt_jax.config import default_config
 from icegrt_jax.errors import UserError
-from icegrt_jax.reruns import FIRST_READ, used_by
+from icegrt_jax.reruns import FIRST_READ, GONE, used_by
 
 
 @pytest.fixture
@@ -74,3 +74,15 @@ def test_in_an_empty_workdir_only_what_shapes_everything_counts(tmp_path):
     check(pathlib.Path(tmp_path), **{"sft.batch_size": 4})
     with pytest.raises(UserError, match="max_prompt_length"):
         check(pathlib.Path(tmp_path), max_prompt_length=7)
+
+
+@pytest.mark.parametrize("key, value", GONE.items())
+def test_a_run_made_when_a_key_was_there_goes_on_where_it_did_nothing(tmp_path, key, value):
+    old = default_config().unlock()
+    old.update_from_flattened_dict({key: value})
+    configuration.save_resolved(old, tmp_path)
+    configuration.check_same(default_config(), tmp_path, gone=GONE)
+    old.update_from_flattened_dict({key: True})
+    configuration.save_resolved(old, tmp_path)
+    with pytest.raises(UserError, match=f"{key} true → "):
+        configuration.check_same(default_config(), tmp_path, gone=GONE)
