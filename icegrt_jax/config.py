@@ -335,8 +335,8 @@ def doubts(config: ConfigDict) -> list[str]:
         )
     if 0 < ppo.iterations <= ppo.value_warmup:
         said.append(
-            f"ppo.value_warmup={ppo.value_warmup} with ppo.iterations={ppo.iterations}: only the critic will learn, and "
-            "ICE-GRT will be ICE-Instruct; set a smaller ppo.value_warmup."
+            f"ppo.value_warmup={ppo.value_warmup} with ppo.iterations={ppo.iterations}: only the critic will learn, "
+            "and ICE-GRT will be ICE-Instruct; set a smaller ppo.value_warmup."
         )
     return said
 
