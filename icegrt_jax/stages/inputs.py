@@ -64,6 +64,8 @@ def check(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> list[str]:
     due = [stage for stage in stages if runs(config, stage) and not (workdir / stage / "done.json").is_file()]
     if not due:
         return []
+    if due != ["evaluate"]:
+        tokenizers.check_tokenizers(config, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
     reward = (tokenizers.reward_tokenizer(config, workdir) if "reward" in due else None) or policy
     warnings = folders.check(config, due)

@@ -19,7 +19,7 @@ from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
 from icegrt_jax.parallel.sharding import row_parts, shard_batch, shard_tree
 from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.stages import common, inputs, layouts, scoring, tokenizers
+from icegrt_jax.stages import common, inputs, layouts, scoring
 from icegrt_jax.stages.roles import initial_state
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.finite import check_finite
@@ -46,7 +46,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     check_given_reward(config)
     common.check_batches(config, workdir, "ppo")
-    tokenizers.check_tokenizers(config, workdir)
     common.require(workdir, "ppo", "sft", "reward")
     run = common.start(config, workdir)
     if common.finished(run, "ppo"):

@@ -5,7 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from icegrt_jax.data.records import Text
-from icegrt_jax.stages import common, inputs, supervised, tokenizers
+from icegrt_jax.stages import common, inputs, supervised
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -18,5 +18,4 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains the base model; nothing to do where `model.path` names one."""
     if config.pretrain.steps:
         common.check_batches(config, workdir, "pretrain")
-        tokenizers.check_tokenizers(config, workdir)
         supervised.train_policy(common.start(config, workdir), "pretrain", Text)

@@ -51,7 +51,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     if not config.reward.steps and config.reward.init in ("sft", "scratch"):
         return
     common.check_batches(config, workdir, "reward")
-    tokenizers.check_tokenizers(config, workdir)
     common.require(workdir, "reward", "sft")
     run = common.start(config, workdir)
     if common.finished(run, "reward"):

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from icegrt_jax.config import check_given_reward
 from icegrt_jax.parallel import hosts
-from icegrt_jax.stages import common, evaluate, inputs, ppo, pretrain, report, reward, sft, tokenizers
+from icegrt_jax.stages import common, evaluate, inputs, ppo, pretrain, report, reward, sft
 from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.progress import print_header
 
@@ -27,7 +27,6 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     lengths = {**{stage: config[stage].steps for stage in ("pretrain", "sft", "reward")}, "ppo": config.ppo.iterations}
     check_given_reward(config)
     common.check_batches(config, workdir, *(stage for stage, length in lengths.items() if length))
-    tokenizers.check_tokenizers(config, workdir)
     # Each stage would say the same of its own inputs, hours later.
     common.warn("run", inputs.check(config, workdir, *(name for name, *_ in STEPS[:-1])))
     for number, (name, run_stage, purpose) in enumerate(STEPS, start=1):

@@ -5,7 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from icegrt_jax.data.records import Instruction
-from icegrt_jax.stages import common, inputs, supervised, tokenizers
+from icegrt_jax.stages import common, inputs, supervised
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -17,6 +17,5 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
     common.check_batches(config, workdir, "sft")
-    tokenizers.check_tokenizers(config, workdir)
     common.require(workdir, "sft", *(["pretrain"] if config.pretrain.steps else []))
     supervised.train_policy(common.start(config, workdir), "sft", Instruction, common.lora_config(config.sft.lora))
