@@ -22,6 +22,23 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def _mappings() -> int:
+    """Mappings of memory that this process has; 0 where the system does not say."""
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            return sum(1 for _ in maps)
+    except OSError:
+        return 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_do_not_pile_up():
+    """A program has about ten mappings, of which Linux gives a process 65,530: one too many is a crash in XLA."""
+    yield
+    if _mappings() > 15_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """(workdir, what was printed) of a whole run that nothing interrupted, made once for the tests that look at one."""
