@@ -91,7 +91,9 @@ def test_a_token_of_tools_is_none_where_no_tools_are_used():
     tooled = CHATML + "{% if tools %}{{ '<tool_call>' }}{% endif %}"
     tokenizer = make("chatml", template=tooled)
     tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False)])
-    wrap(tokenizer).encode_conversation((*user("a"), answer("<tool_call>{}")))
+    ids, mask = wrap(tokenizer).encode_conversation((*user("a"), answer("<tool_call>{}")))
+    call = ids.index(tokenizer.convert_tokens_to_ids("<tool_call>"))
+    assert mask[call], "it is learned like other words"
 
 
 @pytest.mark.parametrize(("normalizer", "forged"), [
@@ -128,9 +130,9 @@ def test_what_the_template_makes_a_control_token_of_is_refused():
 
 def test_characters_that_the_vocabulary_lacks_are_no_forgery():
     tokenizer = make("chatml", template=QWEN3 + "{# unknown #}")
-    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    tokenizer.add_special_tokens({"unk_token": AddedToken("<unk>", normalized=True, special=True)})
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u00e9", "<unk>")
-    wrap(tokenizer).encode_prompt(user("caf\u00e9"))
+    assert tokenizer.unk_token_id in wrap(tokenizer).encode_prompt(user("caf\u00e9"))
 
 
 EARLY = "{% for m in messages %}{{ m.role + ': ' if m.role == 'user' else eos_token + 'says: ' }}{{ m.content }}" \

@@ -76,6 +76,7 @@ def test_code_that_was_not_needed_is_not_written(tmp_path):
     (tmp_path / "first" / "tokenizer_config.json").write_text(json.dumps({**settings(tmp_path / "first"), **code}))
     load_tokenizer(tmp_path / "first").save(tmp_path / "second")
     check_loadable_by_4(tmp_path / "second")
+    assert "auto_map" not in settings(tmp_path / "second")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
