@@ -34,7 +34,14 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # torch and PEFT are the other side of the parity tests.
     "test": [
-        "ipykernel", "nbclient", "nbformat", "peft>=0.18", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "torch>=2.6",
+        "ipykernel",
+        "nbclient",
+        "nbformat",
+        "peft>=0.18",
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.12",
+        "torch>=2.6",
     ],
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],

@@ -16,15 +16,17 @@ import pathlib
 import time
 
 # Read when jax and libtpu start: the TPU compiler is wanted, and no search for a TPU.
-os.environ.update({
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_MIN_LOG_LEVEL": "4",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-})
+os.environ.update(
+    {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_MIN_LOG_LEVEL": "4",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+)
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +37,9 @@ from jax.sharding import AxisType, Mesh
 from icegrt_jax.models import attention
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.models.hf_config import read_hf_config, to_model_config
-from icegrt_jax.parallel.mesh import AXES
-from icegrt_jax.parallel.sharding import batch_sharding, tree_shardings
+from icegrt_jax.models.hf.config import read_hf_config, to_model_config
+from icegrt_jax.sharding.mesh import AXES
+from icegrt_jax.sharding.rules import batch_sharding, tree_shardings
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.state import create_state
 from icegrt_jax.training.updates import sft_update

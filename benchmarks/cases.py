@@ -57,7 +57,7 @@ def tiny(folder: pathlib.Path) -> Model:
 
     from icegrt_jax.models.config import ModelConfig
     from icegrt_jax.models.heads import init_params
-    from icegrt_jax.models.hf import save_hf
+    from icegrt_jax.models.hf.folder import save_hf
 
     path = folder / "tiny-llama"
     if not (path / "config.json").is_file():

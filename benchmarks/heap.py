@@ -23,7 +23,7 @@ from benchmarks.sections import left_out
 from benchmarks.table import GIB
 from benchmarks.turns import ANSWER_S, ROOT, Contender, Worker, worker_environment
 
-WAYS = {  # name: environment; where a MALLOC_ variable is set, `icegrt_jax/heap.py` does nothing
+WAYS = {  # name: environment; where a MALLOC_ variable is set, `icegrt_jax/hosts/heap.py` does nothing
     OURS: (),
     "kept, never given back": (
         ("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", str(2**62)),
@@ -67,12 +67,12 @@ def first_layers(path: str, layers: int, out: pathlib.Path) -> pathlib.Path:
     return out
 
 
-
 def stage(turns, *, name: str, argv: list) -> None:
     """One repetition is `icegrt NAME` from its start to its end, in this process; there is only one."""
     import resource
 
-    from icegrt_jax import cli, heap
+    from icegrt_jax import cli
+    from icegrt_jax.hosts import heap
     from icegrt_jax.training.progress import Progress
 
     marks, after, update, give_back = [], [], Progress.update, heap.give_back

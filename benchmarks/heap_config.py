@@ -1,6 +1,6 @@
 """The run of `benchmarks/heap.py`: an adapter on a shared base where the stage allows one, made-up records.
 
-    python -m benchmarks.heap
+python -m benchmarks.heap
 """
 
 from icegrt_jax.config import default_config

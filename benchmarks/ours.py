@@ -13,17 +13,17 @@ from icegrt_jax.data.packing import left_pad
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, with_scalar_head
 from icegrt_jax.models.quantize import stored_as
-from icegrt_jax.parallel.mesh import make_mesh
-from icegrt_jax.parallel.rollout import rollout_layout, to_rollout
-from icegrt_jax.parallel.sharding import shard_batch, shard_tree
-from icegrt_jax.parallel.steps import jit_step
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import SamplerConfig, compiled_sampler, sampler, sequence_keys
+from icegrt_jax.sampling.layout import rollout_layout, to_rollout
+from icegrt_jax.sharding.mesh import make_mesh
+from icegrt_jax.sharding.put import shard_batch, shard_tree
+from icegrt_jax.sharding.steps import jit_step
+from icegrt_jax.training.buckets import fitted
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.ppo import ppo_update, score
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState, create_state
 from icegrt_jax.training.updates import reward_update, sft_update
-from icegrt_jax.training.widths import fitted
 
 OPTIMIZER = OptimizerConfig(lr=1e-6, total_steps=1000)
 KL = {"kl_coef": 0.05, "target": 6.0, "horizon": 2000.0, "adaptive": True}
@@ -64,7 +64,8 @@ def model_config(model: dict) -> ModelConfig:
 def load(model: dict) -> tuple[ModelConfig, dict]:
     """Config and float32 parameters of a `cases.Model`."""
     if model["path"]:
-        from icegrt_jax.models.hf import load_hf  # a GPU machine with random weights needs none of what it imports
+        # A GPU machine with random weights needs none of what this imports.
+        from icegrt_jax.models.hf.folder import load_hf
 
         config, params = load_hf(model["path"], scan_layers=model["scan_layers"], dtype=model["dtype"])
         return dataclasses.replace(config, remat=model["remat"]), params
@@ -123,7 +124,7 @@ def sample_prompts(
 
 
 def ppo_state(model: dict, epochs: int, mesh, microbatch: int = 0) -> tuple[TrainState, ModelConfig]:
-    """Four separate full models, put together as `stages/roles.py` does with the default config."""
+    """Four separate full models, put together as `runs/roles.py` does with the default config."""
     config, instruct = load(model)
     frozen = model["dtype"]
     copy = lambda tree: jax.tree.map(jnp.copy, tree)
@@ -156,7 +157,7 @@ def ppo(
     micro_batch: int = 0,
     pack: bool = True,
 ) -> None:
-    """PPO iterations: rollout, score, learn, as `stages/ppo.py` runs them.
+    """PPO iterations: rollout, score, learn, as `commands/ppo.py` runs them.
 
     prompts: ids of real ones; by default random ones of full length. eos_ids: empty for responses of full length.
     slots, micro_batch, pack: as `ppo.rollout_slots`, `ppo.microbatch` and `ppo.pack`.

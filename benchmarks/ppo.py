@@ -42,9 +42,7 @@ def _limit(options, model: cases.Model, lengths: list[tuple[int, int]], epochs: 
     return sum(ppo_seconds(model.shape, options.machine, lengths, epochs, options.weight_bytes).values())
 
 
-def _fixed(
-    options, model: cases.Model, batch: int, prompt: int, new: int, epochs: int, *, stay: bool = True
-) -> dict:
+def _fixed(options, model: cases.Model, batch: int, prompt: int, new: int, epochs: int, *, stay: bool = True) -> dict:
     """stay: whether ours and Tunix, which take turns apart from TRL, are in memory at once; SmolLM2 needs 25 GB."""
     title = f"{model.name}, {batch} x ({prompt} + {new}) tokens, four full models, epochs: {epochs}, minibatches: 1."
     if why := options.no_model(model):

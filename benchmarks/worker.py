@@ -19,7 +19,7 @@ import sys
 import traceback
 
 from benchmarks.noise import Watch, peak_bytes
-from icegrt_jax.heap import keep_freed_memory
+from icegrt_jax.hosts.heap import keep_freed_memory
 
 
 class Turns:

@@ -14,17 +14,19 @@ SWITCHES = ("", "smoke", "shared_base")
 def get_config(switch=""):
     c = default_config()
     c.domain = "adreview"
-    c.domain_sizes.update({
-        "corpus": 32000,
-        "demonstrations": 12000,
-        "general": 9000,
-        "rankings": 3000,
-        "ranking_prompts": 1200,
-        "heldout_rankings": 200,
-        "prompts": 6000,
-        "eval_prompts": 240,
-        "eval_general": 29,
-    })
+    c.domain_sizes.update(
+        {
+            "corpus": 32000,
+            "demonstrations": 12000,
+            "general": 9000,
+            "rankings": 3000,
+            "ranking_prompts": 1200,
+            "heldout_rankings": 200,
+            "prompts": 6000,
+            "eval_prompts": 240,
+            "eval_general": 29,
+        }
+    )
     c.max_prompt_length, c.max_response_length = 64, 64
     c.model.d_model, c.model.num_layers, c.model.d_ff = 128, 3, 256
     c.model.num_heads, c.model.num_kv_heads, c.model.head_dim = 4, 2, 32

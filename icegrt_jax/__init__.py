@@ -1,8 +1,8 @@
 """RLHF as in ICE-GRT (arXiv 2401.02072), in JAX: SFT, reward model, PPO, evaluation.
 
-    import icegrt_jax as ice
-    model = ice.load_model("runs/quickstart/ppo")
-    print(ice.generate(model, ["review this ad. ..."], key=jax.random.key(0)).text)
+import icegrt_jax as ice
+model = ice.load_model("runs/quickstart/ppo")
+print(ice.generate(model, ["review this ad. ..."], key=jax.random.key(0)).text)
 """
 
 import importlib

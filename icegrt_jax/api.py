@@ -6,8 +6,8 @@ import pathlib
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
-from icegrt_jax.models.gguf import load_gguf
-from icegrt_jax.training.stored import finished, load_role, with_peft
+from icegrt_jax.models.gguf.file import load_gguf
+from icegrt_jax.training.restore import finished, load_role, with_peft
 
 
 def load_model(path: str | pathlib.Path, *, adapter: str | pathlib.Path | None = None) -> Model:

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from icegrt_jax import configuration, lock, reruns
+from icegrt_jax.config import file as config_file
+from icegrt_jax.config import reruns
 from icegrt_jax.errors import UserError
-from icegrt_jax.heap import keep_freed_memory
-from icegrt_jax.parallel import launch
+from icegrt_jax.hosts import entry, launch, lock
+from icegrt_jax.hosts.heap import keep_freed_memory
 from icegrt_jax.version import __version__
 
-# In the order of a run; each is `icegrt_jax.stages.NAME`, a dash in it an underscore.
+# In the order of a run; each is `icegrt_jax.commands.NAME`, a dash in it an underscore.
 STAGES = {
     "run": "every stage in order; those that have finished are not run again",
     "pretrain": "the base model, where none is given: next-token training on plain text",
@@ -78,7 +79,7 @@ def _run(argv: list[str]) -> int:
     rest = [arg for arg in argv if arg not in overrides]
     parser = _parser()
     if rest and not rest[0].startswith("-") and rest[0] not in STAGES:
-        close = configuration.nearest(rest[0], STAGES)
+        close = config_file.nearest(rest[0], STAGES)
         hint = f"did you mean {close}?" if close else f"the stages are {', '.join(STAGES)}."
         raise UserError(f"unknown stage {rest[0]!r}; {hint}")
     args, unknown = parser.parse_known_args(rest)
@@ -88,12 +89,12 @@ def _run(argv: list[str]) -> int:
     stage = flags.pop("program")
     if stage == "plan":
         spec = flags.pop("config")
-        config = configuration.load_config(spec, overrides)
+        config = config_file.load_config(spec, overrides)
         _check(config)
         _say_doubts(stage, config)
         return _module(stage).main(config, name=spec, **flags) or 0
     if stage == "data" and flags.get("config"):
-        config = configuration.load_config(flags["config"], overrides)
+        config = config_file.load_config(flags["config"], overrides)
         _check(config)
         return _module(stage).main(**{**flags, "config": config}) or 0
     if stage not in WITHOUT_CONFIG:
@@ -116,11 +117,11 @@ def _say_doubts(stage: str, config: ConfigDict) -> None:
 
 
 def _module(stage: str):
-    return importlib.import_module(f"icegrt_jax.stages.{stage.replace('-', '_')}")
+    return importlib.import_module(f"icegrt_jax.commands.{stage.replace('-', '_')}")
 
 
 def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags: dict) -> None:
-    config = configuration.load_config(spec, overrides)
+    config = config_file.load_config(spec, overrides)
     _check(config)
     workdir = pathlib.Path(os.path.abspath(workdir))
     names = {field.name for field in dataclasses.fields(launch.Launch)}
@@ -130,19 +131,19 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
 
     def prepare():
         used_by = functools.partial(reruns.used_by, workdir)
-        configuration.check_same(config, workdir, FREE_KEYS, used_by, reruns.GONE)
+        config_file.check_same(config, workdir, FREE_KEYS, used_by, reruns.GONE)
         # A reader leaves the config of whoever trains there as it is.
-        saves = not reads or not (workdir / configuration.FILE_NAME).exists()
-        is_new = saves and configuration.save_resolved(config, workdir)
+        saves = not reads or not (workdir / config_file.FILE_NAME).exists()
+        is_new = saves and config_file.save_resolved(config, workdir)
         _say_doubts(stage, config)
-        return lambda: configuration.forget_if_unused(workdir) if is_new else None
+        return lambda: config_file.forget_if_unused(workdir) if is_new else None
 
     keep_freed_memory()
     hold = None if reads else functools.partial(lock.hold, workdir, stage)
     start = launch.Start(hold, prepare, lambda: _module(stage).main(config, workdir, **flags))
     if stage not in DISTRIBUTED:
-        return launch.alone(start)
-    launch.run(processes, configuration.to_json(config), workdir, [stage, flags], start)
+        return entry.alone(start)
+    entry.run(processes, config_file.to_json(config), workdir, [stage, flags], start)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -294,5 +295,5 @@ def _refuse(unknown: str, args: argparse.Namespace) -> None:
     name = unknown.split("=")[0]
     if not name.startswith("-"):
         raise UserError(f"unexpected argument {unknown!r}; flags are written --name=value.")
-    close = configuration.nearest(name.lstrip("-"), [flag for flag in vars(args) if flag not in ("program", "command")])
+    close = config_file.nearest(name.lstrip("-"), [flag for flag in vars(args) if flag not in ("program", "command")])
     raise UserError(f"unknown flag {name}{f'; did you mean --{close}?' if close else ''}")

@@ -42,7 +42,7 @@ def compiled_programs_do_not_pile_up():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """(workdir, what was printed) of a whole run that nothing interrupted, made once for the tests that look at one."""
-    from tests.stages.runs import run
+    from tests.commands.runs import run
 
     workdir = tmp_path_factory.mktemp("chain") / "run"
     process = run("run", workdir)

@@ -18,7 +18,7 @@ from icegrt_jax.config import default_config
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, unembed
 from icegrt_jax.models.transformer import hidden_states
-from icegrt_jax.stages.roles import ppo_config
+from icegrt_jax.runs.roles import ppo_config
 from icegrt_jax.training.optimizers import OptimizerConfig
 
 SMALL = Shape(vocab_size=64, d_model=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=32)
@@ -173,6 +173,7 @@ HEAD = {
     "machine": {"cpu": "a CPU", "cores": 2, "memory_gib": 4, "system": "Linux", "python": "3.11"},
     "versions": {"jax": "1.0"},
 }
+
 
 def repetitions(seconds, peak=4 * 2**30, phases=None, **info):
     common = {"noise": 0.1, "peak_bytes": peak, "info": info}

@@ -40,7 +40,7 @@ def calls(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "icegrt_jax.config", types.SimpleNamespace(check=check, doubts=lambda config: []))
     for name in cli.STAGES:
-        monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage(name))
+        monkeypatch.setitem(sys.modules, f"icegrt_jax.commands.{name.replace('-', '_')}", stage(name))
     return calls
 
 
@@ -105,7 +105,7 @@ def test_check_model_gets_its_flags_and_its_result_is_the_exit_code(calls, monke
     assert cli.main(["check-model", "--hf=models/a", "--new_tokens=8"]) == 0
     flags = dict(hf="models/a", reference="", dtype="float32", prompts="", new_tokens=8, tolerance=0.0)
     assert calls == [("check-model", (), flags)]
-    monkeypatch.setattr(sys.modules["icegrt_jax.stages.check_model"], "main", lambda **flags: 1)
+    monkeypatch.setattr(sys.modules["icegrt_jax.commands.check_model"], "main", lambda **flags: 1)
     assert cli.main(["check-model", "--hf=models/a"]) == 1
 
 
@@ -180,7 +180,7 @@ def test_a_stage_that_refuses_its_input_leaves_no_workdir(calls, capsys, file, t
     def main(config, workdir):
         raise UserError("rows.jsonl, line 3: field 'ranks' is missing.")
 
-    monkeypatch.setattr(sys.modules["icegrt_jax.stages.ppo"], "main", main)
+    monkeypatch.setattr(sys.modules["icegrt_jax.commands.ppo"], "main", main)
     assert answer(capsys, *ppo(file, tmp_path)) == "rows.jsonl, line 3: field 'ranks' is missing."
     assert not (tmp_path / "run").exists()
     # So the corrected command is not refused as another config.
@@ -191,7 +191,7 @@ def test_a_missing_extra_is_answered_with_the_pip_line(calls, capsys, file, tmp_
     def main(config, workdir):
         raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval")
 
-    monkeypatch.setattr(sys.modules["icegrt_jax.stages.evaluate"], "main", main)
+    monkeypatch.setattr(sys.modules["icegrt_jax.commands.evaluate"], "main", main)
     line = answer(capsys, "evaluate", *ppo(file, tmp_path)[1:])
     assert line == 'lm_eval is not installed; pip install "icegrt_jax[eval]"'
 
@@ -200,7 +200,7 @@ def test_a_bug_keeps_its_traceback(calls, file, tmp_path, monkeypatch):
     def main(config, workdir):
         raise ValueError("ours")
 
-    monkeypatch.setattr(sys.modules["icegrt_jax.stages.ppo"], "main", main)
+    monkeypatch.setattr(sys.modules["icegrt_jax.commands.ppo"], "main", main)
     with pytest.raises(ValueError, match="ours"):
         cli.main(ppo(file, tmp_path))
 
@@ -209,7 +209,7 @@ def test_an_interrupt_exits_with_130(calls, file, tmp_path, monkeypatch):
     def main(config, workdir):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["icegrt_jax.stages.ppo"], "main", main)
+    monkeypatch.setattr(sys.modules["icegrt_jax.commands.ppo"], "main", main)
     assert cli.main(ppo(file, tmp_path)) == 130
 
 

@@ -15,11 +15,11 @@ import pytest
 import icegrt_jax as ice
 from icegrt_jax import cli
 from icegrt_jax.config import default_config
-from icegrt_jax.configuration import flatten, load_config
+from icegrt_jax.config.file import flatten, load_config
 from icegrt_jax.data import sources
-from icegrt_jax.data.adreview import annotators, build, demonstrations, general, judge, rules, splits
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
-from icegrt_jax.parallel import launch
+from icegrt_jax.domains.adreview import annotators, build, demonstrations, general, judge, rules, splits
+from icegrt_jax.hosts import entry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ("design", "numerics", "data", "adreview", "hosts", "tpu")
@@ -129,9 +129,9 @@ def stand_ins(monkeypatch):
     calls = []
     for name in cli.STAGES:
         stage = types.SimpleNamespace(main=lambda *args, called=name, **flags: calls.append(called))
-        monkeypatch.setitem(sys.modules, f"icegrt_jax.stages.{name.replace('-', '_')}", stage)
+        monkeypatch.setitem(sys.modules, f"icegrt_jax.commands.{name.replace('-', '_')}", stage)
     # Commands for several hosts have their flags checked, and then run alone.
-    monkeypatch.setattr(launch, "run", lambda *args: launch.alone(args[-1]))
+    monkeypatch.setattr(entry, "run", lambda *args: launch.alone(args[-1]))
     monkeypatch.chdir(ROOT)
     return calls
 

@@ -24,13 +24,14 @@ import jax
 import numpy as np
 
 from icegrt_jax import files
-from icegrt_jax.models import hf, safetensors_file, streaming
+from icegrt_jax.models import streaming
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.hf_config import to_hf_config
-from icegrt_jax.models.hf_tensors import source_of
+from icegrt_jax.models.hf import safetensors_file
+from icegrt_jax.models.hf.config import to_hf_config
+from icegrt_jax.models.hf.tensors import source_of
 from icegrt_jax.models.tree import abstract_params, flatten
-from icegrt_jax.parallel.mesh import make_mesh
-from icegrt_jax.parallel.sharding import tree_shardings
+from icegrt_jax.sharding.mesh import make_mesh
+from icegrt_jax.sharding.rules import tree_shardings
 
 HERE = pathlib.Path(__file__).parent
 LLAMA_13B = ModelConfig(
@@ -103,7 +104,7 @@ def measure(folder: pathlib.Path, scan_layers: bool, dtype: str, mesh: tuple | N
     The first one also pays for tracing and compiling its small programs, which stays out of the second.
     """
     shardings = (lambda tree: tree_shardings(tree, make_mesh(*mesh))) if mesh else None
-    load = lambda: hf.load_hf(folder, scan_layers=scan_layers, param_dtype=dtype, shardings=shardings)[1]
+    load = lambda: folder.load_hf(folder, scan_layers=scan_layers, param_dtype=dtype, shardings=shardings)[1]
     jax.block_until_ready(jax.numpy.zeros(3))  # JAX has started
     before, watch, started = anonymous(), Watch(), time.perf_counter()
     watch.start()

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.parallel.mesh import make_mesh
-from icegrt_jax.parallel.rollout import layout_bytes, moved_to_rollout, rollout_layout, ways_of
-from icegrt_jax.parallel.sharding import batch_sharding, tree_shardings
 from icegrt_jax.sampling import SamplerConfig, compiled_sampler, sequence_keys
+from icegrt_jax.sampling.layout import layout_bytes, moved_to_rollout, rollout_layout, ways_of
+from icegrt_jax.sharding.mesh import make_mesh
+from icegrt_jax.sharding.rules import batch_sharding, tree_shardings
 from icegrt_jax.training.optimizers import OptimizerConfig
 from icegrt_jax.training.ppo import ppo_update
 from icegrt_jax.training.state import Experience, PPOConfig, create_state
@@ -62,8 +62,10 @@ def measure(shape: tuple[int, int, int]) -> dict:
     optimizer = OptimizerConfig(lr=1e-5, total_steps=10)
     state = jax.eval_shape(
         lambda: create_state(
-            jax.random.key(0), {"policy": create(), "value": create(scalar_head=True)},
-            {"policy": MODEL, "value": MODEL}, {"policy": optimizer, "value": optimizer},
+            jax.random.key(0),
+            {"policy": create(), "value": create(scalar_head=True)},
+            {"policy": MODEL, "value": MODEL},
+            {"policy": optimizer, "value": optimizer},
             ppo=PPOConfig(num_minibatches=MINIBATCHES),
         )  # fmt: skip
     )

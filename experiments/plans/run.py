@@ -15,7 +15,7 @@ import resource
 import sys
 import time
 
-from icegrt_jax.configuration import load_config
+from icegrt_jax.config.file import load_config
 from icegrt_jax.plan.topology import parse_topology, prepare
 
 HERE = pathlib.Path(__file__).parent

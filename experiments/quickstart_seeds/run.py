@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from icegrt_jax import files
-from icegrt_jax.configuration import load_config
+from icegrt_jax.config.file import load_config
 from icegrt_jax.training.metrics import read_metrics
 
 matplotlib.use("Agg")

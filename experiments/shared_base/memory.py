@@ -34,7 +34,7 @@ def build_state(path: str, shared: bool, dtype: str, remat: bool):
     import jax
 
     from icegrt_jax.models.heads import new_head, with_scalar_head
-    from icegrt_jax.models.hf import load_hf
+    from icegrt_jax.models.hf.folder import load_hf
     from icegrt_jax.models.lora import LoRAConfig, init_adapter
     from icegrt_jax.models.quantize import stored_as
     from icegrt_jax.rl import AdaptiveKL, ScoreStats
@@ -72,10 +72,10 @@ def measure(path: str, way: str) -> dict:
     import jax
     import numpy as np
 
-    from icegrt_jax.parallel.mesh import make_mesh
-    from icegrt_jax.parallel.sharding import shard_batch
-    from icegrt_jax.parallel.steps import jit_step
     from icegrt_jax.sampling import SamplerConfig, compiled_sampler, sequence_keys
+    from icegrt_jax.sharding.mesh import make_mesh
+    from icegrt_jax.sharding.put import shard_batch
+    from icegrt_jax.sharding.steps import jit_step
     from icegrt_jax.training.ppo import ppo_update, score
 
     state = build_state(path, *WAYS[way])

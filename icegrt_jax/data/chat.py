@@ -48,9 +48,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def encode_conversation(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int]
-) -> Tokens:
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int]) -> Tokens:
     """The whole conversation; its mask has every assistant's turn that stands there as it would be sampled.
 
     Args:
@@ -180,9 +178,7 @@ def _rewritten(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str, befor
     )
 
 
-def _after(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, separator: str
-) -> tuple[list[int], Places, int]:
+def _after(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, separator: str) -> tuple[list[int], Places, int]:
     """Ids of a text that begins with the prompt, their places, and the number of them that are the prompt's.
 
     The first are what the prompt has by itself: the sampler is given those.

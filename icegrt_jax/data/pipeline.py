@@ -19,10 +19,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from icegrt_jax.data import fitting, losses
+from icegrt_jax.data import encode, losses
+from icegrt_jax.data.host_share import WHOLE, OwnRows, Share, in_shares
 from icegrt_jax.data.packing import Example, left_pad, one_per_row, pack, right_pad
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
-from icegrt_jax.data.shares import WHOLE, OwnRows, Share, in_shares
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 
@@ -123,7 +123,7 @@ def sft_batches(
         raise UserError(f"length={length}; a row needs 2 tokens or more, one to predict from the other.")
     rows, report = {}, {}
     for name, records in sources.items():
-        fit = lambda part, _: fitting.fit_examples(part, tokenizer, length, overlong)
+        fit = lambda part, _: encode.fit_examples(part, tokenizer, length, overlong)
         examples, counts = in_shares(fit, records, share, name)
         examples = [Example(*example) for example in examples]
         # NumPy reads a missing number as 0: without the last one this were the order of the rows in epoch 0.
@@ -167,7 +167,7 @@ def prompt_batches(
     _check_choice("overlong", overlong, ("drop", "cut", "keep"))
     fitted, report, offset = {}, {}, 0
     for name, records in sources.items():
-        fit = lambda part, start, offset=offset: fitting.fit_prompts(
+        fit = lambda part, start, offset=offset: encode.fit_prompts(
             part, tokenizer, max_prompt_length, overlong, offset + start
         )
         fitted[name], counts = in_shares(fit, records, share, name)
@@ -215,7 +215,7 @@ def ranking_batches(
     k = k or max((len(r.responses) for records in sources.values() for r in records), default=0)
     fitted, report = {}, {}
     for name, records in sources.items():
-        fit = lambda part, _: fitting.fit_rankings(part, tokenizer, length, k, overlong)
+        fit = lambda part, _: encode.fit_rankings(part, tokenizer, length, k, overlong)
         fitted[name], counts = in_shares(fit, records, share, name)
         tokens = sum(len(ids) for row in fitted[name] for ids, _ in row)
         report[name] = {"records": len(records), **counts, "tokens": tokens}

@@ -163,9 +163,7 @@ def load_tokenizer(path: str | os.PathLike) -> ChatTokenizer:
     return wrap(tokenizer, str(folder), special_ids.read_generation(folder, len(tokenizer)))
 
 
-def wrap(
-    tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer", generation: dict | None = None
-) -> ChatTokenizer:
+def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer", generation: dict | None = None) -> ChatTokenizer:
     """A `ChatTokenizer` of a Hugging Face tokenizer, after checking that it can be trained with.
 
     Args:

@@ -10,8 +10,8 @@ from icegrt_jax.data.tokenizer_folder import auto_tokenizer
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.evaluation.parity import Result
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.models.families import family_of
-from icegrt_jax.models.hf_config import read_hf_config
+from icegrt_jax.models.hf.config import read_hf_config
+from icegrt_jax.models.hf.families import family_of
 
 # In generation_config.json, yet no settings: ids are compared by themselves.
 NO_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from icegrt_jax.data.adreview.judge import grade
-from icegrt_jax.data.adreview.rules import RULES
 from icegrt_jax.data.records import Prompt, shown
+from icegrt_jax.domains.adreview.judge import grade
+from icegrt_jax.domains.adreview.rules import RULES
 from icegrt_jax.errors import UserError
 
 

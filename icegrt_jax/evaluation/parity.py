@@ -23,7 +23,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models import transformer
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import scalars, unembed
-from icegrt_jax.models.hf_config import HEAD_BIAS, read_hf_config
+from icegrt_jax.models.hf.config import HEAD_BIAS, read_hf_config
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import generate_batches
 

@@ -8,11 +8,11 @@ import jax
 
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
-from icegrt_jax.models import card
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
-from icegrt_jax.models.hf import load_hf, new_folder, write_hf
-from icegrt_jax.models.hub import local_folder
+from icegrt_jax.models.hf import card
+from icegrt_jax.models.hf.folder import load_hf, new_folder, write_hf
+from icegrt_jax.models.hf.hub import local_folder
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.models.vocabulary import check_ids, check_tokenizer
 

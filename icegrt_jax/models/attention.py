@@ -20,8 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.models import splash
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.mesh import AXES, platform
-from icegrt_jax.parallel.sharding import LAYOUTS, split_axes
+from icegrt_jax.sharding.mesh import AXES, platform
+from icegrt_jax.sharding.rules import LAYOUTS, split_axes
 
 FUSED = {"tpu": "splash", "gpu": "cudnn"}
 SHORTEST = 128  # tokens of a row below which the plain way costs nothing that a kernel could save
@@ -117,9 +117,7 @@ def attend_fused(
 
     def local(q, k, v, segments, which):
         if seen.way == "splash":
-            ways = [
-                functools.partial(splash.splash_attention, window=w, softcap=config.attn_softcap) for w in windows
-            ]
+            ways = [functools.partial(splash.splash_attention, window=w, softcap=config.attn_softcap) for w in windows]
         else:
             ways = [functools.partial(cudnn_attention, window=w) for w in windows]
         # A kernel is compiled for its window; scanned layers of different ones choose among them.

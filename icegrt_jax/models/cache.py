@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.sharding import constrain_cache
-
-CACHE_DTYPES = ("compute", "int8")
+from icegrt_jax.sharding.constrain import constrain_cache
 
 
 def empty_cache(config: ModelConfig, batch: int, length: int, dtype: str = "compute") -> dict:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.parallel.mesh import platform
-from icegrt_jax.parallel.sharding import batch_parts, constrain_batch, most_anywhere
+from icegrt_jax.sharding.constrain import batch_parts, constrain_batch, most_anywhere
+from icegrt_jax.sharding.mesh import platform
 
 # Logits that a device holds at a time. Each chunk reads and writes the gradient of the whole table, so where products
 # are fast a chunk must be long.

@@ -2,11 +2,10 @@
 
 import dataclasses
 
+from icegrt_jax.config.options import ATTENTIONS, REMATS
 from icegrt_jax.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
-ATTENTIONS = ("auto", "plain", "splash", "cudnn")
-REMATS = ("none", "dots", "full")
 ACTIVATIONS = ("silu", "gelu_tanh")
 ROPE_SCALINGS = ("", "linear", "llama3")
 
@@ -37,7 +36,7 @@ class ModelConfig:
       attention: how whole rows attend, see `models/attention.py`; `auto` is the fastest way that the devices have.
       init_std: of a new embedding. Small models learn to copy from their context much sooner with
         about 1 / sqrt(d_model).
-      family: whose names and config.json it has in the Hugging Face format, see `models/families.py`.
+      family: whose names and config.json it has in the Hugging Face format, see `models/hf/families.py`.
       qkv_bias: query, key and value projections have a bias.
       qk_norm: RMSNorm of each query and key head before the rotation.
       activation: of the gated MLP, `silu` or `gelu_tanh`.

@@ -9,9 +9,9 @@ from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.transformer import Transformer, softcap
-from icegrt_jax.parallel.mesh import platform
-from icegrt_jax.parallel.sharding import constrain, gathered, splits_over_fsdp, with_vocabulary
 from icegrt_jax.rl import exact_kl
+from icegrt_jax.sharding.constrain import constrain, gathered, splits_over_fsdp, with_vocabulary
+from icegrt_jax.sharding.mesh import platform
 
 
 def init_params(key: jax.Array, config: ModelConfig, *, scalar_head: bool = False) -> dict:

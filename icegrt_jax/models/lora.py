@@ -12,12 +12,11 @@ import zlib
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.config.options import LORA_TARGETS
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.quantize import dequantized
 from icegrt_jax.models.tree import flatten, map_with_path, unflatten
-
-TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +26,20 @@ class LoRAConfig:
     Attributes:
       rank: r, columns of A.
       alpha: the scale is alpha / rank, with rslora alpha / sqrt(rank).
-      targets: projections that get one, of `TARGETS`.
+      targets: projections that get one, of `LORA_TARGETS`.
       rslora: see alpha.
     """
 
     rank: int
     alpha: float = 16.0
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = LORA_TARGETS
     rslora: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "targets", tuple(self.targets))  # a list after JSON
-        unknown = [name for name in self.targets if name not in TARGETS]
+        unknown = [name for name in self.targets if name not in LORA_TARGETS]
         if unknown or not self.targets:
-            raise UserError(f"lora.targets={self.targets}; expected one or more of {', '.join(TARGETS)}.")
+            raise UserError(f"lora.targets={self.targets}; expected one or more of {', '.join(LORA_TARGETS)}.")
         if self.rank < 1 or self.alpha <= 0:
             raise UserError(f"lora.rank={self.rank}, lora.alpha={self.alpha}; expected a rank of 1 or more, alpha > 0.")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.mesh import platform
+from icegrt_jax.sharding.mesh import platform
 
 
 def rotation(positions: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:

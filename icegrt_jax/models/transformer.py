@@ -17,7 +17,7 @@ from icegrt_jax.models.cache import of_layer, write
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.rope import layer_frequencies, rope, rotation
-from icegrt_jax.parallel.sharding import constrain, splits_over_fsdp
+from icegrt_jax.sharding.constrain import constrain, splits_over_fsdp
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to stays finite
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}

@@ -6,12 +6,12 @@ import jax
 from jax.sharding import Mesh
 
 from icegrt_jax.models.chunks import CHUNK_ELEMENTS_ACCELERATOR
-from icegrt_jax.parallel.mesh import BATCH_AXES
-from icegrt_jax.parallel.sharding import path_name
 from icegrt_jax.plan.compiled import Compiled
 from icegrt_jax.plan.hlo import Shape
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import itemsize, shard_shape
+from icegrt_jax.sharding.mesh import BATCH_AXES
+from icegrt_jax.sharding.rules import path_name
 
 LIMIT = 64 * 2**20  # bytes
 CHUNK = CHUNK_ELEMENTS_ACCELERATOR

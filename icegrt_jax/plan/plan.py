@@ -7,14 +7,14 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from icegrt_jax.parallel.mesh import check_batch, make_mesh
 from icegrt_jax.plan import checks, estimate, shapes
 from icegrt_jax.plan.chips import CHIPS, Chip
 from icegrt_jax.plan.compiled import Compiled, compile_program
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.programs import run_programs
 from icegrt_jax.plan.topology import Topology, devices
-from icegrt_jax.stages.common import check_minibatches
+from icegrt_jax.runs.batch_check import check_minibatches
+from icegrt_jax.sharding.mesh import check_batch, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from icegrt_jax.parallel.rollout import as_computed, lies_already, moved_to_rollout, rollout_layout
 from icegrt_jax.plan import shapes
 from icegrt_jax.plan.costs import Decoding
 from icegrt_jax.plan.program import IDS, MASK, Program, held, lower_step, within
+from icegrt_jax.runs import sections
+from icegrt_jax.runs.scoring import compiled_scores
 from icegrt_jax.sampling import compiled_sampler, sequence_keys
+from icegrt_jax.sampling.layout import as_computed, lies_already, moved_to_rollout, rollout_layout
 from icegrt_jax.sampling.sampler import prompts_at_a_time
-from icegrt_jax.stages import ppo as ppo_stage
-from icegrt_jax.stages.scoring import compiled_scores
+from icegrt_jax.training.first_check import disagreement
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
-from icegrt_jax.training.startup import disagreement
 from icegrt_jax.training.state import TrainState
 
 TOKENS = {"eos_ids": (2,), "pad_id": 0}  # which ids they are changes no program
@@ -76,7 +76,7 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) 
         "mask": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), MASK),
     }, layout, None)  # fmt: skip
     static = {
-        "model": model, "config": ppo_stage.sampler_config(config, **TOKENS), "num_samples": ppo.samples_per_prompt,
+        "model": model, "config": sections.sampler_config(config, **TOKENS), "num_samples": ppo.samples_per_prompt,
         "slots": ppo.rollout_slots,
     }  # fmt: skip
     arguments = (asked["keys"], copy, asked["tokens"], asked["mask"])

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.parallel.steps import step_program
 from icegrt_jax.plan.costs import Decoding
+from icegrt_jax.sharding.steps import step_program
 from icegrt_jax.training.state import TrainState
 
 MASK = jnp.bool_

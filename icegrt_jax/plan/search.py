@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from icegrt_jax.config import check
+from icegrt_jax.config.checks import check
 from icegrt_jax.errors import UserError
-from icegrt_jax.parallel.mesh import BATCH_AXES
 from icegrt_jax.plan.plan import Row, Target, check_rows, plan_row, programs_for
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import bytes_per_chip
+from icegrt_jax.sharding.mesh import BATCH_AXES
 
 # Of a chip's memory, left free. One more row a chip can take 4 % at once, so that much the line may be wrong; and close
 # to the limit the compiler looks for what to save: an SFT update of 13B took 51 s at 77 % and 167 s at 99.7 %.

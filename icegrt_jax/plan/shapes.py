@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head
-from icegrt_jax.models.hf_config import read_hf_config, to_model_config
+from icegrt_jax.models.hf.config import read_hf_config, to_model_config
 from icegrt_jax.models.lora import init_adapter
-from icegrt_jax.parallel.sharding import batch_sharding, spec_of, split_axes, tree_shardings
-from icegrt_jax.stages import common, reward, roles, supervised
+from icegrt_jax.runs import reward_model, roles, sections, stage_models, supervised
+from icegrt_jax.sharding.rules import batch_sharding, spec_of, split_axes, tree_shardings
+from icegrt_jax.training.restore import SCALAR_ROLES, PartRecord
 from icegrt_jax.training.state import TrainState
-from icegrt_jax.training.stored import SCALAR_ROLES, PartRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ def models_of(config: ConfigDict) -> Models:
     if section.init == "sft":
         return Models(policy, policy)
     if section.init == "scratch":
-        return Models(policy, common.scratch_config(section.model, policy.vocab_size, section.length))
+        return Models(policy, stage_models.scratch_config(section.model, policy.vocab_size, section.length))
     return Models(policy, _in_folder("reward.init", section.init, section.model))
 
 
@@ -43,7 +43,7 @@ def _policy(config: ConfigDict) -> ModelConfig:
     section = config.model
     if not section.path:
         length = config.max_prompt_length + config.max_response_length
-        return common.scratch_config(section, config.tokenizer.vocab_size, length)
+        return stage_models.scratch_config(section, config.tokenizer.vocab_size, length)
     if pathlib.Path(section.path).expanduser().is_dir() or not section.hf_config:
         return _in_folder("model.path", section.path, section)
     return _in_folder("model.hf_config", section.hf_config, section)
@@ -66,8 +66,8 @@ def supervised_state(config: ConfigDict, stage: str, models: Models) -> TrainSta
     def build(key):
         if stage == "reward":
             params = init_params(key, models.reward, scalar_head=True)
-            return reward.first_state(config, key, models.reward, params, {}, key)[0]
-        lora = common.lora_config(config.sft.lora) if stage == "sft" else None
+            return reward_model.first_state(config, key, models.reward, params, {}, key)[0]
+        lora = sections.lora_config(config.sft.lora) if stage == "sft" else None
         params = init_params(key, models.policy)
         return supervised.first_state(config, stage, key, models.policy, params, lora, {}, key)[0]
 
@@ -78,7 +78,7 @@ def ppo_state(config: ConfigDict, models: Models) -> TrainState:
     """The abstract state of PPO before its first iteration: all roles, put together as the stage does."""
 
     def build(key):
-        lora = common.lora_config(config.reward.lora)
+        lora = sections.lora_config(config.reward.lora)
 
         def whole(stage, role):
             model = models.reward if role == "reward" else models.policy

@@ -7,8 +7,8 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.config.options import CACHE_DTYPES
 from icegrt_jax.errors import UserError
-from icegrt_jax.models.cache import CACHE_DTYPES
 from icegrt_jax.models.heads import pick_logprobs
 
 EXCLUDED = -1e30  # logit of a token that top-k, top-p or min-p leaves out

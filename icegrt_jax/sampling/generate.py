@@ -15,12 +15,13 @@ from icegrt_jax.data.packing import left_pad
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
+from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.vocabulary import check_ids
-from icegrt_jax.parallel import hosts
-from icegrt_jax.parallel.sharding import row_parts, shard_batch
 from icegrt_jax.sampling.draw import SamplerConfig
 from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
+from icegrt_jax.sharding.put import shard_batch
+from icegrt_jax.sharding.rules import row_parts
 
 BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
 
@@ -105,7 +106,7 @@ def generate_batches(
     """Samples `num_samples` responses to every prompt, those of `batch_size` prompts in flight at a time.
 
     A response depends on the key, its prompt and its place in the list, not on the batch size. `layout` is the mesh
-    of `parallel.rollout` on which `params` lie; without one they lie on one device.
+    of `sampling.layout` on which `params` lie; without one they lie on one device.
     """
     if not isinstance(num_samples, numbers.Integral):
         raise UserError(f"num_samples={num_samples!r}; expected a whole number.")
@@ -125,7 +126,7 @@ def generate_batches(
             inputs[0], params, *inputs[1:],
             model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
         )  # fmt: skip
-    joined = jax.tree.map(lambda x: x[: count * num_samples], hosts.fetch(rollout))
+    joined = jax.tree.map(lambda x: x[: count * num_samples], sync.fetch(rollout))
     return Generation(
         joined.prompts,
         joined.prompt_mask,
@@ -168,6 +169,4 @@ def generate(
         eos_ids=model.tokenizer.eos_ids,
         pad_id=model.tokenizer.pad_id,
     )
-    return generate_batches(
-        key, model.params, model.config, model.tokenizer, prompts, config, num_samples=num_samples
-    )
+    return generate_batches(key, model.params, model.config, model.tokenizer, prompts, config, num_samples=num_samples)

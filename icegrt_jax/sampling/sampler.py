@@ -23,9 +23,9 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
-from icegrt_jax.parallel.mesh import platform
-from icegrt_jax.parallel.sharding import constrain_batch, constrain_cache
 from icegrt_jax.sampling.draw import SamplerConfig, draw
+from icegrt_jax.sharding.constrain import constrain_batch, constrain_cache
+from icegrt_jax.sharding.mesh import platform
 
 TAKEN_APART = ("cpu", "gpu")  # back ends where decoding with stacked layers has been measured, and is slower
 REFILLS = 8  # a refill waits until this part of the slots is free
@@ -144,9 +144,7 @@ def sample_responses(
         raise UserError(f"slots={slots} is not a multiple of the {num_samples} samples of a prompt; make it one.")
     count = total if count is None else jnp.minimum(count, total)
     at_a_time = prompts_at_a_time(total, num_samples, slots)
-    admit = functools.partial(
-        _admit, params, model, config, keys, prompts, prompt_mask, num_samples, at_a_time, count
-    )
+    admit = functools.partial(_admit, params, model, config, keys, prompts, prompt_mask, num_samples, at_a_time, count)
     step = functools.partial(_step, params, model, config, width)
 
     def go_on(state):

@@ -21,7 +21,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.parallel import hosts
+from icegrt_jax.hosts import sync
 from icegrt_jax.training.finite import check_finite_tree
 
 _MAX_NAMED = 8  # differing keys named in an error
@@ -53,7 +53,7 @@ class Checkpoints:
         """Returns the steps with a complete checkpoint, ascending; waits for a save of ours under way."""
         self.wait()
         # Of several processes the main one looks: all go on from the same.
-        return hosts.from_main(f"checkpoints in {self._directory}", self._complete)
+        return sync.from_main(f"checkpoints in {self._directory}", self._complete)
 
     def _complete(self) -> list[int]:
         if not self._directory.is_dir():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.parallel import hosts
+from icegrt_jax.hosts import sync
 
 _MAX_NAMED = 3  # arrays named in an error
 
@@ -36,7 +36,7 @@ def check_finite_tree(step: int, tree: Any, left: Callable[[], str] = str) -> No
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    finite = hosts.fetch(_all_finite([leaf for _, leaf in leaves]))
+    finite = sync.fetch(_all_finite([leaf for _, leaf in leaves]))
     bad = [name for (name, _), is_finite in zip(leaves, finite, strict=True) if not is_finite]
     if bad:
         named = ", ".join(bad[:_MAX_NAMED])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import scalars, token_logprobs
 from icegrt_jax.models.transformer import hidden_states
-from icegrt_jax.training.packed import Packed, Packing
+from icegrt_jax.training.packing import Packed, Packing
 
 
 def rows_hidden(params: dict, config: ModelConfig, rows: Packed) -> jax.Array:

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import optax
 
+from icegrt_jax.config.options import SCHEDULES
 from icegrt_jax.errors import UserError
 
 DECAYED = ("kernel", "embedding", "lora_a", "lora_b")
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.parallel.mesh import platform
-from icegrt_jax.parallel.pmap import all_rows, own_rows
-from icegrt_jax.parallel.sharding import constrain_batch
 from icegrt_jax.rl import (
     eos_penalty,
     explained_variance,
@@ -20,10 +17,13 @@ from icegrt_jax.rl import (
     whitening_std,
 )
 from icegrt_jax.sampling import Rollout
-from icegrt_jax.training.blocks import block_count, joined
+from icegrt_jax.sharding.constrain import constrain_batch
+from icegrt_jax.sharding.mesh import platform
+from icegrt_jax.sharding.pmap import all_rows, own_rows
 from icegrt_jax.training.forward import rows_logprobs, rows_scalars
+from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
-from icegrt_jax.training.packed import Packed, Packing
+from icegrt_jax.training.packing import Packed, Packing
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 

@@ -23,8 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from icegrt_jax import signals
-from icegrt_jax.parallel import hosts
+from icegrt_jax.hosts import signals, sync
 
 
 class Preempted(SystemExit):
@@ -107,7 +106,7 @@ def stop_if_asked() -> None:
 
     To be called by every process, where nothing is unsaved.
     """
-    if jax.process_count() > 1 and any(hosts.exchange("whether to stop", bool(signals.kept))):
+    if jax.process_count() > 1 and any(sync.exchange("whether to stop", bool(signals.kept))):
         stop = Preempted(None)
         print(stop, file=sys.stderr)
         raise stop

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import tqdm
 
-from icegrt_jax.parallel import hosts
+from icegrt_jax.hosts import sync
 from icegrt_jax.training.compiles import Compiles
 
 _LINE_SECONDS = 15.0  # a log file gets a line this often, and at every tenth of the way
@@ -124,7 +124,7 @@ def print_header(title: str, what: str, *, number: int, total: int, stream: Text
 
 def _log() -> TextIO:
     """stderr; of several processes only the main one says where it is."""
-    return sys.stderr if hosts.is_main() else open(os.devnull, "w", encoding="utf-8")
+    return sys.stderr if sync.is_main() else open(os.devnull, "w", encoding="utf-8")
 
 
 def _metrics_text(metrics: dict[str, Any]) -> str:

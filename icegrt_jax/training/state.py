@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from icegrt_jax.config.penalty import check_penalty
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig, with_adapter
-from icegrt_jax.penalty import check_penalty
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rows
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer

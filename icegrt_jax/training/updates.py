@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from icegrt_jax.models.heads import scalars, token_loss
-from icegrt_jax.parallel.sharding import constrain_params
 from icegrt_jax.rl import (
     count_ranked,
     kl_estimate,
@@ -21,9 +20,10 @@ from icegrt_jax.rl import (
     ranking_loss,
     same_responses,
 )
-from icegrt_jax.training.blocks import block_count, summed
+from icegrt_jax.sharding.constrain import constrain_params
 from icegrt_jax.training.forward import answer_scores, packed_hidden, rows_hidden, rows_scalars
-from icegrt_jax.training.packed import Minibatch, pack_experience
+from icegrt_jax.training.microbatch import block_count, summed
+from icegrt_jax.training.packing import Minibatch, pack_experience
 from icegrt_jax.training.state import Experience, TrainState
 
 

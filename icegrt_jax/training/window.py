@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from icegrt_jax import files
-from icegrt_jax.parallel import hosts
+from icegrt_jax.hosts import sync
 
 HELD = 64  # steps whose metrics may wait on the device
 
@@ -30,7 +30,7 @@ class Window:
         self, directory: pathlib.Path, *, resume_step: int | None, check: Callable[[int, dict], None] = lambda *_: None
     ):
         self._path, self._check = pathlib.Path(directory) / "window.jsonl", check
-        kept = hosts.from_main("the open window is looked for", lambda: self._kept(resume_step))
+        kept = sync.from_main("the open window is looked for", lambda: self._kept(resume_step))
         self._count, self._sums = kept["count"], kept["sums"]
         self._waiting: list[tuple[int, dict[str, jax.Array]]] = []
         self._bad: tuple[int, dict] | None = None
@@ -56,7 +56,7 @@ class Window:
     def save(self, step: int) -> None:
         """Keeps the open window beside the checkpoint of `step`; called before that is saved."""
         self._read()
-        if self._count and hosts.is_main():
+        if self._count and sync.is_main():
             files.append_jsonl(self._path, [{"step": step, "count": self._count, "sums": self._sums}])
 
     def _read(self) -> None:

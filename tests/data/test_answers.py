@@ -5,7 +5,7 @@ import json
 import pytest
 
 from icegrt_jax.data import chat
-from icegrt_jax.data.fitting import cut_prompt, fit_answers, fit_rankings
+from icegrt_jax.data.encode import cut_prompt, fit_answers, fit_rankings
 from icegrt_jax.data.records import Ranking, user
 from icegrt_jax.data.tokenizers import load_tokenizer, same_tokenizer, train_bpe
 from icegrt_jax.errors import UserError

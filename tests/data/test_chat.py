@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from icegrt_jax.data.fitting import encode_prompt, fit_examples, fit_prompts, fit_rankings
+from icegrt_jax.data.encode import encode_prompt, fit_examples, fit_prompts, fit_rankings
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, read_jsonl, user
 from icegrt_jax.data.tokenizers import load_tokenizer, wrap
 from icegrt_jax.errors import UserError

@@ -5,13 +5,13 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
+from icegrt_jax.commands import data
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, read_jsonl, user
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tfds_builder import build_dataset
 from icegrt_jax.data.tokenizers import wrap
 from icegrt_jax.errors import UserError
 from icegrt_jax.sampling.generate import prompt_ids
-from icegrt_jax.stages import data
 from tests.data.templates import make
 
 HALF, OTHER_HALF = "\ud83d", "\ude42"

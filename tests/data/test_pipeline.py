@@ -6,13 +6,13 @@ import threading
 import numpy as np
 import pytest
 
+from icegrt_jax.data.host_share import Share
 from icegrt_jax.data.pipeline import mixture, prompt_batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
-from icegrt_jax.data.shares import Share
 from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe, wrap
 from icegrt_jax.errors import UserError
 from icegrt_jax.rl import ranked_pairs, same_responses
-from tests.parallel.meetings import on_hosts
+from tests.hosts.meetings import on_hosts
 
 WORDS = ["cat", "hat", "mat", "rat", "bat"]
 

@@ -13,7 +13,7 @@ from icegrt_jax.data.tokenizers import load_tokenizer, same_tokenizer, wrap
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
 from icegrt_jax.models.heads import scalars
-from icegrt_jax.models.hf import save_hf
+from icegrt_jax.models.hf.folder import save_hf
 from tests.data.templates import make
 from tests.models.examples import CONFIG, make_params
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from icegrt_jax.data import template
-from icegrt_jax.data.fitting import fit_examples
+from icegrt_jax.data.encode import fit_examples
 from icegrt_jax.data.records import Instruction, read_jsonl, user
 from icegrt_jax.data.tokenizers import load_tokenizer, same_tokenizer, wrap
 from icegrt_jax.errors import UserError

@@ -10,8 +10,8 @@ import json
 import pytest
 
 from icegrt_jax.data.tokenizers import load_tokenizer, same_tokenizer, train_bpe, wrap
-from icegrt_jax.models.families import FAMILIES
-from icegrt_jax.models.hf import save_hf
+from icegrt_jax.models.hf.families import FAMILIES
+from icegrt_jax.models.hf.folder import save_hf
 from tests.data.templates import SHAPES, make
 from tests.models.examples import CONFIG, make_params
 

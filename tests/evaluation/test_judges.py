@@ -2,9 +2,9 @@
 
 import pytest
 
-from icegrt_jax.config import JUDGES
-from icegrt_jax.data.adreview import build
+from icegrt_jax.config.options import JUDGES
 from icegrt_jax.data.records import Prompt, user
+from icegrt_jax.domains.adreview import build
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import judges
 from icegrt_jax.evaluation.judges import mean_grades, unigram_f1

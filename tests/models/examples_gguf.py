@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from icegrt_jax.models.gguf_tensors import NAMES
+from icegrt_jax.models.gguf.tensors import NAMES
 from icegrt_jax.models.tree import flatten
 from tests.models.examples import CONFIG
 

@@ -10,7 +10,7 @@ import pytest
 from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model, save_model
-from icegrt_jax.models.hf import save_hf
+from icegrt_jax.models.hf.folder import save_hf
 from tests.models.examples import CONFIG, make_params, make_tokens
 
 FITTING = dataclasses.replace(CONFIG, vocab_size=300)

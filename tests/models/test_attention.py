@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import attention, splash, transformer
 from icegrt_jax.models.cache import empty_cache
-from icegrt_jax.parallel.mesh import AXES, ROLLOUT_AXES
+from icegrt_jax.sharding.mesh import AXES, ROLLOUT_AXES
 from tests.models.examples import CONFIG, EVERYTHING, make_params, make_tokens, stacked
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

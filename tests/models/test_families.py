@@ -13,7 +13,7 @@ from icegrt_jax.models import transformer
 from icegrt_jax.models.cache import empty_cache
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, scalars, unembed
-from icegrt_jax.models.hf import load_hf, save_hf
+from icegrt_jax.models.hf.folder import load_hf, save_hf
 from tests.models.examples_hf import CASES, LENGTH, each_family, make_theirs, padded_batch, relative, their_logits
 
 hidden_states = jax.jit(transformer.hidden_states, static_argnames="config")
@@ -49,9 +49,7 @@ def test_logits_equal_those_of_transformers(theirs, tmp_path, case, scan_layers)
 
     # Again with a cache, token by token, as the sampler does; `tokens` are the left-padded ones.
     slots = LENGTH + 2
-    hidden, cache = prefill(
-        params, config, tokens[:, :PROMPT], mask[:, :PROMPT], empty_cache(config, 3, slots)
-    )
+    hidden, cache = prefill(params, config, tokens[:, :PROMPT], mask[:, :PROMPT], empty_cache(config, 3, slots))
     states, seen = [hidden], np.pad(mask, ((0, 0), (0, 2)))
     for i in range(PROMPT, LENGTH):
         slot_mask = seen & (np.arange(slots) <= i)[None]

@@ -15,11 +15,11 @@ from icegrt_jax.api import load_model
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
 from icegrt_jax.models.api import save_model
-from icegrt_jax.models.gguf import load_gguf
-from icegrt_jax.models.gguf_config import llama3_scaling, read_config
-from icegrt_jax.models.gguf_tensors import TYPES
+from icegrt_jax.models.gguf.config import llama3_scaling, read_config
+from icegrt_jax.models.gguf.file import load_gguf
+from icegrt_jax.models.gguf.tensors import TYPES
 from icegrt_jax.models.heads import unembed
-from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hf.folder import load_hf
 from icegrt_jax.models.tree import map_with_path
 from tests.models.examples import make_params, stacked
 from tests.models.examples_gguf import CONFIG_HERE, TEMPLATE, finish, interleaved, start, write_gguf, write_theirs

@@ -7,7 +7,7 @@ from tokenizers import pre_tokenizers
 
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
-from icegrt_jax.models.gguf_tokenizer import CUTS, read_tokenizer
+from icegrt_jax.models.gguf.tokenizer import CUTS, read_tokenizer
 from tests.models.examples_gguf import TEMPLATE
 
 SPACE = "▁"

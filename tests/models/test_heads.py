@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from icegrt_jax.models import chunks
-from icegrt_jax.models.heads import entropy_of, init_params, pick_logprobs, scalars, token_logprobs, token_loss, unembed
+from icegrt_jax.models.heads import (
+    entropy_of,
+    init_params,
+    pick_logprobs,
+    scalars,
+    token_logprobs,
+    token_loss,
+    unembed,
+)
 from tests.models.examples import CONFIG, make_params, make_tokens
 
 

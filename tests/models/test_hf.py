@@ -15,10 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, train_bpe
 from icegrt_jax.errors import UserError
-from icegrt_jax.models import hf_tensors, transformer
-from icegrt_jax.models.families import ARCHITECTURES
+from icegrt_jax.models import transformer
 from icegrt_jax.models.heads import unembed
-from icegrt_jax.models.hf import load_hf, save_hf
+from icegrt_jax.models.hf import tensors
+from icegrt_jax.models.hf.families import ARCHITECTURES
+from icegrt_jax.models.hf.folder import load_hf, save_hf
 from icegrt_jax.models.tree import map_with_path
 from tests.models.examples import CONFIG, make_params, stacked
 from tests.models.examples_hf import make_theirs, padded_batch, relative, their_logits
@@ -239,7 +240,7 @@ def test_a_stored_output_matrix_of_other_values_is_used_though_the_config_says_t
 def test_a_tied_matrix_that_is_stored_twice_stays_one(tmp_path, monkeypatch, dtype):
     save_hf(tmp_path / "model", CONFIG, make_params(), None, dtype=dtype)
     with_tensor(tmp_path / "model", "lm_head.weight", lambda tensors: tensors["model.embed_tokens.weight"].copy())
-    monkeypatch.setattr(hf_tensors, "BLOCK_BYTES", 8 * CONFIG.d_model * 7)  # rows by sevens
+    monkeypatch.setattr(tensors, "BLOCK_BYTES", 8 * CONFIG.d_model * 7)  # rows by sevens
     config, params = load_hf(tmp_path / "model")
     assert config == CONFIG and "lm_head" not in params
     last = lambda tensors: np.concatenate([tensors["lm_head.weight"][:-1], tensors["lm_head.weight"][-1:] * 2])

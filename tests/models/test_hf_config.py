@@ -10,10 +10,10 @@ import pytest
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import transformer
-from icegrt_jax.models.families import FAMILIES, Family
 from icegrt_jax.models.heads import unembed
-from icegrt_jax.models.hf import load_hf
-from icegrt_jax.models.hf_config import read_activation, read_hf_config, to_hf_config, to_model_config
+from icegrt_jax.models.hf.config import read_activation, read_hf_config, to_hf_config, to_model_config
+from icegrt_jax.models.hf.families import FAMILIES, Family
+from icegrt_jax.models.hf.folder import load_hf
 from tests.models.examples_hf import SHAPE, padded_batch, relative, their_logits
 
 each_model_type = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())

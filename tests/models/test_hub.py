@@ -5,8 +5,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.models.hf import load_hf, save_hf
-from icegrt_jax.models.hub import local_folder
+from icegrt_jax.models.hf.folder import load_hf, save_hf
+from icegrt_jax.models.hf.hub import local_folder
 from tests.models.examples import CONFIG, make_params
 
 

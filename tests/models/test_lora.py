@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icegrt_jax.config.options import LORA_TARGETS
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.heads import unembed
-from icegrt_jax.models.lora import TARGETS, LoRAConfig, init_adapter, merged, with_adapter
+from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged, with_adapter
 from icegrt_jax.models.quantize import dequantized, quantized, stored_as
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.models.tree import flatten, map_with_path
@@ -60,7 +61,7 @@ def test_only_the_named_projections_get_an_adapter():
     modules = {path.split("/")[-2] for path in flatten(adapter)}
     assert modules == {"q", "down"}
     everything = init_adapter(jax.random.key(1), make_params(), LoRAConfig(rank=2))
-    assert {path.split("/")[-2] for path in flatten(everything)} == set(TARGETS)
+    assert {path.split("/")[-2] for path in flatten(everything)} == set(LORA_TARGETS)
 
 
 def test_stacked_layers_take_a_stacked_adapter():

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.heads import scalars, unembed
-from icegrt_jax.models.hf import load_hf
+from icegrt_jax.models.hf.folder import load_hf
+from icegrt_jax.models.hf.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from icegrt_jax.models.lora import LoRAConfig, init_adapter, with_adapter
-from icegrt_jax.models.peft import CONFIG, WEIGHTS, load_adapter, save_adapter
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.models.tree import flatten, map_with_path
 from tests.models.examples_hf import make_theirs, padded_batch, relative, their_logits

@@ -16,10 +16,11 @@ from jax.sharding import PartitionSpec as P
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from icegrt_jax.models import safetensors_file, streaming
-from icegrt_jax.models.hf import load_hf, save_hf
-from icegrt_jax.parallel.mesh import make_mesh
-from icegrt_jax.parallel.sharding import tree_shardings
+from icegrt_jax.models import streaming
+from icegrt_jax.models.hf import safetensors_file
+from icegrt_jax.models.hf.folder import load_hf, save_hf
+from icegrt_jax.sharding.mesh import make_mesh
+from icegrt_jax.sharding.rules import tree_shardings
 from tests.models.examples import CONFIG, make_params, stacked
 
 WIDE = dataclasses.replace(CONFIG, vocab_size=2048, d_model=256, num_layers=4, d_ff=1024, head_dim=64)

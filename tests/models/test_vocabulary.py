@@ -13,7 +13,7 @@ import icegrt_jax as ice
 from icegrt_jax.data.tokenizers import train_bpe, wrap
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
-from icegrt_jax.models.hf import save_hf
+from icegrt_jax.models.hf.folder import save_hf
 from icegrt_jax.models.vocabulary import check_ids, check_tokenizer
 from tests.models.examples import CONFIG, make_params
 

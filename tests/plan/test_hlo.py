@@ -143,11 +143,15 @@ def test_a_collective_that_is_woven_into_several_fusions_is_sent_once():
     assert costs.hbm_bytes == (part + part + whole) + (part + own + own)
     # Also where it goes on within a loop or a call, whose fusions have its channel.
     going_on = next(line for line in WOVEN.splitlines() if line.startswith("  %f.1 = "))
-    called = """%inside (own: f32[2,16], room: f32[8,16], x.1: f32[4,4]) -> (f32[4,4], f32[2,16]) {
+    called = (
+        """%inside (own: f32[2,16], room: f32[8,16], x.1: f32[4,4]) -> (f32[4,4], f32[2,16]) {
   %own = f32[2,16]{1,0} parameter(0)
   %room = f32[8,16]{1,0} parameter(1)
   %x.1 = f32[4,4]{1,0} parameter(2)
-""" + going_on.replace("  %f.1", "  ROOT %f.1") + "\n}\n\n"
+"""
+        + going_on.replace("  %f.1", "  ROOT %f.1")
+        + "\n}\n\n"
+    )
     text = WOVEN.replace(going_on, going_on.replace("fusion(", "call(").replace("calls=%go_on", "to_apply=%inside"))
     text = text.replace("ENTRY", called + "ENTRY").replace("%f = ", "%async-collective-start = ")
     assert module_costs(parse(text.replace("(%f)", "(%async-collective-start)")))[""].by_kind() == costs.by_kind()

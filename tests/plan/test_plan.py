@@ -8,13 +8,13 @@ import jax
 import pytest
 
 from icegrt_jax import cli
-from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.plan import checks, estimate, plan, report
 from icegrt_jax.plan.chips import CHIPS
 from icegrt_jax.plan.compiled import Compiled, Part
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import placed
 from icegrt_jax.plan.topology import parse_topology
+from icegrt_jax.sharding.mesh import make_mesh
 from tests.plan.examples import ADAPTERS, MEMORY, tiny
 
 EIGHT = parse_topology("cpu:8")

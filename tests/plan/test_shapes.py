@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from icegrt_jax.configuration import load_config
+from icegrt_jax.config.file import load_config
 from icegrt_jax.errors import UserError
-from icegrt_jax.parallel.mesh import make_mesh
 from icegrt_jax.plan import shapes
+from icegrt_jax.sharding.mesh import make_mesh
 from tests.plan.examples import ADAPTERS, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

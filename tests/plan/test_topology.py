@@ -73,7 +73,7 @@ import json, sys
 from icegrt_jax.plan.topology import devices, parse_topology, prepare
 topology = parse_topology(sys.argv[1], int(sys.argv[2]))
 prepare(topology)
-from icegrt_jax.parallel.mesh import make_mesh
+from icegrt_jax.sharding.mesh import make_mesh
 mesh = make_mesh(data=-1, fsdp=int(sys.argv[3]), tensor=int(sys.argv[4]), devices=devices(topology))
 slices = [[getattr(device, "slice_index", 0) for device in row.ravel()] for row in mesh.devices]
 print(json.dumps({"platform": mesh.devices.flat[0].platform, "shape": list(mesh.shape.values()), "slices": slices}))

@@ -4,7 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.rl import last_valid, masked_mean, masked_sum, masked_var, normalize_advantages, whiten, whitening_std
+from icegrt_jax.rl import (
+    last_valid,
+    masked_mean,
+    masked_sum,
+    masked_var,
+    normalize_advantages,
+    whiten,
+    whitening_std,
+)
 
 from . import references
 from .examples import GARBAGE, MASK, rollout, soiled

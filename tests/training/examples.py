@@ -13,7 +13,7 @@ from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.training.forward import rows_scalars
 from icegrt_jax.training.optimizers import OptimizerConfig
-from icegrt_jax.training.packed import Packing
+from icegrt_jax.training.packing import Packing
 from icegrt_jax.training.state import Experience, PPOConfig, TrainState, create_state
 from tests.models.examples import make_params
 

@@ -9,7 +9,7 @@ import pytest
 
 from icegrt_jax.models import chunks
 from icegrt_jax.sampling import Rows
-from icegrt_jax.training import forward, packed
+from icegrt_jax.training import forward, packing
 from tests.models.examples import make_params, reference_hidden
 from tests.training import examples
 from tests.training.examples import POLICY, SCALAR, B, T, make_experience, make_policy, make_scalar
@@ -62,16 +62,16 @@ def test_logprobs_and_entropy_equal_a_float64_reference(temperature):
 @pytest.mark.parametrize("rows", [Rows(10, 14), Rows(12, 14), Rows(15, 12), Rows(8, 20)], ids=str)
 def test_what_is_read_does_not_depend_on_who_shares_the_row(rows):
     """Values, log-probs and exact KL of each token in rows that several sequences share, against one row each."""
-    packing = packed.Packing(ARGS[1], ARGS[3], rows)
-    assert packing.shared
-    laid = packing.tokens(ARGS[0], ARGS[2])
+    laid_out = packing.Packing(ARGS[1], ARGS[3], rows)
+    assert laid_out.shared
+    laid = laid_out.tokens(ARGS[0], ARGS[2])
     assert laid.tokens.shape == rows and (np.asarray(laid.segment_ids).max(1) > 0).any()
     read = jax.jit(forward.rows_logprobs, static_argnames=("config", "temperature"))
     for got, alone in zip(
         read(make_policy(0), POLICY, laid, temperature=0.7),
         response_logprobs(make_policy(0), POLICY, *ARGS, temperature=0.7),
     ):
-        np.testing.assert_allclose(packing.responses(got), alone, atol=2e-5)
+        np.testing.assert_allclose(laid_out.responses(got), alone, atol=2e-5)
         assert (np.asarray(got)[~np.asarray(laid.mask)] == 0).all()
     values = response_values(make_scalar(1), SCALAR, *ARGS)
     np.testing.assert_allclose(response_values(make_scalar(1), SCALAR, *ARGS, rows=rows), values, atol=2e-5)

@@ -1,6 +1,5 @@
 """Roles that are parts of others: adapters on a frozen tree, a critic that is a head on the actor."""
 
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ from icegrt_jax.models.heads import scalars, trunk
 from icegrt_jax.models.lora import init_adapter
 from icegrt_jax.models.tree import flatten
 from icegrt_jax.rl import ppo_value_loss
+from icegrt_jax.training.first_check import check_first_rollout
 from icegrt_jax.training.forward import rows_hidden
-from icegrt_jax.training.packed import pack_experience
+from icegrt_jax.training.packing import pack_experience
 from icegrt_jax.training.ppo import ppo_update, score
-from icegrt_jax.training.startup import check_first_rollout
 from icegrt_jax.training.state import trained, with_trained
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 from tests.training.examples import POLICY, make_experience, make_policy, make_rollout, make_state

@@ -14,8 +14,8 @@ import pytest
 
 from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged
 from icegrt_jax.sampling import SamplerConfig, sample_responses, sequence_keys
+from icegrt_jax.training.first_check import disagreement
 from icegrt_jax.training.ppo import ppo_update, score
-from icegrt_jax.training.startup import disagreement
 from icegrt_jax.training.updates import reward_update, sft_update
 from tests.training.examples import (
     T,

@@ -1,0 +1,101 @@
+"""`icegrt data`: check records, or build a TFDS dataset from them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from icegrt_jax.data import losses, records
+from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings, token_counts
+from icegrt_jax.data.sources import load_source
+from icegrt_jax.data.tfds_builder import build_dataset
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.hf.hub import local_folder
+from icegrt_jax.runs import tokenizers
+
+KINDS = {
+    "instruction": records.Instruction,
+    "ranking": records.Ranking,
+    "prompt": records.Prompt,
+    "text": records.Text,
+}
+FITS: dict[str, Callable] = {
+    "instruction": fit_examples,
+    "text": fit_examples,
+    "prompt": fit_prompts,
+    "ranking": lambda loaded, tokenizer, length, overlong: fit_rankings(
+        loaded, tokenizer, length, max(len(record.responses) for record in loaded), overlong
+    ),
+}
+LONGER = {"drop": "dropped", "cut": "cut", "keep": "kept", "split": "split"}
+QUANTILES = {"median": 50, "90 %": 90, "99 %": 99, "longest": 100}
+
+
+def main(command: str, **flags) -> None:
+    """Runs `icegrt data check` or `icegrt data build`; the flags are the command line's."""
+    {"check": check, "build": build}[command](**flags)
+
+
+def check(
+    *, source: str, kind: str, data_dir: str, config: ConfigDict | str = "", tokenizer: str = "", length: int = 0
+) -> None:
+    """Reads and validates every record of a source; the first bad one is a `UserError` that names its line.
+
+    With a tokenizer, a config's or one by itself, the records are tokenised too: how long they are, and how many would
+    be left out or cut at the config's lengths or at `length`.
+    """
+    if length and not (config or tokenizer):
+        raise UserError("--length counts tokens; give --tokenizer or --config as well.")
+    loaded = load_source(source, kind=KINDS[kind], data_dir=data_dir)
+    print(f"{source}: {len(loaded)} {kind} records, all valid")
+    if not (config or tokenizer):
+        return print("for their lengths in tokens give --config or --tokenizer")
+    reader = load_tokenizer(local_folder(tokenizer)) if tokenizer else _tokenizer_of(config, kind)
+    sizes = [size for record in loaded for size in token_counts(record, reader)]
+    shown = (f"{name} {int(np.percentile(sizes, q, method='higher'))}" for name, q in QUANTILES.items())
+    print(f"tokens: {', '.join(shown)}{' (of answers with their prompt)' if kind == 'ranking' else ''}")
+    given = [("--length", length, "split" if kind == "text" else "drop")]
+    for key, tokens, overlong in given if length else _lengths(config, kind):
+        _show_fit(loaded, FITS[kind], reader, f"{key}={tokens} tokens", tokens, overlong)
+
+
+def _tokenizer_of(config: ConfigDict, kind: str) -> ChatTokenizer:
+    """The one that reads records of a kind in a run: rankings are the reward model's."""
+    own = tokenizers.reward_tokenizer(config) if kind == "ranking" else None
+    return own or tokenizers.future_tokenizer(config)
+
+
+def _lengths(config: ConfigDict | str, kind: str) -> Iterator[tuple[str, int, str]]:
+    """(key, tokens, what happens to longer records) of the config's places for records of a kind."""
+    if not config:
+        return
+    if kind == "prompt":
+        yield "max_prompt_length", config.max_prompt_length, config.overlong_prompts
+    elif kind == "text":
+        yield "pretrain.length", config.pretrain.length, "split"
+    else:
+        stage = {"instruction": "sft", "ranking": "reward"}[kind]
+        yield f"{stage}.length", config[stage].length, config[stage].overlong
+    if kind == "instruction" and config.ppo.ptx.coef:
+        yield "ppo.ptx.length", config.ppo.ptx.length, "drop"
+
+
+def _show_fit(
+    loaded: Sequence, fit: Callable, tokenizer: ChatTokenizer, length: str, tokens: int, overlong: str
+) -> None:
+    """One line of what is kept, cut and left out at a length, and the warnings of a stage that would read it."""
+    _, counts = fit(loaded, tokenizer, tokens, overlong)
+    counts["records"] = len(loaded)
+    shown = ", ".join(f"{name} {count}" for name, count in counts.items() if count or name in ("kept", "dropped"))
+    print(f"at {length}, longer ones {LONGER[overlong]}: {shown}")
+    for line in losses.warnings("the source", counts, length):
+        print(f"warning: {line}")
+
+
+def build(*, source: str, kind: str, data_dir: str, name: str, split: str, out: str) -> None:
+    """Writes the records of a source as one split of the TFDS dataset OUT/NAME."""
+    loaded = load_source(source, kind=KINDS[kind], data_dir=data_dir)
+    folder = build_dataset({split: loaded}, name, out)
+    print(f"{folder}: {len(loaded)} {kind} records; read them with tfds:{name}@{os.path.abspath(out)}#{split}")

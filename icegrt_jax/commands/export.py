@@ -1,0 +1,127 @@
+"""`icegrt export`: the model of a finished stage as a folder for transformers, or its adapter as one for PEFT."""
+
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import trunk
+from icegrt_jax.models.hf import peft
+from icegrt_jax.models.hf.card import ADAPTER, LANGUAGE_MODEL, SCORES
+from icegrt_jax.models.hf.folder import new_folder, write_hf
+from icegrt_jax.models.lora import merged
+from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.report import card
+from icegrt_jax.runs import rundir, stage_models
+from icegrt_jax.training.restore import PartRecord, finished, load_base, load_own
+
+DEFAULT_ROLES = ("policy", "reward")  # the first that the stage has
+BASE = "base"  # folder of an adapter's base, in that of the adapter
+
+
+def main(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    stage: str,
+    role: str | None,
+    out: str,
+    dtype: str,
+    adapter: bool,
+    base: str,
+) -> None:
+    """Writes the folder `out`: a causal language model, or for reward and value a sequence classifier with one label.
+
+    Args:
+      stage: whose model.
+      role: policy, value or reward; by default the stage's policy, or its reward model.
+      out: the folder, which appears whole or not at all.
+      dtype: of the stored tensors.
+      adapter: write the trained adapter alone, in PEFT's format and float32, and its base where nobody else has it.
+      base: where PEFT will find the adapter's base; empty: where it is, or beside the adapter.
+    """
+    models = finished(workdir / stage)["models"]
+    role = role or next(name for name in DEFAULT_ROLES if name in models)
+    if role not in models:
+        raise UserError(f"--role={role}: the {stage} stage has no such model; it has {', '.join(models)}.")
+    if adapter:
+        return write_adapter(config, workdir, stage, role, out, base, dtype)
+    if base:
+        raise UserError(f"--base={base}: only an adapter has a base; add --adapter, or leave it out.")
+    run = rundir.start(config, workdir)
+    model, params = stage_models.stage_params(run, stage, role)
+    tokenizer = _tokenizer(run, role)
+    path = pathlib.Path(out).expanduser()
+    with new_folder(path) as folder:
+        write_hf(folder, model, params, tokenizer, dtype=dtype)
+        load = LANGUAGE_MODEL if role == "policy" else SCORES
+        load = load.format(folder=path.name, end=tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.eos_id))
+        card.write(folder, config, workdir, stage, role, model, load)
+    print(f"{out}: the {role} model of {stage}, {model.num_params} parameters as {dtype}")
+
+
+def write_adapter(
+    config: ConfigDict, workdir: pathlib.Path, stage: str, role: str, out: str, base: str, dtype: str
+) -> None:
+    """Writes what the stage trained of the role, for PEFT."""
+    model, own, record = load_own(workdir / stage, role)
+    if record is None or record.lora is None:
+        raise UserError(f"--adapter: the {stage} stage trained the {role} model without one; leave the flag out.")
+    if "adapter" in record.base:
+        raise UserError(
+            f"--adapter: its base is {record.base['path']} with the adapter {record.base['adapter']} merged in, which "
+            "PEFT would not know; leave the flag out."
+        )
+    run = rundir.start(config, workdir)
+    path = pathlib.Path(out).expanduser()
+    kept = record.base.get("path") or f"the {record.base['role']} of {workdir / record.base['stage']}"
+    named = base or _place(record, path)
+    with new_folder(path) as folder:
+        peft.write_adapter(folder, own, model, record.lora, named)
+        if not base and "path" not in record.base:
+            whole = read_base(workdir / stage, model, own, record)
+            write_hf(_made(folder / BASE), model, whole, _tokenizer(run, role), dtype=dtype)
+            kept = f"{kept}, written to {path / BASE}"
+        card.write(folder, config, workdir, stage, role, model, _how_to_load(path, role, record, base))
+    stored = "" if record.base_dtype == "float32" else f", trained with it stored as {record.base_dtype}"
+    print(f"{out}: the {role} adapter of {stage}, rank {record.lora.rank}; its base is {kept}{stored}")
+
+
+def read_base(folder: pathlib.Path, model: ModelConfig, own: dict, record: PartRecord) -> dict:
+    """What the adapter was trained on, in float32; with a scalar head the one that goes with the adapter."""
+    nothing = jax.tree_util.tree_map_with_path(lambda path, x: x * 0 if path[-1].key == "lora_b" else x, own)
+    whole = merged(stored_as(load_base(folder, model, record, None), record.base_dtype), nothing, record.lora)
+    return {**trunk(whole), "head": whole["head"]} if "head" in own else whole
+
+
+def _place(record: PartRecord, path: pathlib.Path) -> str:
+    """A path from anywhere, or a name on the hub."""
+    if "path" not in record.base:
+        return str((path / BASE).absolute())
+    folder = pathlib.Path(record.base["path"]).expanduser()
+    return str(folder.absolute()) if folder.exists() else record.base["path"]
+
+
+def _how_to_load(path: pathlib.Path, role: str, record: PartRecord, base: str) -> str:
+    scalar = role != "policy"
+    where = f"the folder `{BASE}` in this one"
+    if base or "path" in record.base:
+        where = "the model that it was trained on"
+    more = "\n\nThe head has no bias there: icegrt_jax adds the one in icegrt_head_bias.json." if scalar else ""
+    return ADAPTER.format(
+        auto="AutoPeftModelForSequenceClassification" if scalar else "AutoPeftModelForCausalLM",
+        folder=path.name, options=", num_labels=1" if scalar else "", base=where, more=more,
+    )  # fmt: skip
+
+
+def _tokenizer(run: rundir.Run, role: str) -> ChatTokenizer:
+    own = run.workdir / "reward" / "tokenizer"
+    return load_tokenizer(own) if role == "reward" and own.is_dir() else run.tokenizer
+
+
+def _made(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir()
+    return folder

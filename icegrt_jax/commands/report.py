@@ -1,0 +1,12 @@
+"""`icegrt report`: the curves of a run as PNG files, and one page with them, the table and examples."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.report.build import build
+
+
+def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes WORKDIR/report; can be called while a stage trains."""
+    build(config, workdir)

@@ -1,0 +1,86 @@
+"""`icegrt sample`: answers from a checkpoint, K per prompt as records to be ranked, or one as records to learn from."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.encode import encode_prompt
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, write_jsonl
+from icegrt_jax.data.sources import load_source
+from icegrt_jax.errors import UserError
+from icegrt_jax.hosts import sync
+from icegrt_jax.models.api import Model, load_hf_model
+from icegrt_jax.runs import generation, rundir, stage_models
+from icegrt_jax.sampling import SamplerConfig
+
+STAGES = ("pretrain", "sft", "ppo")
+
+
+def main(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    checkpoint: str,
+    prompts: str,
+    out: str,
+    num_samples: int,
+    temperature: float,
+    max_new_tokens: int,
+) -> None:
+    """Writes `out`: one ranking record per prompt, or with one answer each an instruction record.
+
+    All ranks are 1, a tie that teaches nothing: whoever ranks the answers replaces them (1 is best).
+
+    Args:
+      checkpoint: "pretrain", "sft" or "ppo" of this workdir, or a Hugging Face folder, which is asked with
+        its own tokenizer and chat template.
+      prompts: source of prompt records, "FORMAT:PATH".
+      out: the .jsonl file.
+      num_samples: K; equal answers to a prompt are written once, empty ones never.
+      temperature: 0 is greedy, which gives one answer only.
+    """
+    if num_samples > 1 and temperature == 0:
+        raise UserError(
+            f"--temperature=0 gives the same answer {num_samples} times, and nothing to rank; use --num_samples=1 or a "
+            "temperature above 0."
+        )
+    if not out.endswith(".jsonl"):
+        raise UserError(f"--out={out}; expected a name ending in .jsonl.")
+    run = rundir.start(config, workdir)
+    records = load_source(prompts, kind=Prompt, data_dir=config.data_dir, workdir=str(workdir))
+    if checkpoint in STAGES:
+        model = Model(*stage_models.stage_params(run, checkpoint, "policy"), run.tokenizer)
+    else:
+        model = load_hf_model(checkpoint)  # with its own tokenizer, which need not be the run's
+    prompt_ids = [encode_prompt(record, model.tokenizer) for record in records]
+    sampler = SamplerConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos_ids=model.tokenizer.eos_ids,
+        pad_id=model.tokenizer.pad_id,
+    )
+    texts = generation.generate(
+        run, model.config, model.params, prompt_ids, run.key("sample"), sampler,
+        num_samples=num_samples, tokenizer=model.tokenizer,
+    ).text  # fmt: skip
+    asked = [(record, texts[i * num_samples : (i + 1) * num_samples]) for i, record in enumerate(records)]
+    written = answered(asked) if num_samples == 1 else to_rank(asked)
+    if sync.is_main():
+        write_jsonl(out, written)
+    left_out = len(records) - len(written)
+    if num_samples == 1:
+        print(f"{out}: {len(written)} prompts with their answer; {left_out} had an empty one")
+    else:
+        print(f"{out}: {len(written)} prompts to rank; {left_out} had fewer than two different answers")
+
+
+def to_rank(asked: list[tuple[Prompt, list[str]]]) -> list[Ranking]:
+    """The prompts with two answers or more."""
+    different = [(record, tuple(dict.fromkeys(text for text in texts if text.strip()))) for record, texts in asked]
+    return [Ranking(r.prompt, texts, (1.0,) * len(texts), r.meta) for r, texts in different if len(texts) > 1]
+
+
+def answered(asked: list[tuple[Prompt, list[str]]]) -> list[Instruction]:
+    """The prompts with their one answer, as conversations."""
+    turn = lambda text: {"role": "assistant", "content": text}
+    return [Instruction((*r.prompt, turn(text)), r.meta) for r, (text,) in asked if text.strip()]

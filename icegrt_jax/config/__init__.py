@@ -1,0 +1,6 @@
+"""The options of a run: their defaults, config files, and what has to fit together."""
+
+from icegrt_jax.config.checks import check, doubts
+from icegrt_jax.config.options import default_config
+
+__all__ = ["check", "default_config", "doubts"]

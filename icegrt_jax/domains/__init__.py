@@ -1,0 +1,1 @@
+"""Domains: what makes or finds the records of a run and grades its answers."""

@@ -1,0 +1,1 @@
+"""llama.cpp model files, in."""

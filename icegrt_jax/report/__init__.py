@@ -1,0 +1,1 @@
+"""The report of a run: curves, page and model card."""

@@ -1,0 +1,105 @@
+"""The report of a run: its curves as PNG files, and one page with them, the table and examples.
+
+Reads `metrics.jsonl` of each stage, `reward/calibration.json` and `evaluate/results.json`, as far as they are there;
+writes `report/*.png` and `report/index.html`, a single file that can be sent by mail. Can be run while a stage trains.
+"""
+
+import io
+import pathlib
+
+import matplotlib.pyplot as plt
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.config import file as config_file
+from icegrt_jax.errors import UserError
+from icegrt_jax.hosts import sync
+from icegrt_jax.report import curves, page
+from icegrt_jax.training.metrics import read_metrics
+
+_STAGES = {
+    "pretrain": ("Base model: next-token training", curves.LANGUAGE_MODEL),
+    "sft": ("ICE-Instruct: supervised fine-tuning", curves.LANGUAGE_MODEL),
+    "reward": ("ICE-Reward: the reward model", curves.REWARD),
+    "ppo": ("ICE-GRT: PPO", curves.PPO),
+}
+
+
+def build(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `workdir/report/`; what a run has not done yet is said on the page. Refuses one that has done nothing."""
+    if not sync.is_main():
+        return
+    workdir = pathlib.Path(workdir)
+    made = [workdir / name / "metrics.jsonl" for name in _STAGES] + [workdir / "evaluate" / "results.json"]
+    if not any(path.exists() and path.stat().st_size for path in made):
+        raise UserError(
+            f"{workdir}: nothing to report, no stage has written metrics or results here; name the --workdir of a run, "
+            "or begin one with `icegrt run`."
+        )
+    out = workdir / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    results = _read(workdir / "evaluate" / "results.json")
+    sections = [_stage_section(workdir, name, out) for name in _STAGES]
+    sections.append(_evaluation_section(results, out))
+    text = page.render(
+        title=f"ICE-GRT run: {workdir.resolve().name}",
+        table=_table(results["rows"]) if results else None,
+        sections=sections,
+        examples=_examples(results) if results else [],
+        config=config_file.to_json(config),
+    )
+    files.write_text_atomic(out / "index.html", text)
+    print(f"report: {out / 'index.html'}")
+
+
+def _stage_section(workdir: pathlib.Path, name: str, out: pathlib.Path) -> dict:
+    title, panels = _STAGES[name]
+    path = workdir / name / "metrics.jsonl"
+    rows = read_metrics(path) if path.exists() else []
+    if not rows:
+        return {"name": name, "title": title, "note": f"No metrics of {name} in this run.", "images": []}
+    images = [_save(curves.training_figure(rows, panels, title), out / f"{name}.png")]
+    calibration = _read(workdir / name / "calibration.json")
+    if calibration:
+        images.append(_save(curves.calibration_figure(calibration), out / f"{name}_calibration.png"))
+    done = "finished" if (workdir / name / "done.json").exists() else "not finished"
+    note = f"{done}, last metrics at step {rows[-1]['step']}"
+    return {"name": name, "title": title, "note": note, "images": images}
+
+
+def _evaluation_section(results: dict | None, out: pathlib.Path) -> dict:
+    section = {"name": "evaluate", "title": "Evaluation by metric and task", "note": "", "images": []}
+    if not results:
+        return section | {"note": "No evaluation in this run."}
+    return section | {"images": [_save(curves.evaluation_figure(results["rows"]), out / "evaluate.png")]}
+
+
+def _table(rows: list[dict]) -> dict:
+    """Returns the cells of the table, the highest of each column marked; all our metrics are better when higher."""
+    columns = curves.metric_names(rows)
+    best = {c: max((v for r in rows if (v := r["metrics"].get(c)) is not None), default=None) for c in columns}
+    cell = lambda v, c: {"text": "–" if v is None else f"{v:.3f}", "best": v is not None and v == best[c]}
+    cells = lambda row: [cell(row["metrics"].get(c), c) for c in columns]
+    return {"columns": columns, "rows": [{"name": row["name"], "cells": cells(row)} for row in rows]}
+
+
+def _examples(results: dict) -> list[dict]:
+    """Returns the examples with their answers in the order of the models."""
+    order = results.get("order") or [row["name"] for row in results["rows"]]
+    return [
+        {"prompt": e["prompt"], "answers": [(name, e["answers"][name]) for name in order if name in e["answers"]]}
+        for e in results.get("examples", [])
+    ]
+
+
+def _save(figure: plt.Figure, path: pathlib.Path) -> bytes:
+    """Writes a figure as PNG, closes it and returns the file's bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _read(path: pathlib.Path) -> dict | None:
+    return files.read_json(path) if path.exists() else None

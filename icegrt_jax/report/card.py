@@ -1,0 +1,194 @@
+"""The model card of an export: what the run's folder says about the model, and where it says nothing, that."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.data.licences import UNKNOWN, licence_of
+from icegrt_jax.evaluation.intervals import interval
+from icegrt_jax.evaluation.table import COLUMNS
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.hf import card
+from icegrt_jax.models.hf.hub import HUB_NAME
+from icegrt_jax.training.restore import finished
+from icegrt_jax.version import __version__
+
+# Stage and role -> what it is, and its row in the table of `icegrt evaluate`.
+KINDS = {
+    ("pretrain", "policy"): ("the base language model", "base"),
+    ("sft", "policy"): ("ICE-Instruct, a language model after supervised fine-tuning", "ICE-Instruct"),
+    ("reward", "reward"): ("ICE-Reward, which scores an answer to a prompt", ""),
+    ("ppo", "policy"): ("ICE-GRT, a language model after PPO against ICE-Reward", "ICE-GRT"),
+    ("ppo", "value"): ("the critic of PPO, which estimates the return of a response so far", ""),
+}
+ORDER = ("pretrain", "sft", "reward", "ppo")
+# A folder of this machine: nobody else has it.
+LOCAL = re.compile(r"(?<![\w}.])~?/(?:[^/\s'\"]+/)+")
+
+
+def write(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str,
+    role: str,
+    model: ModelConfig,
+    load: str,
+) -> None:
+    """Writes README.md beside an exported model.
+
+    Args:
+      folder: of the export.
+      config: of the run.
+      workdir: of the run.
+      stage, role: whose model it is.
+      model: its shape.
+      load: the section on how it is loaded.
+    """
+    what, row = KINDS[stage, role]
+    adapter = (folder / "adapter_config.json").is_file()
+    scalar = role != "policy"
+    about = (
+        f"{what[0].upper()}{what[1:]}{', as a LoRA adapter' if adapter else ''}. A {model.family} model of "
+        f"{model.num_params:,} parameters ({model.num_layers} layers, width {model.d_model}), trained with icegrt_jax "
+        f"{__version__}, which follows ICE-GRT (arXiv 2401.02072)."
+    )
+    base = _base_of(config, role)
+    on_hub = bool(base) and not pathlib.Path(base).expanduser().exists() and bool(HUB_NAME.fullmatch(base))
+    sections = [
+        ("What it is", about),
+        ("Base model", _base(config, base)),
+        ("Data", _data(config, stage)),
+        ("Results", _results(config, workdir, row) + _held_out(workdir, stage)),
+        ("How to load", load),
+        ("Config", f"```json\n{json.dumps(without_paths(config.to_dict()), indent=2)}\n```"),
+    ]
+    card.write_card(
+        folder, f"{what[0].upper()}{what[1:]}", sections, library_name="peft" if adapter else "transformers",
+        tags=[card.TAG, "rlhf"], base_model=base if on_hub else None,
+        pipeline_tag="text-classification" if scalar else "text-generation",
+    )  # fmt: skip
+
+
+def _base_of(config: ConfigDict, role: str) -> str:
+    """The folder or name that the role's parameters go back to; "" if they were drawn at random."""
+    of_reward = role == "reward" or role == "value" and config.value.init == "reward" and config.value.trunk == "own"
+    if of_reward and config.reward.init != "sft":
+        return "" if config.reward.init == "scratch" else config.reward.init
+    return config.model.path
+
+
+def _base(config: ConfigDict, base: str) -> str:
+    if not base:
+        return "None: its parameters were drawn at random and trained in the stages below."
+    own = base == config.model.path and config.model.adapter
+    adapter = f", with the adapter `{without_paths(own)}` merged in" if own else ""
+    return f"`{without_paths(base)}`{adapter}. Its licence: {_licence_in(base)}."
+
+
+def _licence_in(path: str) -> str:
+    """What the base's folder says of its licence."""
+    from huggingface_hub import ModelCard
+
+    folder = pathlib.Path(path).expanduser()
+    if (folder / card.CARD).is_file():
+        licence = ModelCard.load(folder / card.CARD, ignore_metadata_errors=True).data.get("license")
+        if licence:
+            return f"{licence}, by its model card"
+    found = sorted(file.name for file in folder.glob("LICENSE*")) if folder.is_dir() else []
+    return f"see {found[0]} of that model" if found else f"{UNKNOWN} to this run; see that model's card"
+
+
+def _data(config: ConfigDict, stage: str) -> str:
+    """Every source that this model or one before it was trained or measured on, with its licence where it is known."""
+    groups = []
+    for name in ORDER[: ORDER.index(stage) + 1]:
+        section = config[name]
+        if section.get("steps", section.get("iterations", 0)):
+            groups.append((name, section.sources))
+        if name == "reward" and section.steps:
+            groups.append(("reward, held out", section.heldout))
+        if name == "ppo" and section.ptx.coef:
+            groups.append(("ppo, replay", section.ptx.sources))
+    groups += [("evaluate", specs) for specs in (config.evaluate.domain, config.evaluate.general) if specs]
+    rows = []
+    for group, specs in groups:
+        for source, spec in specs.items():
+            known, licence = licence_of(spec)
+            if config.domain and "{workdir}/data/" in spec:
+                known, licence = f"embedded domain {config.domain}", "made by icegrt_jax, which is Apache-2.0"
+            rows.append([group, source, f"`{without_paths(spec)}`", known or "-", licence])
+    if not rows:
+        return "No source of data is named in the config."
+    return (
+        card.table(["Stage", "Source", "Read from", "Set", "Licence"], rows)
+        + "\n\nLicences are those of the public sets in icegrt_jax's docs/data.md, known by their path; what is not "
+        f"among them is {UNKNOWN} here. No licence of this model is stated: it is for whoever passes it on to say."
+    )
+
+
+def _results(config: ConfigDict, workdir: pathlib.Path, own: str) -> str:
+    """The table of `icegrt evaluate`, if it has run."""
+    file = workdir / "evaluate" / "results.json"
+    if not (workdir / "evaluate" / "done.json").is_file() or not file.is_file():
+        return "No evaluation has run: nothing is known here of how good its answers are.\n"
+    results = files.read_json(file)
+    columns = [(key, title) for key, title in COLUMNS if any(key in row["metrics"] for row in results["rows"])]
+    rows = []
+    for row in results["rows"]:
+        name = f"**{row['name']}** (this model)" if row["name"] == own else row["name"]
+        rows.append([name, *(_cell(key, row) for key, _ in columns)])
+    said = "Evaluated before intervals were kept."
+    if counts := results.get("prompts"):
+        judges = [
+            f"{counts[kind]} {title} prompts (judge `{judge}`)"
+            for kind, title, judge in (
+                ("domain", "in-domain", config.evaluate.judge), ("general", "general", config.evaluate.general_judge))
+            if counts[kind]
+        ]  # fmt: skip
+        said = (
+            f"In brackets 95 % intervals over the prompts: {' and '.join(judges)}. It is one run: what another seed "
+            "would change is not in them."
+        )
+    return f"{card.table(['Stage', *(title for _, title in columns)], rows)}\n\n{said}\n"
+
+
+def _cell(key: str, row: dict) -> str:
+    value = row["metrics"].get(key)
+    if value is None:
+        return "-"
+    if key == "length":
+        return f"{value:.1f}"
+    bounds = row.get("intervals", {}).get(key)
+    return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
+
+
+def _held_out(workdir: pathlib.Path, stage: str) -> str:
+    """Accuracy of the reward model on held-out pairs, for the exports of it."""
+    if stage != "reward":
+        return ""
+    measured = finished(workdir / "reward").get("heldout", {})
+    bins = workdir / "reward" / "calibration.json"
+    counts = files.read_json(bins)["all"] if measured and bins.is_file() else {}
+    rows = []
+    for name, found in counts.items():
+        accuracy, pairs = measured[f"{name}/accuracy"], int(sum(found["count"]))
+        low, high = interval(accuracy, accuracy * (1 - accuracy), max(pairs, 1))
+        rows.append([name, str(pairs), f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"])
+    if not rows:
+        return "\nNo held-out rankings were measured.\n"
+    said = "In brackets 95 % intervals over the pairs, as if pairs of the same prompt were independent."
+    return f"\n{card.table(['Held-out rankings', 'pairs', 'accuracy'], rows)}\n\n{said}\n"
+
+
+def without_paths(value: Any) -> Any:
+    """The value with the folders of this machine left out of every text in it; relative paths stay."""
+    if isinstance(value, dict):
+        return {key: without_paths(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(x) for x in value]
+    return LOCAL.sub(".../", value) if isinstance(value, str) else value

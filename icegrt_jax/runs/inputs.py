@@ -1,0 +1,206 @@
+"""What the stages still to be run will read, opened and checked before the first step; nothing is written.
+
+All records are parsed and shown to the judges. Tokenised are up to `LOOKED_AT` of each source, spread over it, and
+more only while none of them fits: that takes seconds whatever the size, and whether anything is left is exact. How
+much is lost is then an estimate; each stage counts it over all records before its own first step. What the embedded
+domain will write is made here on the same scale, where the run has not written it yet.
+"""
+
+import dataclasses
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from icegrt_jax.data import losses
+from icegrt_jax.data.content import read_at
+from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings
+from icegrt_jax.data.pipeline import check_weights
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record, Text
+from icegrt_jax.data.sources import load_source
+from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.domains.adreview import build
+from icegrt_jax.errors import UserError
+from icegrt_jax.evaluation import judges
+from icegrt_jax.runs import model_folders, tokenizers
+
+LOOKED_AT = 256  # records of a source
+OWN_RANKINGS = "jsonl:{workdir}/data/own_rankings.jsonl"  # the reward stage's own, made after ICE-Instruct
+
+Fit = Callable[[Sequence[Any]], tuple[list, dict[str, int]]]
+
+
+class NothingLeft(UserError):
+    """No record of a source can be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A source that a stage reads.
+
+    Attributes:
+      key: of the config, such as sft.sources.domain.
+      spec: FORMAT:PATH.
+      fit: what the stage makes of the records, with its counts.
+      length: what they have to fit, in words.
+      limit: records that are read; 0: all.
+      judge: of the answers to them; "": none.
+    """
+
+    key: str
+    spec: str
+    kind: type[Record]
+    fit: Fit
+    length: str
+    limit: int = 0
+    judge: str = ""
+
+
+def check(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> list[str]:
+    """Raises UserError for an input that a stage cannot use; returns warnings."""
+    workdir = pathlib.Path(workdir)
+    due = [stage for stage in stages if runs(config, stage) and not (workdir / stage / "done.json").is_file()]
+    if not due:
+        return []
+    if due != ["evaluate"]:
+        tokenizers.check_tokenizers(config, workdir)
+    policy = tokenizers.future_tokenizer(config, workdir)
+    reward = (tokenizers.reward_tokenizer(config, workdir) if "reward" in due else None) or policy
+    warnings = model_folders.check(config, due)
+    for stage in due:
+        if stage != "evaluate" and (stage != "reward" or config.reward.steps):
+            with read_at(f"{stage}.weights"):
+                check_weights(config[stage].sources, config[stage].weights)
+        for reading in readings(config, stage, policy, reward):
+            warnings += check_reading(reading, config, workdir)
+        if stage == "reward":
+            _check_normalization(config, workdir, policy)
+    return warnings
+
+
+def runs(config: ConfigDict, stage: str) -> bool:
+    """Whether the config has the stage do anything."""
+    if stage == "reward" and config.reward.init not in ("sft", "scratch"):
+        return True  # measured and normalised, if not trained
+    lengths = {"pretrain": config.pretrain.steps, "reward": config.reward.steps, "ppo": config.ppo.iterations}
+    return bool(lengths.get(stage, True))
+
+
+def readings(config: ConfigDict, stage: str, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
+    """The sources of a stage; `policy` and `reward` read them."""
+    section = config[stage]
+    if stage in ("pretrain", "sft"):
+        kind = Text if stage == "pretrain" else Instruction
+        fit = lambda records: fit_examples(records, policy, section.length, section.overlong)
+        yield from _weighted(f"{stage}.sources", section, kind, fit, _tokens(f"{stage}.length", section.length))
+    elif stage == "reward":
+        yield from _rankings(config, policy, reward)
+    elif stage == "ppo":
+        prompt_fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, config.overlong_prompts)
+        yield from _weighted(
+            "ppo.sources", section, Prompt, prompt_fit, _tokens("max_prompt_length", config.max_prompt_length),
+            judge=section.judge,
+        )  # fmt: skip
+        if section.ptx.coef:
+            fit = lambda records: fit_examples(records, policy, section.ptx.length, "drop")
+            length = _tokens("ppo.ptx.length", section.ptx.length)
+            yield from _weighted("ppo.ptx.sources", section.ptx, Instruction, fit, length)
+    elif stage == "evaluate":
+        fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, "drop")
+        length = _tokens("max_prompt_length", config.max_prompt_length)
+        for group, judge in (("domain", section.judge), ("general", section.general_judge)):
+            for name, spec in section[group].items():
+                yield Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit, judge)
+
+
+def _weighted(key: str, section: ConfigDict, kind: type[Record], fit: Fit, length: str, **more) -> Iterator[Reading]:
+    for name, spec in section.sources.items():
+        if section.weights[name]:
+            yield Reading(f"{key}.{name}", spec, kind, fit, length, **more)
+
+
+def _rankings(config: ConfigDict, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
+    """What ICE-Reward is trained and measured on, and the prompts whose answers are to be ranked."""
+    section = config.reward
+
+    def fit(records):
+        k = max(len(record.responses) for record in records)
+        return fit_rankings(records, reward, section.length, k, section.overlong)
+
+    length = _tokens("reward.length", section.length)
+    if section.steps:
+        yield from _weighted("reward.sources", section, Ranking, fit, length)
+    for name, spec in section.heldout.items():
+        yield Reading(f"reward.heldout.{name}", spec, Ranking, fit, length, section.heldout_limit)
+    if section.steps and config.domain and section.on_policy_k:
+        spec, asked = "jsonl:{workdir}/data/ranking_prompts.jsonl", _asked(config, policy)
+        length = _tokens("max_prompt_length", config.max_prompt_length)
+        yield Reading("reward.on_policy_k", spec, Prompt, asked, length, judge=config.domain)
+
+
+def _asked(config: ConfigDict, policy: ChatTokenizer) -> Fit:
+    """Of prompts those that the reward stage has ICE-Instruct answer."""
+    overlong = "keep" if config.overlong_prompts == "keep" else "drop"
+    return lambda records: fit_prompts(records, policy, config.max_prompt_length, overlong)
+
+
+def _check_normalization(config: ConfigDict, workdir: pathlib.Path, policy: ChatTokenizer) -> None:
+    """Refuses a reward stage that would end without a prompt to normalise its scores on."""
+    wanted, specs = config.reward.normalize_on, config.ppo.sources
+    if not specs or wanted < 1:
+        raise UserError(
+            f"reward.normalize_on={wanted} with {len(specs)} ppo.sources: scores are normalised on ICE-Instruct's "
+            "answers to prompts of ppo.sources; name one, and a number of 1 or more."
+        )
+    fit, length = _asked(config, policy), _tokens("max_prompt_length", config.max_prompt_length)
+    problems = []
+    for name, spec in specs.items():
+        try:
+            check_reading(Reading(f"ppo.sources.{name}", spec, Prompt, fit, length), config, workdir)
+            return
+        except NothingLeft as error:
+            problems.append(str(error))
+    raise UserError(f"no prompt to normalise the scores on (reward.normalize_on): {' '.join(problems)}")
+
+
+def _tokens(key: str, length: int) -> str:
+    return f"{key}={length} tokens"
+
+
+def check_reading(reading: Reading, config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """Raises UserError where the stage could not use the source; returns warnings of what it would lose."""
+    records = _records(reading, config, workdir)
+    if records is None:
+        return []
+    records = records[: reading.limit or None]
+    if reading.judge:
+        judges.check_records(reading.judge, records)
+    counts = Counter(records=0)
+    parts = -(-len(records) // LOOKED_AT)
+    for start in range(parts):
+        part = records[start::parts]
+        rows, more = reading.fit(part)
+        counts.update({"records": len(part), **more})
+        if rows:
+            break
+    else:
+        raise NothingLeft(
+            f"{reading.key}={reading.spec!r}: nothing is left of its {len(records)} records: "
+            f"{losses.reasons(counts, reading.length)}."
+        )
+    of = "" if counts["records"] == len(records) else f" ({counts['records']} of {len(records)} records looked at)"
+    return losses.warnings(f"{reading.key}{of}", counts, reading.length)
+
+
+def _records(reading: Reading, config: ConfigDict, workdir: pathlib.Path) -> list[Record] | None:
+    """The source's records; of the embedded domain's unwritten ones some; None for what only a stage can make."""
+    file = pathlib.Path(reading.spec.partition(":")[2].replace("{workdir}", str(workdir)))
+    if config.domain and not file.is_file() and reading.spec.startswith("jsonl:{workdir}/data/"):
+        if reading.spec == OWN_RANKINGS and config.reward.on_policy_k:
+            return None
+        if size := config.domain_sizes.get(file.stem):
+            made = build.build(config.seed, {file.stem: min(size, LOOKED_AT)})[file.stem]
+            return [reading.kind.from_json(record.to_json(), reading.spec) for record in made]
+    return load_source(reading.spec, kind=reading.kind, data_dir=config.data_dir, workdir=str(workdir))

@@ -1,0 +1,131 @@
+"""ICE-Reward: what it starts from, how right it is on held-out rankings, and the scale of its scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.data.encode import encode_prompt
+from icegrt_jax.data.pipeline import Batches, ranking_batches
+from icegrt_jax.data.records import Prompt, Ranking
+from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.hosts import sync
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import with_scalar_head
+from icegrt_jax.models.vocabulary import check_tokenizer
+from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
+from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
+from icegrt_jax.runs.roles import whole_or_adapter
+from icegrt_jax.sampling import SamplerConfig
+from icegrt_jax.sampling.generate import Generation
+from icegrt_jax.sharding.put import shard_tree
+from icegrt_jax.training.preemption import stop_if_asked
+from icegrt_jax.training.restore import PartRecord
+from icegrt_jax.training.state import TrainState, create_state
+
+
+def first_state(
+    config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict, adapter_key: jax.Array
+) -> tuple[TrainState, dict[str, PartRecord]]:
+    """The state before the first update, and what `done.json` says of an adapter; arguments as `supervised`'s."""
+    section = config.reward
+    optimizer = sections.optimizer_config(section.optimizer, section.steps)
+    lora = sections.lora_config(section.lora)
+    trees, parts, records = whole_or_adapter(config, "reward", params, lora, adapter_key, kept)
+    state = create_state(
+        key, trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
+    )
+    return state, records
+
+
+def fitting_prompts(run: rundir.Run, prompts: list[Prompt]) -> list[Prompt]:
+    """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
+    if run.config.overlong_prompts == "keep":
+        return prompts
+    return [p for p in prompts if len(encode_prompt(p, run.tokenizer)) <= run.config.max_prompt_length]
+
+
+def sample_instruct(run: rundir.Run, prompts: list[Prompt], key: jax.Array, *, num_samples: int) -> Generation:
+    """Answers of ICE-Instruct at PPO's sampling settings."""
+    model, params = stage_models.stage_params(run, "sft", "policy")
+    ppo = run.config.ppo
+    sampler = SamplerConfig(
+        max_new_tokens=run.config.max_response_length,
+        temperature=ppo.temperature,
+        top_k=ppo.top_k,
+        top_p=ppo.top_p,
+        min_p=ppo.min_p,
+        eos_ids=run.tokenizer.eos_ids,
+        pad_id=run.tokenizer.pad_id,
+    )
+    return generation.generate(run, model, params, [p.prompt for p in prompts], key, sampler, num_samples=num_samples)
+
+
+def initial_reward_model(run: rundir.Run, tokenizer: ChatTokenizer) -> tuple[ModelConfig, dict]:
+    """What `reward.init` names, with a new scalar head where it has none; size and family need not be the policy's."""
+    section, key = run.config.reward, run.key("reward")
+    if section.init == "scratch":
+        config = stage_models.scratch_config(section.model, run.tokenizer.vocab_size, section.length)
+        return config, stage_models.placed_init(run, config, key, scalar_head=True)
+    if section.init == "sft":
+        config, params = stage_models.stage_params(run, "sft", "policy")
+    else:
+        config, params = stage_models.load_folder(run, section.init, section.model)
+        check_tokenizer(tokenizer, config.vocab_size, f"reward.init={section.init!r}")
+    params = params if "head" in params else with_scalar_head(key, params, config)
+    return config, shard_tree(params, run.mesh)
+
+
+def heldout_batches(run: rundir.Run, tokenizer: ChatTokenizer) -> dict[str, Batches]:
+    """Of each held-out source its rankings one by one, an epoch of them being all that are kept."""
+    section = run.config.reward
+    return {
+        name: ranking_batches(
+            {name: rankings[: section.heldout_limit or None]}, {name: 1.0}, tokenizer, batch_size=1,
+            length=section.length, seed=0, overlong=section.overlong,
+        )
+        for name, rankings in run.load(section.heldout, Ranking).items()
+    }  # fmt: skip
+
+
+def measure(run: rundir.Run, params: dict, model: ModelConfig, batches: dict[str, Batches]) -> dict[str, float]:
+    """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
+    heldout, report = {}, {}
+    for name, source in batches.items():
+        stop_if_asked()
+        rows = [source[i] for i in range(source.report[name]["kept"])]
+        batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
+        with jax.set_mesh(run.mesh):
+            scores = [
+                scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
+                for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
+            ]
+        scores = scoring.finite_scores(np.stack(sync.fetch(scores)))
+        arrays = [jnp.asarray(x) for x in (scores, batch["ranks"], batch["valid"])]
+        same = jax.jit(same_responses)(batch["tokens"], batch["mask"])
+        bins = calibration(*arrays, same=same)
+        heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays, same=same))
+        heldout[f"{name}/calibration_error"] = float(bins.ece)
+        report[name] = {x: np.asarray(getattr(bins, x)).tolist() for x in ("confidence", "accuracy", "count")}
+    if sync.is_main():
+        first = next(iter(report.values()))
+        files.write_json_atomic(run.folder("reward") / "calibration.json", first | {"all": report})
+    print("reward  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in heldout.items()), flush=True)
+    return heldout
+
+
+def normalization_prompts(run: rundir.Run) -> list[Prompt]:
+    """The prompts of PPO whose answers the scores are normalised on."""
+    loaded = run.load(run.config.ppo.sources, Prompt)
+    prompts = [prompt for records in loaded.values() for prompt in fitting_prompts(run, records)]
+    return prompts[: run.config.reward.normalize_on]
+
+
+def fit_normalization(run: rundir.Run, params: dict, model: ModelConfig, reader: scoring.Reader | None) -> ScoreStats:
+    """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
+    prompts = normalization_prompts(run)
+    answers = sample_instruct(run, prompts, run.key("normalize"), num_samples=1)
+    with jax.set_mesh(run.mesh):
+        scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
+    return ScoreStats.create(float(scores.mean()), float(scores.std()))

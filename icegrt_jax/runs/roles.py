@@ -1,0 +1,221 @@
+"""The roles of a stage: which trees there are, and which are put onto which. PPO's at the first iteration:
+
+    full parameters   four trees: the actor and a frozen copy (the reference), the critic and a frozen copy (reward)
+    ppo.lora          two frozen trees, reference and reward; actor and critic are adapters on them
+    shared_base       one frozen tree; actor, critic and reward are adapters on it, the reference is it as it is
+    value.trunk       "policy": the critic is a head on the actor's hidden states, in any of the three
+
+In all of them the actor starts as the reference.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import trunk
+from icegrt_jax.models.lora import LoRAConfig, init_adapter
+from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.rl import AdaptiveKL, ScoreStats
+from icegrt_jax.runs import rundir, sections, stage_models
+from icegrt_jax.sharding.put import shard_tree
+from icegrt_jax.training.restore import PartRecord, load_own
+from icegrt_jax.training.state import Part, PPOConfig, TrainState, create_state
+
+# Keys of config.ppo that the update steps read under the same name.
+SAME_NAME = (
+    "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
+    "cliprange_value", "dual_clip", "recompute_logprobs", "value_warmup", "whiten_rewards",
+    "advantages", "advantage_clip", "score_batch",
+)  # fmt: skip
+INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
+
+
+@dataclasses.dataclass
+class Roles:
+    """The four roles while they are put together.
+
+    params: {role: tree}. models: {role: shape}. parts: what is put onto what, for the update steps; records: the same
+    for the trained roles, as the finished stage tells it.
+    """
+
+    params: dict[str, dict]
+    models: dict[str, ModelConfig]
+    parts: dict[str, Part] = dataclasses.field(default_factory=dict)
+    records: dict[str, PartRecord] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What the roles are put together from: of a run, the finished stages; of a plan, shapes only.
+
+    whole: (stage, role) -> shape and complete float32 parameters.
+    own: (stage, role) -> shape, the tree that was trained, and its record, see `training.restore.load_own`.
+    key: stream -> key[]. adapter_key: role -> key[].
+    """
+
+    config: ConfigDict
+    whole: Callable[[str, str], tuple[ModelConfig, dict]]
+    own: Callable[[str, str], tuple[ModelConfig, dict, PartRecord | None]]
+    key: Callable[[str], jax.Array]
+    adapter_key: Callable[[str], jax.Array]
+
+
+def finished_stages(run: rundir.Run) -> Source:
+    """The source of a run."""
+    own = lambda stage, role: load_own(run.folder(stage), role, run.mesh)
+    return Source(run.config, functools.partial(stage_models.stage_params, run), own, run.key, run.adapter_key)
+
+
+def whole_or_adapter(
+    config: ConfigDict, role: str, params: dict, lora: LoRAConfig | None, key: jax.Array, source: dict[str, str]
+) -> tuple[dict[str, dict], dict[str, Part], dict[str, PartRecord]]:
+    """What a stage that trains one role holds: all its parameters, or a new adapter on a frozen base.
+
+    Args:
+      params: complete; a scalar `head` is trained in full beside the adapter.
+      key: of the adapter.
+      source: where `params` are kept, see `PartRecord`.
+
+    Returns:
+      The trees, and for `create_state` and `common.finish` what is put onto what.
+    """
+    if lora is None:
+        return {role: params}, {}, {}
+    frozen = config.model.param_dtype
+    base = {name: tree for name, tree in params.items() if name != "head"}
+    adapter = init_adapter(key, base, lora, head=params.get("head"))
+    trees = {"base": stored_as(base, frozen), role: adapter}
+    return trees, {role: Part("base", lora)}, {role: PartRecord(lora, source, frozen)}
+
+
+def initial_state(run: rundir.Run) -> tuple[TrainState, dict[str, PartRecord]]:
+    """The state before the first iteration, and what `done.json` says of actor and critic that are parts."""
+    state, records = first_state(finished_stages(run), files.read_json(run.folder("reward") / "done.json"))
+    # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
+    return shard_tree(state, run.mesh), records
+
+
+def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartRecord]]:
+    """`initial_state` from any source; `done` has the reward stage's `ref_mean` and `ref_std`."""
+    ppo = run.config.ppo
+    roles = _frozen_and_actor(run)
+    _add_critic(run, roles, done)
+    updates = ppo.num_ppo_epochs * ppo.num_minibatches  # of an iteration
+    state = create_state(
+        run.key("minibatches"),
+        roles.params,
+        roles.models,
+        {
+            "policy": sections.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
+            "value": sections.optimizer_config(ppo.value_optimizer, updates * ppo.iterations),
+        },
+        ppo=ppo_config(run.config),
+        kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
+        score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
+        parts=roles.parts,
+        microbatch=ppo.microbatch,
+    )
+    return state, roles.records
+
+
+def ppo_config(config: ConfigDict) -> PPOConfig:
+    """The part of the config that the update steps are compiled with."""
+    ppo = config.ppo
+    return PPOConfig(
+        **{name: ppo[name] for name in SAME_NAME},
+        vf_coef=config.value.vf_coef if config.value.trunk == "policy" else 0.0,
+        ptx_coef=ppo.ptx.coef,
+        kl_kind=ppo.kl.kind,
+        kl_in=ppo.kl.into,
+        kl_early_stop=ppo.kl.early_stop,
+        score_scale=ppo.score.scale,
+        score_clip=ppo.score.clip,
+        eos_penalty=ppo.score.eos_penalty,
+        length_penalty=ppo.score.length_penalty,
+        length_target=ppo.score.length_target,
+    )
+
+
+def _frozen_and_actor(run: Source) -> Roles:
+    """Reference, reward model and actor."""
+    frozen, lora = run.config.model.param_dtype, sections.lora_config(run.config.ppo.lora)
+    model, instruct = run.whole("sft", "policy")
+    if run.config.roles.shared_base:
+        reward_model, adapter, record = run.own("reward", "reward")
+        params = {"base": stored_as(instruct, frozen), "reference": {}, "reward": adapter}
+        parts = {"reference": Part("base"), "reward": Part("base", record.lora)}
+        base = "base"
+    else:
+        reward_model, reward = run.whole("reward", "reward")
+        params = {"reference": stored_as(instruct, frozen), "reward": stored_as(reward, frozen)}
+        parts, base = {}, "reference"
+    roles = Roles(params, {"policy": model, "reward": reward_model}, parts)
+    if lora:
+        adapter = init_adapter(run.adapter_key("policy"), instruct, lora)
+        _add_part(roles, "policy", adapter, base, lora, INSTRUCT, frozen)
+    else:
+        roles.params["policy"] = instruct if frozen != "float32" else _copy(instruct)
+    return roles
+
+
+def _add_critic(run: Source, roles: Roles, done: dict) -> None:
+    """The critic: ICE-Reward with its head in the units of the normalised score, ICE-Instruct or a head on the actor.
+
+    A new head is of zeros, the mean of the normalised scores of ICE-Instruct's answers: the first values are near
+    the first returns either way.
+    """
+    frozen, lora = run.config.model.param_dtype, sections.lora_config(run.config.ppo.lora)
+    width = roles.models["policy"].d_model
+    zeros = {"kernel": jnp.zeros((width, 1), jnp.float32), "bias": jnp.zeros((1,), jnp.float32)}
+    if run.config.value.trunk == "policy":
+        roles.models["value"] = roles.models["policy"]
+        _add_part(roles, "value", {"head": zeros}, "policy", None, {"stage": "ppo", "role": "policy"}, "float32")
+        return
+    if run.config.value.init == "sft":
+        roles.models["value"], instruct = run.whole("sft", "policy")
+        if lora:
+            adapter = init_adapter(run.adapter_key("value"), trunk(instruct), lora, head=zeros)
+            base = "base" if run.config.roles.shared_base else "reference"
+            _add_part(roles, "value", adapter, base, lora, INSTRUCT, frozen)
+        else:
+            roles.params["value"] = {**trunk(instruct), "head": zeros}
+        return
+    roles.models["value"] = roles.models["reward"]
+    if run.config.roles.shared_base:
+        reward_lora = roles.parts["reward"].lora
+        value = _centred(_copy(roles.params["reward"]), done)
+        _add_part(roles, "value", value, "base", reward_lora, INSTRUCT, frozen)
+        return
+    _, reward = run.whole("reward", "reward")
+    value = _centred(reward, done)
+    if lora:
+        adapter = init_adapter(run.adapter_key("value"), trunk(value), lora, head=value["head"])
+        _add_part(roles, "value", adapter, "reward", lora, {"stage": "reward", "role": "reward"}, frozen)
+    else:
+        roles.params["value"] = value
+
+
+def _add_part(
+    roles: Roles, role: str, own: dict, base: str, lora: LoRAConfig | None, source: dict[str, str], dtype: str
+) -> None:
+    roles.params[role] = own
+    roles.parts[role] = Part(base, lora)
+    roles.records[role] = PartRecord(lora, source, dtype)
+
+
+def _copy(tree: dict) -> dict:
+    """Buffers of its own: the state is donated, and no buffer may be in it twice."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _centred(value: dict, done: dict) -> dict:
+    """The critic's head in the units of the normalised score, so that it starts near the returns."""
+    std = done["ref_std"] or 1.0
+    head = {"kernel": value["head"]["kernel"] / std, "bias": (value["head"]["bias"] - done["ref_mean"]) / std}
+    return {**value, "head": head}

@@ -1,0 +1,115 @@
+"""The models that finished stages left in a workdir, put together from what each of them keeps.
+
+A stage that trained all of a role's parameters keeps them. One that trained an adapter or a head keeps that
+alone, and `done.json` says what it is put onto: an earlier stage's model or a Hugging Face folder.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+from jax.sharding import Mesh
+
+from icegrt_jax import files
+from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import init_params, new_head, trunk
+from icegrt_jax.models.hf.folder import load_hf
+from icegrt_jax.models.hf.peft import load_adapter
+from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged
+from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.sharding.rules import tree_shardings
+from icegrt_jax.training.checkpoints import Checkpoints
+
+SCALAR_ROLES = ("value", "reward")
+
+
+@dataclasses.dataclass(frozen=True)
+class PartRecord:
+    """How `done.json` describes a role of which only a part was trained.
+
+    Attributes:
+      lora: of its adapter; None where the part is a head only.
+      base: {"stage", "role"} or {"path": a Hugging Face folder}, with "adapter": a PEFT folder merged into it.
+      base_dtype: as which the base was stored while the part was trained: float32, bfloat16 or int8.
+    """
+
+    lora: LoRAConfig | None
+    base: dict[str, str]
+    base_dtype: str = "float32"
+
+    @classmethod
+    def from_json(cls, record: dict) -> "PartRecord":
+        lora = record["lora"]
+        return cls(None if lora is None else LoRAConfig(**lora), record["base"], record["base_dtype"])
+
+
+def finished(folder: pathlib.Path) -> dict:
+    """What the finished stage in `folder` says of itself."""
+    if not (folder / "done.json").is_file():
+        raise UserError(f"{folder}: the {folder.name} stage has not finished; run `icegrt {folder.name}` first.")
+    return files.read_json(folder / "done.json")
+
+
+def load_role(folder: pathlib.Path, role: str, mesh: Mesh | None = None) -> tuple[ModelConfig, dict]:
+    """Shape and complete float32 parameters of a role as the stage in `folder` left it.
+
+    Args:
+      folder: of a finished stage.
+      role: policy, value or reward.
+      mesh: where the parameters go; by default the first device.
+    """
+    config, own, record = load_own(folder, role, mesh)
+    if record is None:
+        return config, own
+    base = load_base(folder, config, record, mesh)
+    whole = merged(stored_as(base, record.base_dtype), own, record.lora)
+    return config, {**trunk(whole), "head": whole["head"]} if role in SCALAR_ROLES else whole
+
+
+def load_own(folder: pathlib.Path, role: str, mesh: Mesh | None = None) -> tuple[ModelConfig, dict, PartRecord | None]:
+    """Shape, the tree that was trained, and the record of what it is put onto (None: nothing, it is complete)."""
+    done = finished(folder)
+    if role not in done["models"]:
+        raise UserError(f"{folder}: holds {', '.join(done['models'])}, no {role}.")
+    config = ModelConfig(**done["models"][role])
+    record = done.get("parts", {}).get(role)
+    record = None if record is None else PartRecord.from_json(record)
+    scalar = role in SCALAR_ROLES
+    abstract = jax.eval_shape(lambda: _like_stored(config, record, scalar))
+    if mesh is not None:
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, tree_shardings(abstract, mesh)
+        )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        restored = checkpoints.restore({"params": {role: abstract}}, done["step"], partial=True)
+    return config, restored["params"][role], record
+
+
+def _like_stored(config: ModelConfig, record: PartRecord | None, scalar: bool) -> dict:
+    key = jax.random.key(0)
+    if record is None:
+        return init_params(key, config, scalar_head=scalar)
+    head = new_head(key, config) if scalar else None
+    if record.lora is None:
+        return {"head": head}
+    return init_adapter(key, init_params(key, config, scalar_head=scalar), record.lora, head=head)
+
+
+def load_base(folder: pathlib.Path, config: ModelConfig, record: PartRecord, mesh: Mesh | None) -> dict:
+    """The float32 tree that the part in `folder` is put onto."""
+    if "stage" in record.base:
+        return load_role(folder.parent / record.base["stage"], record.base["role"], mesh)[1]
+    shardings = None if mesh is None else lambda tree: tree_shardings(tree, mesh)
+    params = load_hf(record.base["path"], scan_layers=config.scan_layers, dtype=config.dtype, shardings=shardings)[1]
+    return with_peft(config, params, record.base.get("adapter", ""))
+
+
+def with_peft(config: ModelConfig, params: dict, folder: str) -> dict:
+    """The parameters with the adapter in PEFT's `folder` merged in; as they are where none is named ("")."""
+    if not folder:
+        return params
+    lora, adapter = load_adapter(folder, config)
+    if "head" in adapter and "head" not in params:
+        raise UserError(f"{folder}: the adapter of a sequence classifier, the base is a language model; use another.")
+    return merged(params, adapter, lora)

@@ -1,0 +1,121 @@
+"""The report: one page and its pictures, whatever part of a run there is."""
+
+import json
+import math
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from icegrt_jax import files
+from icegrt_jax.commands import report
+from icegrt_jax.errors import UserError
+from icegrt_jax.report import curves
+
+BAND = {"kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0}
+
+CONFIG = ConfigDict({"seed": 7, "note": "</pre><script>config</script>"})
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    yield
+    assert plt.get_fignums() == []
+
+
+def write_run(workdir):
+    training = [{"step": s, "loss": 1 / s, **({"val_loss": 1.1 / s} if s % 10 == 0 else {})} for s in range(1, 41)]
+    files.append_jsonl(workdir / "sft" / "metrics.jsonl", training)
+    files.append_jsonl(workdir / "reward" / "metrics.jsonl", [row | {"accuracy": 0.7} for row in training])
+    calibration = {"confidence": [0.55, 0.7, 0.9], "accuracy": [0.5, None, 0.8], "count": [4, 0, 9]}
+    files.write_json_atomic(workdir / "reward" / "calibration.json", calibration)
+    ppo = [{"step": s, "score_raw": s / 9, "kl": 0.1 * s, **BAND, "kl_coef": 0.2, "ratio": 1.0, "gold": None}
+           for s in range(1, 41)]  # fmt: skip
+    files.append_jsonl(workdir / "ppo" / "metrics.jsonl", ppo)
+    files.write_json_atomic(workdir / "ppo" / "done.json", {})
+    results = {
+        "rows": [
+            {"name": "base", "metrics": {"verdict": 0.5, "general": None, "general/copy": 0.25}},
+            {"name": "ICE-GRT", "metrics": {"verdict": 0.875, "general": 0.5, "general/copy": 0.125}},
+        ],
+        "examples": [{"prompt": "<b>Ad</b> & more", "answers": {"ICE-GRT": "<script>x</script>", "base": "second"}}],
+        "order": ["base", "ICE-GRT"],
+    }
+    files.write_json_atomic(workdir / "evaluate" / "results.json", results)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    write_run(workdir)
+    report.main(CONFIG, workdir)
+    return workdir / "report"
+
+
+def test_a_whole_run_becomes_pictures_and_one_page(out):
+    pictures = {p.name: p.read_bytes() for p in out.glob("*.png")}
+    assert set(pictures) == {"sft.png", "reward.png", "reward_calibration.png", "ppo.png", "evaluate.png"}
+    assert all(png.startswith(PNG) for png in pictures.values())
+    page = (out / "index.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is fetched from elsewhere
+    assert "finished, last metrics at step 40" in page
+    assert "No metrics of pretrain in this run." in page
+
+
+def test_the_table_marks_the_best_of_each_column(out):
+    page = (out / "index.html").read_text()
+    assert '<tr><td>base</td><td>0.500</td><td>–</td><td class="best">0.250</td></tr>' in page
+    assert '<tr><td>ICE-GRT</td><td class="best">0.875</td><td class="best">0.500</td><td>0.125</td></tr>' in page
+
+
+def test_texts_of_models_data_and_config_are_escaped(out):
+    page = (out / "index.html").read_text()
+    assert "<script" not in page and "<b>Ad</b>" not in page
+    assert "&lt;b&gt;Ad&lt;/b&gt; &amp; more" in page
+    assert page.index("second") < page.index("&lt;script&gt;x&lt;/script&gt;")  # the order of the models
+
+
+def test_a_workdir_with_nothing_to_report_is_refused(tmp_path):
+    for made in ("run", "empty", "ppo"):
+        (tmp_path / made).mkdir()
+    (tmp_path / "ppo" / "metrics.jsonl").touch()
+    for workdir in (tmp_path / "none", tmp_path / "empty", tmp_path):
+        with pytest.raises(UserError, match=f"^{workdir}: nothing to report"):
+            report.main(CONFIG, workdir)
+        assert not (workdir / "report").exists()
+
+
+def test_what_a_run_has_not_done_is_said_on_the_page(tmp_path):
+    (tmp_path / "ppo").mkdir()
+    (tmp_path / "ppo" / "metrics.jsonl").write_text('{"step": 1, "kl": 0.5}\n')
+    report.main(CONFIG, tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    for name in ("pretrain", "sft", "reward"):
+        assert f"No metrics of {name} in this run." in page
+    assert "No evaluation in this run." in page
+
+
+def test_a_run_under_way_can_be_reported(tmp_path):
+    (tmp_path / "ppo").mkdir()
+    text = json.dumps({"step": 1, "score_raw": None, "unknown": 3}) + '\n{"step": 2, "sc'
+    (tmp_path / "ppo" / "metrics.jsonl").write_text(text)
+    report.main(CONFIG, tmp_path)
+    assert "not finished, last metrics at step 1" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_panels_without_data_are_left_out():
+    rows = [{"step": s, "kl": 0.1, **BAND, "entropy": math.nan} for s in range(3)]
+    figure = curves.training_figure(rows, curves.PPO, "PPO")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["KL to the reference (nats)"]
+    assert "target" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    plt.close(figure)
+
+
+def test_smoothing_keeps_a_constant_skips_nans_and_averages_neighbours():
+    np.testing.assert_array_equal(curves.smoothed(np.full(9, 2.0), half=3), np.full(9, 2.0))
+    values = np.array([0.0, 3.0, np.nan, 5.0, 100.0])
+    np.testing.assert_allclose(curves.smoothed(values, half=1), [1.5, 1.5, 4.0, 52.5, 52.5])

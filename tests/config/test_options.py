@@ -1,0 +1,229 @@
+"""The defaults are complete, and what cannot work together is refused before any device is touched."""
+
+import dataclasses
+import functools
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from icegrt_jax.config import default_config
+from icegrt_jax.config.checks import check, check_given_reward, doubts
+from icegrt_jax.config.file import load_config
+from icegrt_jax.errors import UserError
+from icegrt_jax.runs.roles import ppo_config
+from icegrt_jax.runs.stage_models import folder_config
+from icegrt_jax.training.state import PPOConfig
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+QUICKSTART = f"{CONFIGS / 'quickstart.py'}:smoke"
+
+
+def test_the_defaults_are_a_locked_config_that_passes():
+    config = default_config()
+    check(config)
+    with pytest.raises(AttributeError, match="lam"):
+        config.ppo.lambd = 0.9
+    config.sft.sources.mine = "jsonl:rows.jsonl"  # groups that a config file names are open
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.name)
+def test_every_config_that_ships_passes(path):
+    switches = runpy.run_path(str(path))["SWITCHES"]
+    assert "" in switches and "smoke" in switches
+    for switch in switches:
+        config = load_config(f"{path}:{switch}" if switch else str(path))
+        check(config)
+        assert doubts(config) == []
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ("reward.steps=0", "reward.steps=0 with reward.init='sft': PPO would have no reward model"),
+        ("reward.steps=0 reward.init=scratch", "reward.steps=0 with reward.init='scratch': PPO would have no reward"),
+        ("reward.steps=0 reward.init=my/reward reward.lora.rank=4", "reward.lora.rank=4 with reward.steps=0"),
+    ],
+)
+def test_a_run_without_a_reward_model_is_refused_and_a_plan_of_its_ppo_is_not(changes, message):
+    config = load_config(QUICKSTART, [f"--config.{change}" for change in changes.split()])
+    check(config)
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_given_reward(config)
+    config.ppo.iterations, config.reward.lora.rank = 0, 0
+    check_given_reward(config)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ("reward.length=87", r"length=87 is below .*=88: the longest answers are left out .*set reward.length=88\.$"),
+        ("reward.length=87 reward.overlong=cut", "the longest answers lose their end"),
+        ("reward.length=88", None),
+        ("max_prompt_length=105", "=129"),
+        ("reward.length=87 reward.init=scratch", "=88"),
+        ("reward.length=87 reward.init=some/folder", None),  # its tokenizer may count otherwise
+        ("reward.init=some/folder reward.length=300 reward.score_length=301", "set reward.length=301"),
+        ("reward.length=87 reward.steps=0 ppo.iterations=0", None),
+        ("reward.length=87 ppo.iterations=0", None),
+    ],
+)
+def test_answers_that_ppo_scores_and_the_reward_model_never_saw_are_a_doubt(changes, expected):
+    config = load_config(QUICKSTART, [f"--config.{change}" for change in changes.split()])
+    check(config)
+    found = doubts(config)
+    assert len(found) == (expected is not None)
+    assert not found or re.search(expected, found[0])
+
+
+@pytest.mark.parametrize("warmup, doubted", [(3, False), (4, True), (5, True)])
+def test_an_actor_that_would_never_learn_is_a_doubt(warmup, doubted):
+    found = doubts(load_config(QUICKSTART, [f"--config.ppo.value_warmup={warmup}"]))
+    assert [text.split(" with ")[0] for text in found] == [f"ppo.value_warmup={warmup}"] * doubted
+
+
+@pytest.mark.parametrize("name, params", [("llama2_13b_v5p", 13_015_864_320), ("qwen3_1p7b_v5e1", 1_720_574_976)])
+def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, name, params):
+    monkeypatch.chdir(CONFIGS.parent)
+    section = load_config(str(CONFIGS / f"{name}.py"), ["--config.model.path=not/here"]).model
+    assert section.dtype == "bfloat16"
+    shape = folder_config(section)
+    assert shape.num_params == params
+    assert (shape.scan_layers, shape.remat, shape.dtype) == (True, "full", "bfloat16")
+
+
+def test_the_checks_need_no_device():
+    code = "import sys, icegrt_jax.config as c; c.check(c.default_config()); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_ppo_option_reaches_the_update_steps():
+    """A value other than the default in every key must come out as something other than the default."""
+    config = default_config()
+    changed = {
+        "num_ppo_epochs": 3, "num_minibatches": 4, "temperature": 0.7, "gamma": 0.9, "lam": 0.8, "cliprange": 0.1,
+        "cliprange_high": 0.3, "cliprange_value": 0.4, "dual_clip": 3.0,
+        "value_warmup": 2, "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
+        "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
+        "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
+        "score.length_penalty": 0.1, "score.length_target": 9,
+    }  # fmt: skip
+    for key, value in changed.items():
+        *groups, name = key.split(".")
+        section = config.ppo
+        for group in groups:
+            section = section[group]
+        section[name] = value
+    config.value.trunk, config.value.vf_coef = "policy", 0.7
+    got = dataclasses.asdict(ppo_config(config))
+    names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
+    expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
+                for key, value in changed.items()}  # fmt: skip
+    assert got == {**expected, "vf_coef": 0.7}
+    assert ppo_config(default_config()).vf_coef == 0.0, "a critic of its own has a loss of its own"
+    unread = set(dataclasses.asdict(PPOConfig())) - set(got)
+    assert not unread
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ("domain=adverts", "domain='adverts'; expected one of '', 'adreview'."),
+        ("overlong_prompts=crop", "overlong_prompts='crop'; expected one of 'drop', 'cut', 'keep'."),
+        ("sft.overlong=keep", "sft.overlong='keep'; expected one of 'drop', 'cut'."),
+        ("max_prompt_length=0", "max_prompt_length=0; expected 1 or more."),
+        ("log.every=0", "log.every=0; expected 1 or more."),
+        ("log.ppo_checkpoint_every=0", "log.ppo_checkpoint_every=0; expected 1 or more."),
+        ("reward.steps=-1", "reward.steps=-1; expected 0 or more."),
+        ("sft.batch_size=0", "sft.batch_size=0; expected 1 or more."),
+        ("sft.optimizer.schedule=cosin", "sft.optimizer.schedule='cosin'; expected one of 'constant', 'linear'"),
+        ("ppo.value_optimizer.schedule=step", "ppo.value_optimizer.schedule='step'; expected one of"),
+        ("sft.sources.domain=rows.jsonl", "sft.sources.domain='rows.jsonl'; expected FORMAT:PATH, such as"),
+        ("reward.heldout.made=rows", "reward.heldout.made='rows'; expected FORMAT:PATH"),
+        ("evaluate.domain.ads=rows", "evaluate.domain.ads='rows'; expected FORMAT:PATH"),
+        ("model.path=some/model", "pretrain.steps is for models trained from scratch; set it to 0 or"),
+        ("value.init=scratch", "value.init='scratch'; expected one of 'reward', 'sft'."),
+        ("value.trunk=both", "value.trunk='both'; expected one of 'own', 'policy'."),
+        ("value.trunk=policy value.vf_coef=0.0", "value.vf_coef=0.0; with value.trunk='policy' expected"),
+        ("value.trunk=policy value.init=sft", "value.init='sft' is for a critic with a trunk of its own"),
+        ("model.param_dtype=bfloat16", "model.param_dtype='bfloat16' with model.dtype='float32' and ppo.lora.rank=0"),
+        ("model.param_dtype=int4", "model.param_dtype='int4'; expected one of 'float32', 'bfloat16', 'int8'."),
+        ("model.param_dtype=int8", "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the"),
+        ("roles.shared_base=true ppo.lora.rank=4", "roles.shared_base needs adapters: reward.lora.rank=0 and ppo"),
+        ("roles.shared_base=true ppo.lora.rank=4 reward.lora.rank=4 reward.init=scratch",
+         "reward.init='scratch': with roles.shared_base the reward model is an adapter on ICE-Instruct"),
+        ("ppo.lora.rank=-1", "ppo.lora.rank=-1; expected 0 or more."),
+        ("sft.lora.alpha=0.0", "sft.lora.alpha=0.0; expected a number above 0."),
+        ("reward.lora.targets=('q','qkv')", "reward.lora.targets=('q', 'qkv'); expected some of q, k, v"),
+        ("reward.lora.rank=2 reward.init=scratch", "reward.lora.rank is for a trunk that exists"),
+        ("model.adapter=some", "model.adapter='some' belongs to a model; set model.path as well."),
+        ("model.hf_config=some", "model.hf_config='some' belongs to a model; set model.path as well."),
+        ("evaluate.temperature=nan", "evaluate.temperature=nan; expected a finite number."),
+        ("ppo.temperature=nan", "ppo.temperature=nan; expected a finite number."),
+        ("ppo.policy_optimizer.lr=inf", "ppo.policy_optimizer.lr=inf; expected a finite number."),
+        ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
+        ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
+        ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),
+        ("evaluate.general_judge=", "evaluate.general_judge is empty, but evaluate.general names prompts"),
+        ("evaluate.temperature=-1.0", "evaluate.temperature=-1.0; expected 0 or more."),
+        ("ppo.kl.kind=k4", "ppo.kl.kind='k4'; expected one of 'k1', 'k2', 'k3', 'exact'."),
+        ("ppo.kl.into=both", "ppo.kl.into='both'; expected one of 'reward', 'loss'."),
+        ("ppo.score.scale=std", "ppo.score.scale='std'; expected one of 'none', 'reference', 'running_std'"),
+        ("ppo.advantages=norm", "ppo.advantages='norm'; expected one of 'whiten', 'mean', 'none'."),
+        ("ppo.kl.into=loss", "ppo.kl.kind='k1' with ppo.kl.into='loss': the expected gradient of k1 is zero"),
+        ("ppo.kl.kind=exact", "ppo.kl.kind='exact' with ppo.kl.into='reward': the exact KL is the same whichever"),
+        ("ppo.kl.kind=k2", "ppo.kl.kind='k2' with ppo.kl.into='reward': k2 there has not the gradient of a KL"),
+        ("ppo.kl.kind=k3", "ppo.kl.kind='k3' with ppo.kl.into='reward': k3 there has not the gradient of a KL"),
+        ("ppo.temperature=0.0", "ppo.temperature=0.0; sampling needs a temperature above 0."),
+        ("ppo.cache_dtype=int4", "ppo.cache_dtype='int4'; expected one of 'compute', 'int8'"),
+        ("ppo.rollout_slots=-1", "ppo.rollout_slots=-1; expected 1 or more, or 0"),
+        ("ppo.top_p=0.0", "ppo.top_k=0, ppo.top_p=0.0, ppo.min_p=0.0; expected top_k >= 0, 0 < top_p <= 1"),
+        ("ppo.num_minibatches=0", "ppo.num_minibatches=0; expected 1 or more."),
+        ("ppo.num_ppo_epochs=0", "ppo.num_ppo_epochs=0; expected 1 or more."),
+        ("ppo.batch_size=16 ppo.num_minibatches=3",
+         "ppo.batch_size * samples_per_prompt=16 does not divide over ppo.num_minibatches=3; use a multiple of 3."),
+        ("ppo.batch_size=15 ppo.num_minibatches=3 ppo.ptx.batch_size=8",
+         "ppo.ptx.batch_size=8 does not divide over ppo.num_minibatches=3; use a multiple of 3."),
+        ("sft.microbatch=3", "sft.batch_size=4 does not divide over sft.microbatch=3; use a multiple of 3."),
+        ("reward.microbatch=-1", "reward.microbatch=-1; expected 1 or more, or 0 for all rows at once."),
+        ("ppo.microbatch=5", "a minibatch of ppo.batch_size * samples_per_prompt=8 does not divide over ppo.micro"),
+        ("ppo.score_batch=6", "ppo.batch_size * samples_per_prompt=16 does not divide over ppo.score_batch=6"),
+        ("ppo.microbatch=2 ppo.ptx.batch_size=4",
+         "ppo.ptx.batch_size / num_minibatches=2 does not divide over the blocks of ppo.microbatch in a minibatch=4"),
+        ("ppo.dual_clip=0.5", "ppo.dual_clip=0.5; expected a value above 1, or 0 for off."),
+        ("ppo.kl.coef=0.0 ppo.kl.target=8.0", "ppo.kl.coef=0.0, ppo.kl.target=8.0, ppo.kl.horizon="),
+        ("ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_the_key_and_what_to_do(overrides, message):
+    config = load_config(QUICKSTART, [f"--config.{override}" for override in overrides.split()])
+    with pytest.raises(UserError) as refused:
+        check(config)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "gone, message",
+    [
+        (["sft.sources.general"], "sft.weights.general has no source of that name; the sources are domain"),
+        (["ppo.weights.ads"], "ppo.weights has no 'ads'; give each source a weight."),
+        (["reward.sources.made", "reward.sources.own", "reward.weights.made", "reward.weights.own"],
+         "reward.steps=12, but reward.sources is empty; name a source."),
+        (["ppo.sources.ads", "ppo.weights.ads"], "ppo.iterations=4, but ppo.sources is empty; name a source"),
+        (["ppo.ptx.sources.general", "ppo.ptx.weights.general"],
+         "ppo.ptx.coef=0.5, but ppo.ptx.sources is empty; name a source."),
+    ],
+)  # fmt: skip
+def test_sources_and_weights_must_be_there_and_name_the_same(gone, message):
+    overrides = ("reward.steps=12", "ppo.iterations=4", "ppo.ptx.coef=0.5")
+    config = load_config(QUICKSTART, [f"--config.{override}" for override in overrides])
+    with config.unlocked():
+        for key in gone:
+            group, name = key.rsplit(".", 1)
+            del functools.reduce(lambda section, part: section[part], group.split("."), config)[name]
+    with pytest.raises(UserError) as refused:
+        check(config)
+    assert str(refused.value).startswith(message)
