@@ -11,7 +11,7 @@ from icegrt_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # a batch is split over both
-# The same devices while responses are sampled: parts of `fsdp` and of `tensor`, see `rollout.py`.
+# The same devices while responses are sampled: parts of `fsdp` and of `tensor`, see `sampling/layout.py`.
 ROLLOUT_AXES = ("data", "fsdp_copies", "fsdp_rows", "fsdp_heads", "tensor_rows", "tensor_heads")
 
 
@@ -36,9 +36,9 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over all devices of the run, or those given; -1 takes what the other axes leave.
 
-    The arguments are the keys of `config.mesh`; the last of them is only checked here, see `rollout.py`. Over several
-    TPU slices `data` is the axis that goes from slice to slice: the network between them is slow, and only gradients
-    are summed over it.
+    The arguments are the keys of `config.mesh`; the last of them, how the weights lie while responses are sampled, is
+    only checked here. Over several TPU slices `data` is the axis that goes from slice to slice: the network between
+    them is slow, and only gradients are summed over it.
     """
     devices = jax.devices() if devices is None else devices
     mesh = _over(devices, mesh_shape(data, fsdp, tensor, len(devices)))

@@ -1,7 +1,7 @@
 """Where arrays live: one table of rules for parameters, optimizer states, caches and activations of all four roles.
 
 A rule names what an axis of an array *is* (rows, heads, …). The layout of the mesh at hand says over which mesh
-axes that is split: `TRAINING`, or while responses are sampled `ROLLOUT` (see `rollout.py`).
+axes that is split: `TRAINING`, or while responses are sampled `ROLLOUT` (see `sampling/layout.py`).
 """
 
 import math
@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from icegrt_jax.errors import UserError
 from icegrt_jax.sharding.mesh import AXES, BATCH_AXES, ROLLOUT_AXES
 
 # The last axes of a leaf; a leading layer axis of scanned layers is never split.
@@ -32,6 +33,12 @@ TABLE = (
     (r"mlp/down/lora_a$", ("adapter_features", None)),
     (r"mlp/down/lora_b$", (None, "width")),
 )
+# Whole on every device, and meant to be: norms, biases that meet no split axis, the scales of int8, scalar heads. Each
+# has one axis of the model only, so none grows with its square.
+WHOLE = r"(norm/scale|bias|(kernel|embedding)_scale|(^|/)head/kernel)$"
+# Elements of a leaf that needs no line (1 MiB in float32): counters, keys, coefficients. A matrix of a model that
+# is worth a mesh has more, and of those that have fewer a copy on every device costs nothing.
+SMALL = 2**18
 
 # What is split over which mesh axes; of several, the last ones are left out until the size divides.
 TRAINING = {
@@ -80,13 +87,22 @@ def spec_of(axes_of_each: list[tuple[str, ...]]) -> P:
 
 
 def leaf_axes(name: str, shape: tuple[int, ...], mesh) -> list[tuple[str, ...]]:
-    """For each axis of a parameter or its moments the mesh axes that split it."""
+    """For each axis of a parameter or its moments the mesh axes that split it.
+
+    The moments of an optimizer end with the name of their parameter and are split like it. What matches no line of
+    the table is refused, on one device as well: on many it would be whole on each of them without a word.
+    """
     for pattern, rules in TABLE:
         if re.search(pattern, name) and len(shape) >= len(rules):
             whole = [()] * (len(shape) - len(rules))
             return whole + [
                 split_axes(size, rule, mesh) for size, rule in zip(shape[-len(rules) :], rules, strict=True)
             ]
+    if math.prod(shape) > SMALL and not re.search(WHOLE, name):
+        raise UserError(
+            f"parameter {name} {list(shape)} matches no sharding rule and would be whole on every device; "
+            "add a line with the rules of its axes to TABLE in icegrt_jax/sharding/rules.py, or its name to WHOLE."
+        )
     return []
 
 

@@ -10,7 +10,7 @@ from icegrt_jax.sharding.rules import tree_shardings
 
 
 def step_program(step, mesh: Mesh, state):
-    """`jit_step` without a place to put the arguments: to be called, or lowered, within the mesh."""
+    """The step jitted for `mesh`, its state donated, its arguments left where they are; called within the mesh."""
     shardings = tree_shardings(state, mesh)
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -1,18 +1,29 @@
 """The table of shardings, and a batch that stays split inside a compiled program."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import init_params
+from icegrt_jax.models.hf.families import FAMILIES
+from icegrt_jax.models.lora import LoRAConfig, init_adapter
+from icegrt_jax.models.quantize import quantized
+from icegrt_jax.sampling.layout import rollout_mesh
 from icegrt_jax.sharding.constrain import constrain_batch
-from icegrt_jax.sharding.mesh import make_mesh
+from icegrt_jax.sharding.mesh import AXES, make_mesh
 from icegrt_jax.sharding.pmap import split_batch
 from icegrt_jax.sharding.put import shard_batch, shard_tree
-from icegrt_jax.sharding.rules import batch_sharding, leaf_spec, tree_shardings
-from tests.training.examples import make_state
+from icegrt_jax.sharding.rules import SMALL, batch_sharding, leaf_spec, tree_shardings
+from icegrt_jax.training.state import create_state
+from tests.training.examples import OPTIMIZER, make_state
 
 
 @pytest.mark.parametrize(
@@ -45,6 +56,70 @@ from tests.training.examples import make_state
 )
 def test_each_array_is_split_as_the_table_says(name, shape, spec):
     assert leaf_spec(name, shape, make_mesh(2, 2, 2)) == spec
+
+
+def big(*shape):
+    """A leaf of a large model: nothing is allocated."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_a_parameter_without_a_sharding_rule_is_named(shape):
+    tree = {"layers": {"moe": {"router": {"kernel": big(40, 5120, 64)}}}}
+    said = (
+        r"parameter layers/moe/router/kernel \[40, 5120, 64\] matches no sharding rule .* TABLE in icegrt_jax/sharding"
+    )
+    with pytest.raises(UserError, match=said):
+        tree_shardings(tree, Mesh(np.array(jax.devices()[: math.prod(shape)]).reshape(shape), AXES))
+
+
+def test_moments_of_a_parameter_without_a_rule_are_refused_as_it_is():
+    with pytest.raises(UserError, match="opt_state/policy/1/0/mu/layers/0/conv/kernel"):
+        leaf_spec("opt_state/policy/1/0/mu/layers/0/conv/kernel", (4096, 4096), make_mesh(1, 4, 2))
+
+
+def test_what_is_small_or_meant_to_be_whole_needs_no_rule():
+    mesh = make_mesh(1, 4, 2)
+    for name, shape in {
+        "layers/new_norm/scale": (80, 8192),
+        "layers/mlp/up/bias": (80, 28672),
+        "layers/mlp/up/kernel_scale": (80, 28672),
+        "embed/embedding_scale": (2**19,),
+        "head/kernel": (2**19, 1),
+        "layers/0/router/kernel": (512, 512),
+        "key": (),
+    }.items():
+        assert leaf_spec(name, shape, mesh) == P(), name
+
+
+def large_model(family):
+    """All that a model of the family may have, each matrix above the bound of what needs no rule."""
+    shape = dict(vocab_size=32768, d_model=1024, num_layers=2, num_heads=8, num_kv_heads=4, head_dim=128, d_ff=4096)
+    optional = {"qkv_bias": True, "qk_norm": True, "tie_embeddings": False}
+    return ModelConfig(**shape, family=family, **{**optional, **FAMILIES[family].ours})
+
+
+@pytest.mark.parametrize("scan_layers", [False, True], ids=["layers", "scanned"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_has_its_rules_with_adapters_int8_heads_and_moments(family, scan_layers):
+    """Every matrix is above the bound: what passes here has a line of its own."""
+    config = dataclasses.replace(large_model(family), scan_layers=scan_layers)
+    lora = LoRAConfig(rank=1024)  # its factors are above the bound too
+
+    def everything(key):
+        policy, reward = init_params(key, config), init_params(key, config, scalar_head=True)
+        adapter = init_adapter(key, policy, lora, head=reward["head"])
+        return create_state(
+            key,
+            {"policy": policy, "value": reward, "reference": quantized(policy), "reward": adapter},
+            dict.fromkeys(("policy", "value", "reference"), config),
+            dict.fromkeys(("policy", "value", "reward"), OPTIMIZER),
+        )
+
+    state = jax.eval_shape(everything, jax.random.key(0))
+    assert sum(math.prod(x.shape) > SMALL for x in jax.tree.leaves(state.params["reward"])) >= 14
+    for mesh in (make_mesh(2, 2, 2), rollout_mesh(make_mesh(2, 2, 2), config, 2)):
+        assert jax.tree.structure(tree_shardings(state, mesh)) == jax.tree.structure(state)
 
 
 def test_parameters_and_both_moments_of_every_role_share_one_table():
