@@ -86,7 +86,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     keys = run.key("reward_updates"), run.adapter_key("reward")
     state, records = first_state(config, keys[0], model, params, source, keys[1])
     del params  # under an adapter only the stored base is held
-    state = loop.train(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
+    state, step = loop.train_on_batches(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
 
     complete = state.full("reward")
     measured = measure(run, complete, model, heldout) if heldout else {}
@@ -94,7 +94,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     scoring_params = complete if section.lora.rank else stored_as(complete, config.model.param_dtype)
     stats = fit_normalization(run, scoring_params, model, reader)
     rundir.finish(
-        run, "reward", step=section.steps, models={"reward": model}, parts=records, heldout=measured,
+        run, "reward", step=step, models={"reward": model}, parts=records, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
 

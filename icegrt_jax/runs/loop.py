@@ -1,95 +1,201 @@
-"""The loop of the supervised stages: resume, step, log, save, stop politely."""
+"""The one training loop: resume, step, log, save, stop politely. A stage says what a step of it is.
 
+    loop   what a step needs from the host is made in a thread while the device works on the step before
+           advance (the stage's own), a row of metrics, the watchers
+           a checkpoint every `save_every` steps, at the last one and when asked to stop
+
+A step that has begun is finished and saved, whatever signal comes.
+"""
+
+import contextlib
+import dataclasses
 import functools
-
-from ml_collections import ConfigDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.prefetch import Ahead
 from icegrt_jax.hosts import heap, sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs.notes import write_compiles
+from icegrt_jax.runs.rows import Means, Single
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.sharding.steps import jit_step
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
-from icegrt_jax.training.finite import check_finite
-from icegrt_jax.training.metrics import MetricsWriter
+from icegrt_jax.training.metrics import MetricsWriter, Writer, Writers
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.state import TrainState, trained, with_trained
-from icegrt_jax.training.window import Window
 
 
-def train(run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]) -> TrainState:
-    """Applies `update` to batch 0, 1, … until `config[stage].steps`, from the latest checkpoint on.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a step has come to.
 
-    A row of metrics has the means over the steps since the row before; they are read while the next step runs. The
-    last state is returned and saved, for later stages.
+    Attributes:
+      state: after it.
+      metrics: f32[] each, or f32[N] where every step has a row; on the device or the host.
+      more: what else the stage's own watchers look at, such as the texts of a rollout.
     """
-    config: ConfigDict = run.config
-    steps, every, save_every = config[stage].steps, config.log.every, config.log.checkpoint_every
-    folder, vocabulary = run.folder(stage), min(model.vocab_size for _, model in state.models)
+
+    state: TrainState
+    metrics: dict[str, Any]
+    more: Any = None
+
+
+Write = Callable[[dict[str, Any]], None]
+Advance = Callable[[TrainState, int, Callable[[int], Any], Progress], Outcome]
+
+
+class Watcher(Protocol):
+    """Looks on while a stage trains: writes samples, measures the model on other data, keeps the best, ends the stage.
+
+    All processes call it, at the same steps.
+    """
+
+    def begin(self, step: int | None) -> bool:
+        """Before the first step, with that of the checkpoint the run goes on from (None: a new run).
+
+        What it has written of later steps is to go; they come again.
+
+        Returns:
+          Whether it had ended the stage at that step.
+        """
+
+    def after(self, step: int, outcome: Outcome, write: Write) -> bool:
+        """After a step, before the state may be saved and is given to the next step, which takes its buffers.
+
+        Args:
+          write: writes numbers as a row of their own at this step.
+
+        Returns:
+          Whether the stage ends with this step.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What is a stage's own.
+
+    Attributes:
+      stage: its name, and its folder's.
+      steps: the last step.
+      make: the host's part of a step, a function of the step alone, such as its batch.
+      advance: (state, step, made, progress) -> outcome; `made(step)` gives what `make` made.
+      save_every: steps to a checkpoint.
+      shown: the metrics that the progress line names.
+      row_every: steps to a row of metrics, which has their means and is read while the next step runs; 0: every step
+        has a row of its own, refused if it is not finite before anything is saved.
+      waits: the phase in which the metrics are waited for.
+      last_alone: the last checkpoint takes the place of all before it.
+      watchers: see `Watcher`, called in this order.
+      writers: of rows of metrics, each made with the stage's folder and the step the run goes on from.
+    """
+
+    stage: str
+    steps: int
+    make: Callable[[int], Any]
+    advance: Advance
+    save_every: int
+    shown: tuple[str, ...]
+    row_every: int = 0
+    waits: str = "update"
+    last_alone: bool = False
+    watchers: Sequence[Watcher] = ()
+    writers: Sequence[Callable[..., Writer]] = (MetricsWriter,)
+
+
+def resumed(run: Run, stage: str, state: TrainState) -> tuple[TrainState, int | None]:
+    """The state of the latest checkpoint and its step; without one (None) the state as it is, where it will stay.
+
+    Apart from `train`, so that a program which goes on does not hold two states: it would still have the one it gave.
+    """
     state = shard_tree(state, run.mesh)  # new leaves too: a checkpoint is restored to where they are
-    with Preemption() as preemption, Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(run.folder(stage) / "checkpoints") as checkpoints:
         start = checkpoints.latest()
         if start is not None:
             state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
-        update = jit_step(update, run.mesh, state)
-        first = start or 0
-        window = Window(folder, resume_step=start, check=functools.partial(check_finite, left=checkpoints.left))
-        log = functools.partial(_log, window=window, shown=shown)
-        sync.barrier(f"{stage} begins")
-        with (
-            MetricsWriter(folder, resume_step=start) as writer,
-            Progress(steps, stage, start=first) as progress,
-            Ahead(lambda step: batches[step - 1], stop=steps + 1) as batch_of,
-        ):
-            pending = None
-            for step in range(first + 1, steps + 1):
-                with progress.phase("data"):
-                    rows = batch_of(step)
-                    check_ids(rows["tokens"], vocabulary, f"{stage}, batch {step}")
-                    batch = host_rows.place_rows(rows, run.mesh)
-                with progress.phase("update"):
-                    state, metrics = update(state, batch)
-                    if pending:
-                        log(writer, progress, *pending, every=every)
-                pending = (step, metrics)
-                last = step == steps
-                stopping = preemption.reached(step)
-                if last or stopping or step % save_every == 0:
-                    log(writer, progress, *pending, every=1 if last else every)
-                    pending = None
+    return state, start
+
+
+def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[TrainState, int]:
+    """Advances what `resumed` gave to the last step.
+
+    Returns:
+      The last state, saved for later stages, and its step: fewer than `loop.steps` where a watcher has ended the stage.
+    """
+    folder = run.folder(loop.stage)
+    with Preemption() as preemption, Checkpoints(folder / "checkpoints") as checkpoints:
+        ended = any([watcher.begin(start) for watcher in loop.watchers]) and start is not None
+        sync.barrier(f"{loop.stage} begins")
+        with contextlib.ExitStack() as open_:
+            writer = open_.enter_context(Writers(make(folder, resume_step=start) for make in loop.writers))
+            progress = open_.enter_context(Progress(loop.steps, loop.stage, start=start or 0))
+            made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
+            rows = _rows(loop, folder, start, checkpoints, writer, progress)
+            step = start or 0
+            while step < loop.steps and not ended:
+                step += 1
+                outcome = loop.advance(state, step, made, progress)
+                state = outcome.state
+                with progress.phase(loop.waits):
+                    rows.add(step, outcome.metrics)
+                write = functools.partial(writer.write, step)
+                ended = any([watcher.after(step, outcome, write) for watcher in loop.watchers])
+                last, stopping = ended or step == loop.steps, preemption.reached(step)
+                if last or stopping or step % loop.save_every == 0:
+                    rows.settle(step, last=last)
                     writer.flush()
-                    if last:
-                        write_compiles(run, stage, progress.compiles)
-                        checkpoints.wait()
-                        _save_last(run, stage, step, state)
-                    else:
-                        window.save(step)
-                        checkpoints.save(step, trained(state))
+                    _save(run, loop, step, state, checkpoints, progress, last=last)
                 if stopping:
                     checkpoints.wait()
                     raise Preempted(step, preemption.signum)
     heap.give_back()
-    return state
+    return state, step
 
 
-def _log(
-    writer: MetricsWriter, progress: Progress, step: int, metrics: dict, *, window: Window, every: int, shown
+def _rows(
+    loop: Loop, folder, start: int | None, checkpoints: Checkpoints, writer: Writers, progress: Progress
+) -> Means | Single:
+    if loop.row_every:
+        return Means(folder, start, writer, progress, loop.shown, left=checkpoints.left, every=loop.row_every)
+    return Single(writer, progress, loop.shown, left=checkpoints.left)
+
+
+def _save(
+    run: Run, loop: Loop, step: int, state: TrainState, checkpoints: Checkpoints, progress: Progress, *, last: bool
 ) -> None:
-    window.add(step, metrics)
-    if step % every and step != 1:
-        progress.update(step)
+    """The checkpoint of a step; the last one is what later stages read."""
+    if last:
+        write_compiles(run, loop.stage, progress.compiles)
+    if not (last and loop.last_alone):
+        checkpoints.save(step, trained(state))
         return
-    means = window.means()
-    writer.write(step, means)
-    progress.update(step, {name: means[name] for name in shown})
+    checkpoints.wait()
+    with Checkpoints(run.folder(loop.stage) / "checkpoints", keep=1) as only:
+        only.save(step, shard_tree(trained(state), run.mesh))
 
 
-def _save_last(run: Run, stage: str, step: int, state: TrainState) -> None:
-    """The checkpoint that later stages read; those before it go."""
-    with Checkpoints(run.folder(stage) / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(step, shard_tree(trained(state), run.mesh))
+def train_on_batches(
+    run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]
+) -> tuple[TrainState, int]:
+    """`train` of a supervised stage: applies `update` to batch 0, 1, … until `config[stage].steps`."""
+    config, vocabulary = run.config, min(model.vocab_size for _, model in state.models)
+    state, start = resumed(run, stage, state)
+    update = jit_step(update, run.mesh, state)
+
+    def advance(state: TrainState, step: int, made: Callable[[int], Any], progress: Progress) -> Outcome:
+        with progress.phase("data"):
+            rows = made(step)
+            check_ids(rows["tokens"], vocabulary, f"{stage}, batch {step}")
+            batch = host_rows.place_rows(rows, run.mesh)
+        with progress.phase("update"):
+            return Outcome(*update(state, batch))
+
+    loop = Loop(
+        stage, config[stage].steps, lambda step: batches[step - 1], advance,
+        save_every=config.log.checkpoint_every, shown=shown, row_every=config.log.every, last_alone=True,
+    )  # fmt: skip
+    return train(run, loop, state, start)

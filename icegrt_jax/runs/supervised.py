@@ -64,5 +64,5 @@ def train_policy(run: rundir.Run, stage: str, kind: type[Record], lora: LoRAConf
         run.config, stage, run.key(stage), model, params, lora, stage_models.before_sft(run), run.adapter_key("sft")
     )
     del params  # under an adapter only the stored base is held
-    loop.train(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
-    rundir.finish(run, stage, step=section.steps, models={"policy": model}, parts=records)
+    _, step = loop.train_on_batches(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
+    rundir.finish(run, stage, step=step, models={"policy": model}, parts=records)

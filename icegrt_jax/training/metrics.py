@@ -5,16 +5,58 @@ scalars only. JSON has no NaN or infinity: a value that is not finite is null in
 the file and NaN when read back. Arrays go to TensorBoard, as histograms.
 """
 
+import contextlib
 import math
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 import tensorboardX
 
 from icegrt_jax import files
+
+
+class Writer(Protocol):
+    """Something that keeps or sends rows of metrics, such as an experiment tracker.
+
+    Made with the stage's folder and `resume_step`, the step of the checkpoint the run goes on from (None: a new run):
+    rows after it come again. Every process has one; which of them does something is its own affair.
+    """
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """One row; of several rows of a step each has its own names."""
+
+    def flush(self) -> None:
+        """Called before a checkpoint is saved: what was written is kept, whatever happens afterwards."""
+
+    def close(self) -> None:
+        """Called at the end, also of a loop that was stopped or has failed."""
+
+
+class Writers:
+    """Several writers as one, closed at the end of the `with`."""
+
+    def __init__(self, writers: Iterable[Writer]):
+        with contextlib.ExitStack() as made:  # those before one that cannot be made are closed
+            self._writers = [made.enter_context(contextlib.closing(writer)) for writer in writers]
+            self._open = made.pop_all()
+
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write(step, metrics)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self._open.close()
 
 
 class MetricsWriter:

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from icegrt_jax.commands import ppo, reward
+from icegrt_jax.commands import reward
 from icegrt_jax.data import pipeline
 from icegrt_jax.models.tree import flatten
-from icegrt_jax.runs import roles, rundir, supervised
+from icegrt_jax.runs import iteration, roles, rundir, supervised
 from icegrt_jax.sampling import generate
 from icegrt_jax.training.ppo import epoch_keys
 from tests.commands.runs import KEYS, call
@@ -87,12 +87,12 @@ def keys(tmp_path_factory):
             stage = next(name for name in callers() if name in ("sft_batches", "mixture", "__getitem__"))
             keys.orders[tuple(np.random.SeedSequence(seed).generate_state(4).tolist())].append((stage, tuple(seed)))
 
-        keys.watch(ppo, "compiled_sampler", sampled)
+        keys.watch(iteration, "compiled_sampler", sampled)
         keys.watch(generate, "compiled_sampler", sampled)
         keys.watch(rundir, "placed_init", new_parameters)
         keys.watch(reward, "with_scalar_head", lambda key, *_: keys.add("head", key))
         keys.watch(roles, "init_adapter", new_adapter)
-        keys.watch(ppo, "fitted", packed)
+        keys.watch(iteration, "fitted", packed)
         keys.watch(pipeline.np.random, "default_rng", ordered)
         for module in (supervised, reward, roles):
             keys.watch(module, "create_state", lambda key, trees, *_, **__: keys.add(f"state of {list(trees)}", key))

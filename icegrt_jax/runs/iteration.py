@@ -1,0 +1,138 @@
+"""One iteration of PPO on a run's mesh: it samples, scores in one program, and learns in another."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from icegrt_jax.data.records import Prompt
+from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.hosts import sync
+from icegrt_jax.models.vocabulary import check_ids
+from icegrt_jax.runs import rundir, scoring
+from icegrt_jax.runs.loop import Outcome
+from icegrt_jax.runs.sections import sampler_config
+from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
+from icegrt_jax.sampling.layout import rollout_layout, to_rollout
+from icegrt_jax.sharding import host_rows
+from icegrt_jax.sharding.put import shard_batch, shard_tree
+from icegrt_jax.sharding.rules import row_parts
+from icegrt_jax.sharding.steps import jit_step
+from icegrt_jax.training.buckets import fitted
+from icegrt_jax.training.first_check import check_first_rollout
+from icegrt_jax.training.ppo import ppo_update, read_roles, score
+from icegrt_jax.training.progress import Progress
+from icegrt_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """What the iterations of a run share.
+
+    Attributes:
+      prompts: the records that a batch's `index` counts.
+      reader: of a reward model with a tokenizer of its own, else None.
+      layout: the mesh that the policy samples on.
+      sizes: of packed rows, see `training.buckets.fitted`.
+      score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
+    """
+
+    run: rundir.Run
+    prompts: list[Prompt]
+    reader: scoring.Reader | None
+    sampler: SamplerConfig
+    layout: Mesh
+    sizes: dict[str, Any]
+    score: Callable
+    read: Callable
+    update: Callable
+
+    def advance(self, state: TrainState, step: int, made: Callable, progress: Progress) -> Outcome:
+        """Samples, scores and learns once."""
+        run, ppo = self.run, self.run.config.ppo
+        with progress.phase("rollout"):
+            batch, replayed = made(step)
+            for rows in filter(None, (batch, replayed)):
+                check_ids(rows["tokens"], state.model("policy").vocab_size, f"ppo, batch {step}")
+            rollout = fitted(state, _rollout(run, state, batch, step, self.sampler, self.layout), **self.sizes)
+        if step == 1:
+            with jax.set_mesh(run.mesh):
+                check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
+        index = host_rows.all_rows(batch["index"], run.mesh)
+        records = [self.prompts[i] for i in index for _ in range(ppo.samples_per_prompt)]
+        with progress.phase("learn"):
+            texts, scores, counts = self._read_as_text(state, rollout, records)
+            state, experience, scored = self.score(state, rollout, *scores)
+            if replayed is not None:
+                experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))
+            state, learned = self.update(state, experience)
+            # The host reads and judges the answers while the device learns from them.
+            texts = texts or scoring.texts_of(run, rollout)
+            judged = _judge(ppo.judge, records, texts)
+            metrics = {**sync.fetch({**scored, **learned}), **counts, **judged, **kl_target(ppo.kl)}
+        return Outcome(state, metrics, (records, texts))
+
+    def _read_as_text(
+        self, state: TrainState, rollout: Rollout, records: list[Prompt]
+    ) -> tuple[list[str], tuple, dict]:
+        """The texts, what `score` is given and counts for the metrics; nothing where the reward model reads ids."""
+        if self.reader is None:
+            return [], (), {}
+        # The other roles read ids while the host decodes and tokenises.
+        with jax.set_mesh(self.run.mesh):
+            roles_read = self.read(shard_tree(state, self.run.mesh), rollout)
+        texts, scores, counts = scoring.score_as_text(self.run, self.reader, state, rollout, records)
+        return texts, (scores, roles_read), counts
+
+
+def make_iteration(
+    run: rundir.Run, state: TrainState, prompts: list[Prompt], reader: scoring.Reader | None
+) -> Iteration:
+    """The iteration of a run that begins with `state`."""
+    policy, config = state.model("policy"), run.config
+    return Iteration(
+        run, prompts, reader,
+        sampler=sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id),
+        layout=rollout_layout(run.mesh, policy, state.full("policy"), config.mesh.rollout_tensor),
+        sizes={"pack": config.ppo.pack, "parts": row_parts(run.mesh)},
+        score=jit_step(score, run.mesh, state),
+        read=jax.jit(read_roles),
+        update=jit_step(ppo_update, run.mesh, state),
+    )  # fmt: skip
+
+
+def _rollout(
+    run: rundir.Run, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
+) -> Rollout:
+    """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
+    count = run.config.ppo.batch_size * run.config.ppo.samples_per_prompt
+    keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
+    model, params = state.model("policy"), state.full("policy")
+    params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
+    tokens, mask = host_rows.place_rows((batch["tokens"], batch["mask"]), run.mesh)
+    keys, tokens, mask = shard_batch((keys, tokens, mask), layout)
+    with jax.set_mesh(layout):
+        rollout = compiled_sampler(
+            keys, params, tokens, mask, model=model, config=sampler,
+            num_samples=run.config.ppo.samples_per_prompt, slots=run.config.ppo.rollout_slots,
+        )  # fmt: skip
+    return shard_batch(rollout, run.mesh)
+
+
+def _judge(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, float]:
+    """The judge's means, for the curves only."""
+    if not judge:
+        return {}
+    grades = mean_grades(judge, records, texts)
+    return {"gold": grades["gold"], **{f"gold_{k}": v for k, v in grades.items() if k in ("verdict", "analysis")}}
+
+
+def kl_target(kl: ConfigDict) -> dict[str, float]:
+    """The controller's target and its band, in nats; nothing for a fixed coefficient."""
+    if not kl.adaptive:
+        return {}
+    low, high = (share * kl.target for share in kl.band)
+    return {"kl_target": kl.target, "kl_low": low, "kl_high": high}

@@ -1,0 +1,68 @@
+"""How the metrics of steps become rows: the means of several steps, or one row a step."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from icegrt_jax.training.finite import check_finite
+from icegrt_jax.training.metrics import Writers
+from icegrt_jax.training.progress import Progress
+from icegrt_jax.training.window import Window
+
+
+class Means:
+    """A row has the means over the steps since the row before; they are read while the next step runs.
+
+    Args:
+      folder: the stage's.
+      resume_step: of the checkpoint the run goes on from, None for a new run.
+      shown: the metrics that the progress line names.
+      left: says what there is to go on from, see `Checkpoints.left`.
+      every: steps to a row; the first and the last step have one as well.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, resume_step: int | None, writer: Writers, progress: Progress,
+        shown: tuple[str, ...], *, left: Callable[[], str], every: int,
+    ):  # fmt: skip
+        self._window = Window(folder, resume_step=resume_step, check=functools.partial(check_finite, left=left))
+        self._writer, self._progress, self._shown, self._every = writer, progress, shown, every
+        self._pending: tuple[int, dict[str, Any]] | None = None
+
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes in the metrics of a step, and writes the row of the one before if it has one."""
+        if self._pending is not None:
+            self._log(*self._pending, every=self._every)
+        self._pending = (step, metrics)
+
+    def settle(self, step: int, *, last: bool) -> None:
+        """Before a checkpoint of `step`: writes its row if it has one, and keeps the steps since the row before."""
+        self._log(*self._pending, every=1 if last else self._every)
+        self._pending = None
+        if not last:
+            self._window.save(step)
+
+    def _log(self, step: int, metrics: dict[str, Any], *, every: int) -> None:
+        self._window.add(step, metrics)
+        if step % every and step != 1:
+            self._progress.update(step)
+            return
+        means = self._window.means()
+        self._writer.write(step, means)
+        self._progress.update(step, {name: means[name] for name in self._shown})
+
+
+class Single:
+    """Every step has a row of its own, written at once; one that is not finite stops the run before it is saved."""
+
+    def __init__(self, writer: Writers, progress: Progress, shown: tuple[str, ...], *, left: Callable[[], str]):
+        self._writer, self._progress, self._shown, self._left = writer, progress, shown, left
+
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
+        check_finite(step, metrics, self._left)
+        self._writer.write(step, metrics)
+        self._progress.update(step, {name: metrics[name] for name in self._shown if name in metrics})
+
+    def settle(self, step: int, *, last: bool) -> None:
+        """Nothing is held back."""
