@@ -22,7 +22,7 @@ from icegrt_jax.domains.adreview import annotators, build, demonstrations, gener
 from icegrt_jax.hosts import entry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
-DOCS = ("design", "numerics", "data", "adreview", "hosts", "tpu")
+DOCS = ("design", "training", "models", "sharding", "plans", "hosts", "numerics", "data", "adreview", "tpu")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.
 MODULE = re.compile(r"[\w/]+\.py(:\w+)?")
@@ -69,6 +69,15 @@ def test_every_file_and_function_named_exists(page):
         if found is None or (name and name not in names_in(found)):
             missing.append(span)
     assert named and missing == []
+
+
+def test_the_map_is_one_screenful_of_pages_and_names_them_all():
+    lines = text("docs/design.md").splitlines()
+    assert len(lines) <= 150
+    titles = {re.sub(r"[^a-z ]", "", line[3:].lower()).replace(" ", "-") for line in lines if line.startswith("## ")}
+    assert set(re.findall(r"\]\(#([a-z-]+)\)", text("docs/design.md"))) == titles, "the contents list"
+    linked = set(re.findall(r"\]\((\w+)\.md\)", text("docs/design.md")))
+    assert linked | {"design"} == {path.stem for path in (ROOT / "docs").glob("*.md")} == set(DOCS)
 
 
 def test_every_quantity_has_its_function_and_test():

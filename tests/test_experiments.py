@@ -29,3 +29,22 @@ def test_the_pages_show_the_table_that_the_study_made(page):
     shown = (ROOT / page).read_text(encoding="utf-8")
     table = [line for line in (SEEDS / "results" / "table.md").read_text(encoding="utf-8").splitlines() if "±" in line]
     assert len(table) == 10 and [line for line in table if line not in shown] == []
+
+
+def test_the_picture_of_the_readme_shows_the_numbers_of_the_study():
+    import matplotlib.pyplot as plt
+
+    from icegrt_jax import files
+
+    study, picture = (runpy.run_path(str(SEEDS / name)) for name in ("run.py", "picture.py"))
+    seeds = list(files.read_json(SEEDS / "results" / "seeds.json")["seeds"].values())
+    figure, axes = plt.subplots()
+    picture["by_stage"](axes, seeds)
+    shown = {round(bar.get_height(), 1) for bar in axes.patches}
+    line = next(x for x in study["table"](dict(enumerate(seeds)), study["summarize"](dict(enumerate(seeds)), (0, 1)))
+                .splitlines() if x.startswith("| ICE-GRT"))  # fmt: skip
+    verdict, analysis, _, _, general, _ = (float(cell.split("±")[0]) for cell in line.split("|")[2:-1])
+    assert {verdict, analysis, general} <= shown
+    plt.close(figure)
+    assert "](docs/quickstart.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "quickstart.png").read_bytes().startswith(b"\x89PNG")
