@@ -31,7 +31,7 @@ def write_text_atomic(path: PathLike, text: str) -> None:
 
 
 def write_json_atomic(path: PathLike, obj: Any) -> None:
-    """Writes `obj` as indented JSON, as `write_text_atomic` does; its numbers are finite, or nothing is written."""
+    """Writes `obj` as indented JSON, the whole file or nothing; nor is anything written if a number is not finite."""
     if bad := next(_not_finite(obj), None):
         raise UserError(f"{path}: {bad[0]} is {bad[1]}, which is no result; not written. Look at what it is made of.")
     write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -24,7 +24,7 @@ from icegrt_jax.training.progress import Progress
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """`compare`, its inputs checked first."""
+    """Asks every finished stage's model the same questions, after a check of all that will be read."""
     notes.warn("evaluate", inputs.check(config, workdir, "evaluate"))
     compare(config, workdir)
 

@@ -20,7 +20,7 @@ SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """`train`, its inputs checked first."""
+    """Trains ICE-GRT, after a check of all that will be read."""
     notes.warn("ppo", inputs.check(config, workdir, "ppo"))
     train(config, workdir)
 

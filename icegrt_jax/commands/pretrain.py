@@ -9,7 +9,7 @@ from icegrt_jax.runs import batch_check, inputs, notes, rundir, supervised
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """`train`, its inputs checked first."""
+    """Trains the base model, after a check of all that will be read."""
     notes.warn("pretrain", inputs.check(config, workdir, "pretrain"))
     train(config, workdir)
 

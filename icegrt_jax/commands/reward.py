@@ -35,7 +35,7 @@ from icegrt_jax.training.updates import reward_update
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """`train`, its inputs checked first."""
+    """Trains ICE-Reward, after a check of all that will be read."""
     notes.warn("reward", inputs.check(config, workdir, "reward"))
     train(config, workdir)
 

@@ -9,7 +9,7 @@ from icegrt_jax.runs import batch_check, inputs, notes, rundir, sections, superv
 
 
 def main(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """`train`, its inputs checked first."""
+    """Trains ICE-Instruct, after a check of all that will be read."""
     notes.warn("sft", inputs.check(config, workdir, "sft"))
     train(config, workdir)
 

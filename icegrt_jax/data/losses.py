@@ -28,7 +28,7 @@ def warnings(source: str, counts: Mapping[str, int], length: str) -> list[str]:
     Args:
       source: as the lines call it.
       counts: of `fitting`, with `records`, of how many they are.
-      length: as in `reasons`.
+      length: what they had to fit, such as "sft.length=64 tokens".
     """
     records, lines = counts["records"], []
     left_out = sum(counts.get(name, 0) for name in LEFT_OUT)

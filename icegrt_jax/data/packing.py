@@ -66,12 +66,16 @@ def pack(examples: Sequence[Example], length: int, pad_id: int, window: int = WI
 
 
 def one_per_row(examples: Sequence[Example], length: int, pad_id: int) -> list[dict[str, np.ndarray]]:
-    """Rows of one example each, in the order given; arrays as `pack` describes them."""
+    """Rows of one example each, in the order given, with the arrays that rows of several examples (`pack`) have."""
     return [lay_out([example], length, pad_id) for example in examples]
 
 
 def lay_out(examples: Sequence[Example], length: int, pad_id: int) -> dict[str, np.ndarray]:
-    """One row holding the given examples; arrays as `pack` describes them."""
+    """One row holding the given examples one after another.
+
+    tokens i32[L]; segment_ids i32[L], 1, 2, ... and 0 for padding; positions i32[L], from 0 in each example; loss_mask
+    bool[L], True at targets.
+    """
     row = {
         "tokens": np.full(length, pad_id, np.int32),
         "segment_ids": np.zeros(length, np.int32),

@@ -29,7 +29,7 @@ def run(
     command: list[Any],
     start: Start,
 ) -> None:
-    """`launch.run` where there may be several processes.
+    """Runs a command in this process, which may be one of several that run it together.
 
     None of several returns with an error: it ends, because an orderly end would wait for all the others.
 

@@ -148,7 +148,7 @@ def over_mesh(local, q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Arr
 def cudnn_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, *, window: int = 0
 ) -> jax.Array:
-    """As `splash.splash_attention`, by cuDNN: f[B, L, N, H], in bfloat16 or float16.
+    """What every token reads from the tokens of its segment up to itself, f[B, L, N, H], by cuDNN in a 16-bit dtype.
 
     Without segments nothing but a flag tells the kernel what is seen; with them it reads a mask [B, 1, L, L].
     """

@@ -43,7 +43,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program of a plan, as numbers: see `Compiled` and `Roofline`. `parts` are those of the program."""
+    """One program of a plan in numbers per chip: its memory, its work, the time a roofline allows, and its parts."""
 
     name: str
     stage: str

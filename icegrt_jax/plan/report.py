@@ -144,10 +144,12 @@ def sweep_table(trials: Sequence[Trial]) -> str:
 
 
 def chips(topology: Topology) -> str:
+    """Such as "v5e:2x4: 8 chips"."""
     return f"{topology}: {topology.chips} chip{'s' if topology.chips > 1 else ''}"
 
 
 def gib(count: float) -> str:
+    """Bytes in GiB, as text."""
     return decimals(count / GIB)
 
 

@@ -133,4 +133,5 @@ def shard_shape(leaf) -> tuple[int, ...]:
 
 
 def itemsize(leaf) -> int:
+    """Bytes of one element of an abstract array; a random key has two words."""
     return 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize

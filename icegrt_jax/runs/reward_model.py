@@ -28,7 +28,15 @@ from icegrt_jax.training.state import TrainState, create_state
 def first_state(
     config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict, adapter_key: jax.Array
 ) -> tuple[TrainState, dict[str, PartRecord]]:
-    """The state before the first update, and what `done.json` says of an adapter; arguments as `supervised`'s."""
+    """The state before the first update, and what `done.json` says of an adapter.
+
+    Args:
+      config: of the run.
+      key: of the updates.
+      model, params: the reward model to start from.
+      kept: where these parameters are kept, for `done.json`.
+      adapter_key: of a new adapter.
+    """
     section = config.reward
     optimizer = sections.optimizer_config(section.optimizer, section.steps)
     lora = sections.lora_config(section.lora)

@@ -102,7 +102,10 @@ def initial_state(run: rundir.Run) -> tuple[TrainState, dict[str, PartRecord]]:
 
 
 def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartRecord]]:
-    """`initial_state` from any source; `done` has the reward stage's `ref_mean` and `ref_std`."""
+    """PPO's state before the first iteration, from a run's stages or from shapes alone, and records of roles in parts.
+
+    `done` has the mean and spread that the reward stage measured, `ref_mean` and `ref_std`.
+    """
     ppo = run.config.ppo
     roles = _frozen_and_actor(run)
     _add_critic(run, roles, done)

@@ -58,7 +58,7 @@ class Run:
         return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stream])
 
     def adapter_key(self, name: str) -> jax.Array:
-        """The key of one new adapter, see `ADAPTERS`."""
+        """The key of one new adapter: "policy", "value", "sft" or "reward"."""
         return jax.random.fold_in(self.key("adapters"), ADAPTERS[name])
 
     def data_seed(self, stream: str) -> int:

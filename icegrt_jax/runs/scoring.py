@@ -70,7 +70,7 @@ def make_reader(run: Run, tokenizer: ChatTokenizer) -> Reader | None:
 
 
 def load_reader(run: Run) -> Reader | None:
-    """As `make_reader`, of the finished reward stage."""
+    """How the finished reward stage's model reads; None where it takes the policy's ids as they are."""
     folder = run.folder("reward")
     done = finished(folder)
     if done["same_tokenizer"]:

@@ -150,7 +150,7 @@ def layout_bytes(
       rollout: from `rollout_layout`.
       rows: responses sampled at a time.
       length: slots of the cache, prompt and response.
-      cache_dtype: see `models.cache`.
+      cache_dtype: of keys and values, "compute" for that of the model, or "int8".
     """
     copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), params)
     cache = jax.tree.leaves(jax.eval_shape(lambda: empty_cache(model, rows, length, cache_dtype)))

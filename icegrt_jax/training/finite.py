@@ -30,7 +30,7 @@ def check_finite(step: int, metrics: dict[str, Any], left: Callable[[], str] = s
 
 
 def check_finite_tree(step: int, tree: Any, left: Callable[[], str] = str) -> None:
-    """As `check_finite` for a tree of arrays, wherever their parts are; the same on every host."""
+    """Raises TrainingError naming the arrays of a tree that hold a NaN or an infinity; the same on every host."""
     leaves = [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -29,7 +29,7 @@ class Packed:
 
 @struct.dataclass
 class Minibatch:
-    """Experience in packed rows: numbers f32[R, W] stand at the tokens they belong to. ptx: as in `Experience`."""
+    """Experience in packed rows: numbers f32[R, W] stand at the tokens they belong to. ptx: an SFT batch or None."""
 
     packed: Packed
     old_logprobs: jax.Array
@@ -67,7 +67,8 @@ class Packing:
 
     Args:
       prompt_mask: bool[B, P], left-padded. mask: bool[B, T], right-padded.
-      rows: R and W that are enough (see `widths.fitted`); B rows hold one sequence each, by default of P + T tokens.
+      rows: R and W that are enough (`training/buckets.py` finds them); B rows hold one sequence each, by default of
+        P + T tokens.
     """
 
     def __init__(self, prompt_mask: jax.Array, mask: jax.Array, rows: Rows | None = None):
@@ -116,7 +117,7 @@ class Packing:
         return self._read(x, self.place)
 
     def before_responses(self, x: jax.Array) -> jax.Array:
-        """As `responses`, what stands one token earlier."""
+        """What stands one token before each of the responses' tokens in rows [R, W], as [B, T]; zero at padding."""
         return self._read(x, self.place - 1)
 
     def _read(self, x, place):

@@ -39,7 +39,7 @@ def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | Non
 
 
 def _read(state: TrainState, rollout: Rollout, *, reward: bool) -> dict[str, jax.Array | None]:
-    """As `read_roles`, with `reward` also `scores` f32[B]: the reward model's verdicts on prompt + response."""
+    """What the models say of a rollout, with `reward` also `scores` f32[B], the verdicts on prompt + response."""
     packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
     rows = packing.tokens(rollout.prompts, rollout.responses)
     count = block_count(rollout.mask.shape[0], state.ppo.score_batch)

@@ -47,6 +47,7 @@ def no_windows(raw: dict) -> tuple[int, ...]:
 
 
 def write_no_windows(config: ModelConfig) -> dict:
+    """No keys: layers of this family see everything."""
     return {}
 
 
@@ -56,6 +57,7 @@ def one_window(raw: dict) -> tuple[int, ...]:
 
 
 def write_one_window(config: ModelConfig) -> dict:
+    """The key of the one window that all layers have, null for none."""
     return {"sliding_window": max(config.layer_windows, default=None)}
 
 
@@ -67,6 +69,7 @@ def optional_windows(raw: dict) -> tuple[int, ...]:
 
 
 def write_optional_windows(config: ModelConfig) -> dict:
+    """The keys that say which layers have a window, and how long it is."""
     windows = config.layer_windows or (0,) * config.num_layers
     window = max(windows) or None
     first = next((i for i, window in enumerate(windows) if window), config.num_layers)
@@ -86,6 +89,7 @@ def alternating_windows(raw: dict) -> tuple[int, ...]:
 
 
 def write_alternating_windows(config: ModelConfig) -> dict:
+    """The window and which layers have it."""
     windows = config.layer_windows or (0,) * config.num_layers
     # transformers wants a number even where no layer uses it.
     return {"sliding_window": max(windows) or 4096, "layer_types": layer_types(windows)}
@@ -115,7 +119,7 @@ class Family:
       language_model, scalar_model: the architectures in config.json.
       ours: `ModelConfig` fields that all its models share.
       keys: their optional keys -> our field; a field's "off" (0) is their null.
-      defaults: what transformers takes for keys that config.json leaves out, see `hf_defaults.py`.
+      defaults: what transformers takes for keys that config.json leaves out, see `defaults.py`.
       fixed: keys that change the computation and must have one of these values (None: absent or null).
       activation_key: which key names the activation of the MLP.
       windows, write_windows: from their keys to one window per layer, and back.

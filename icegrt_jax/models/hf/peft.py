@@ -38,7 +38,8 @@ def save_adapter(path: str | pathlib.Path, adapter: dict, config: ModelConfig, l
 
     Args:
       path: the folder.
-      adapter: see `lora.py`; with a `head` it becomes a sequence classifier's, without its bias.
+      adapter: the model's tree cut down to `lora_a` and `lora_b`; with a `head` it becomes a sequence classifier's,
+        without its bias.
       config: shape of the model.
       lora: how the adapter was made.
       base: name or folder of the model that it belongs to, for `base_model_name_or_path`.
