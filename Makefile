@@ -7,7 +7,9 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+# The tested set of the interpreter in .venv; CONSTRAINTS=/dev/null takes the newest of everything.
+CONSTRAINTS ?= $$($(RUN) -c "import sys; print('constraints.txt' if sys.version_info < (3, 12) else 'constraints-py313.txt')")
+INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --constraint "$(CONSTRAINTS)"
 
 .PHONY: quickstart smollm2 test lint clean-env
 .DELETE_ON_ERROR:
@@ -24,6 +26,7 @@ test: $(VENV)/test
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
 clean-env:
 	rm -rf $(VENV)
@@ -34,10 +37,10 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are younger than what was installed from; touching one means that its install succeeded.
-$(VENV)/runtime: setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/runtime: setup.py pyproject.toml $(wildcard constraints*.txt) | $(VENV)/bin/python
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/test: setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/test: setup.py pyproject.toml $(wildcard constraints*.txt) | $(VENV)/bin/python
 	$(INSTALL) --editable ".[test]"
 	@touch $@ $(VENV)/runtime

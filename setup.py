@@ -1,4 +1,5 @@
-"""Install icegrt_jax: `pip install -e . -c constraints.txt` gives the tested set."""
+"""Install icegrt_jax: `pip install -e . -c constraints.txt` gives the tested set, on Python 3.12 and newer
+`-c constraints-py313.txt`."""
 
 import pathlib
 import re
@@ -32,9 +33,11 @@ INSTALL_REQUIRES = [
     "transformers>=5",
 ]
 EXTRAS_REQUIRE = {
-    # torch and PEFT are the other side of the parity tests.
+    # torch and PEFT are the other side of the parity tests; jaxtyping and beartype check the annotations of the maths.
     "test": [
+        "beartype>=0.20",
         "ipykernel",
+        "jaxtyping>=0.3",
         "nbclient",
         "nbformat",
         "peft>=0.18",
@@ -65,12 +68,17 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["icegrt_jax", "icegrt_jax.*"]),
+    package_data={"icegrt_jax": ["py.typed"]},  # type checkers read our annotations
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["icegrt = icegrt_jax.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -38,8 +38,12 @@ def names(requirements):
     return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in requirements}
 
 
-def pins():
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+CONSTRAINTS = ("constraints.txt", "constraints-py313.txt")
+both_sets = pytest.mark.parametrize("constraints", CONSTRAINTS)
+
+
+def pins(constraints):
+    lines = [line for line in (ROOT / constraints).read_text().splitlines() if line and line[0] != "#"]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     return {line.partition("==")[0].lower().replace("_", "-"): line.partition("==")[2] for line in lines}
 
@@ -62,17 +66,19 @@ def test_every_requirement_but_a_few_of_the_tests_has_a_lower_bound(metadata):
     assert metadata["python_requires"] == ">=3.11"
 
 
-def test_the_constraints_pin_all_that_quickstart_and_tests_install(metadata):
+@both_sets
+def test_the_constraints_pin_all_that_quickstart_and_tests_install(metadata, constraints):
     wanted = names(metadata["install_requires"]) | names(metadata["extras_require"]["test"])
-    assert wanted <= set(pins())
+    assert wanted - set(pins(constraints)) == set()
 
 
-def test_the_pins_satisfy_the_lower_bounds(metadata):
+@both_sets
+def test_the_pins_satisfy_the_lower_bounds(metadata, constraints):
     from packaging.requirements import Requirement
 
     for line in metadata["install_requires"] + metadata["extras_require"]["test"]:
         requirement = Requirement(line)
-        pin = pins()[requirement.name.lower().replace("_", "-")]
+        pin = pins(constraints)[requirement.name.lower().replace("_", "-")]
         assert requirement.specifier.contains(pin), f"{line} is pinned to {pin}"
 
 
@@ -88,8 +94,38 @@ def test_every_package_folder_is_installed(metadata, project_files):
     assert folders == set(metadata["packages"])
 
 
-def test_the_package_has_no_data_files_that_setup_would_leave_behind(project_files):
-    assert [name for name in project_files if name.startswith("icegrt_jax/") and not name.endswith(".py")] == []
+def test_the_package_has_no_data_files_that_setup_would_leave_behind(metadata, project_files):
+    data = {f"icegrt_jax/{name}" for name in metadata["package_data"]["icegrt_jax"]}
+    assert {name for name in project_files if name.startswith("icegrt_jax/") and not name.endswith(".py")} == data
+
+
+def test_a_wheel_tells_type_checkers_that_it_is_typed(tmp_path):
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "icegrt_jax" / "py.typed").is_file() and (tmp_path / "icegrt_jax" / "cli.py").is_file()
+
+
+def test_each_python_has_its_tested_set(tmp_path):
+    """The Makefile asks the interpreter in .venv; jax 0.11 needs a newer one than 3.11."""
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("CONSTRAINTS ?="))
+    program = re.search(r'-c "(.*)"\)$', line)[1]
+    for version, expected in (((3, 11, 9), CONSTRAINTS[0]), ((3, 12, 0), CONSTRAINTS[1]), ((3, 14, 0), CONSTRAINTS[1])):
+        chosen = subprocess.run(
+            [sys.executable, "-c", program.replace("import sys;", f"import sys; sys.version_info = {version};")],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert chosen.stdout.strip() == expected
+
+
+def test_the_workflow_runs_ci_on_the_oldest_and_the_newest_tested_python():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert 'python: ["3.11", "3.13"]' in workflow and workflow.count("bash .ci/run") == 2
+
+
+def test_the_citation_is_of_this_version(metadata):
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {metadata['version']}\n" in citation and "arxiv.org/abs/2401.02072" in citation
 
 
 def test_every_module_imports_without_torch_and_tensorflow():
@@ -129,6 +165,7 @@ def test_make_offers_what_the_docs_name_and_says_how(tmp_path):
         ("smollm2", "icegrt_jax.models.smollm2 --out=models/smollm2-135m-instruct"),
         ("test", "pytest"),
         ("lint", "ruff check"),
+        ("lint", "ruff format --check"),
         ("clean-env", "rm -rf .venv"),
     ):
         dry = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)

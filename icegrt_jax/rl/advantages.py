@@ -1,22 +1,29 @@
 """Generalized advantage estimation over responses with padding, and with holes between turns."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.rl.checks import as_float32
+from icegrt_jax.rl.checks import Given, as_float32
 from icegrt_jax.rl.masked import valid_only
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
 def gae(
-    rewards: jax.Array,
-    values: jax.Array,
-    mask: jax.Array,
+    rewards: Float[Given, "B T"],
+    values: Float[Given, "B T"],
+    mask: Bool[Given, "B T"],
     *,
     gamma: float = 1.0,
     lam: float = 0.95,
-    bootstrap: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    bootstrap: Float[Given, " B"] | None = None,
+) -> tuple[Float[jax.Array, "B T"], Float[jax.Array, "B T"]]:
     """Advantages and returns, each f32[B, T], 0 where not `mask`.
 
     Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 16:

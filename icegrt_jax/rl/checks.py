@@ -1,10 +1,24 @@
-"""Dtype checks shared by the maths: rewards and statistics are float32, masks are bool."""
+"""Dtype checks shared by the maths: rewards and statistics are float32, masks are bool.
+
+Annotations name the shapes of all arguments and results, by the letters of `docs/design.md`. A run never
+reads them; the tests check every call against them (`tests/rl/conftest.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Shaped
+
+Given = jax.Array | np.ndarray | np.generic  # what the functions take; what they return is a jax.Array
 
 
-def as_float32(**arrays: jax.Array) -> list[jax.Array]:
+def as_float32(**arrays: Shaped[Given, " ..."]) -> list[Float[jax.Array, " ..."]]:
     """The arrays in float32, in order; anything that is not floating point raises.
 
     An integer array would silently truncate what is added to it (0.7 becomes 0), so it is
@@ -19,7 +33,7 @@ def as_float32(**arrays: jax.Array) -> list[jax.Array]:
     return converted
 
 
-def as_mask(mask: jax.Array, name: str = "mask") -> jax.Array:
+def as_mask(mask: Shaped[Given, "*S"], name: str = "mask") -> Bool[jax.Array, "*S"]:
     """The mask as an array; raises unless it is boolean."""
     mask = jnp.asarray(mask)
     if mask.dtype != jnp.bool_:

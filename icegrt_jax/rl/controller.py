@@ -1,8 +1,17 @@
 """The coefficient of the KL penalty, fixed or steered towards a target KL."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from icegrt_jax.rl.checks import Given
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 
 @struct.dataclass
@@ -15,7 +24,7 @@ class AdaptiveKL:
     `lm_human_preferences/train_policy.py`, `AdaptiveKLController`).
     """
 
-    kl_coef: jax.Array  # f32[]
+    kl_coef: Float[jax.Array, ""]
     target: float = struct.field(pytree_node=False)  # KL of a whole response, in nats
     horizon: float = struct.field(pytree_node=False)  # responses over which the coefficient may move by 20 %
     adaptive: bool = struct.field(pytree_node=False)  # False: kl_coef never changes
@@ -23,7 +32,7 @@ class AdaptiveKL:
     @classmethod
     def create(
         cls, kl_coef: float, *, target: float = 6.0, horizon: float = 10_000.0, adaptive: bool = True
-    ) -> "AdaptiveKL":
+    ) -> AdaptiveKL:
         """The controller at the start of a run."""
         if adaptive and not (kl_coef > 0 and target > 0 and horizon > 0):
             raise ValueError(
@@ -32,7 +41,7 @@ class AdaptiveKL:
             )
         return cls(jnp.array(kl_coef, jnp.float32), target=target, horizon=horizon, adaptive=adaptive)
 
-    def update(self, kl: jax.Array, n: int | jax.Array) -> "AdaptiveKL":
+    def update(self, kl: float | Float[Given, ""], n: int | Num[Given, ""]) -> AdaptiveKL:
         """The controller after `n` responses whose KL, summed over tokens, averaged `kl`, f32[].
 
         `n` counts the responses of all devices.

@@ -1,13 +1,20 @@
 """How far the policy has moved from the reference: three estimators from samples, and the KL itself."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.rl.checks import as_float32, as_mask
+from icegrt_jax.rl.checks import Given, as_float32, as_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 
-def exact_kl(logits: jax.Array, ref_logits: jax.Array) -> jax.Array:
+def exact_kl(logits: Float[Given, "*S V"], ref_logits: Float[Given, "*S V"]) -> Float[jax.Array, "*S"]:
     """f32[...], KL(policy || reference) of the two next-token distributions at each position.
 
     The sum over the whole vocabulary, so it has no sampling noise but needs both sets of logits;
@@ -27,11 +34,11 @@ def exact_kl(logits: jax.Array, ref_logits: jax.Array) -> jax.Array:
 
 
 def kl_estimate(
-    logprobs: jax.Array,
-    ref_logprobs: jax.Array,
+    logprobs: Float[Given, "*L"],
+    ref_logprobs: Float[Given, "*L"],
     kind: str = "k1",
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    mask: Bool[Given, "*S"] | None = None,
+) -> Float[jax.Array, "*S"]:
     """f32[...], a per-token estimate of KL(policy || reference) from tokens the policy sampled.
 
     Schulman 2020, http://joschu.net/blog/kl-approx.html, with log r = ref_logprobs - logprobs:

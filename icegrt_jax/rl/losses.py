@@ -4,24 +4,32 @@ Every loss takes `total`, the number of valid tokens in the global batch, when i
 of it; loss, gradients and metrics are then shares that a `psum` adds up (see `masked`).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.rl.checks import Given
 from icegrt_jax.rl.kl import kl_estimate
 from icegrt_jax.rl.masked import masked_mean, masked_var, valid_only
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Num
+
 
 def ppo_policy_loss(
-    logprobs: jax.Array,
-    old_logprobs: jax.Array,
-    advantages: jax.Array,
-    mask: jax.Array,
+    logprobs: Float[Given, "B T"],
+    old_logprobs: Float[Given, "B T"],
+    advantages: Float[Given, "B T"],
+    mask: Bool[Given, "B T"],
     *,
     cliprange: float,
     cliprange_high: float | None = None,
     dual_clip: float = 0.0,
-    total: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    total: Num[Given, ""] | None = None,
+) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
     """Clipped surrogate loss of PPO, averaged over response tokens.
 
     Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7. The asymmetric clip is the
@@ -69,14 +77,14 @@ def ppo_policy_loss(
 
 
 def ppo_value_loss(
-    values: jax.Array,
-    old_values: jax.Array,
-    returns: jax.Array,
-    mask: jax.Array,
+    values: Float[Given, "B T"],
+    old_values: Float[Given, "B T"],
+    returns: Float[Given, "B T"],
+    mask: Bool[Given, "B T"],
     *,
     cliprange_value: float,
-    total: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    total: Num[Given, ""] | None = None,
+) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
     """Half the squared error of the critic, clipped as in PPO, averaged over response tokens.
 
     The value may leave the old one by `cliprange_value` before the loss goes flat, and the worse of
@@ -112,7 +120,9 @@ def ppo_value_loss(
     return 0.5 * masked_mean(jnp.maximum(errors, clipped_errors), mask, total), metrics
 
 
-def nll_loss(logprobs: jax.Array, mask: jax.Array, total: jax.Array | None = None) -> jax.Array:
+def nll_loss(
+    logprobs: Float[Given, "B L"], mask: Bool[Given, "B L"], total: Num[Given, ""] | None = None
+) -> Float[jax.Array, ""]:
     """f32[], mean negative log-likelihood of the tokens trained on.
 
     Args:
@@ -123,7 +133,9 @@ def nll_loss(logprobs: jax.Array, mask: jax.Array, total: jax.Array | None = Non
     return -masked_mean(logprobs, mask, total)
 
 
-def explained_variance(values: jax.Array, returns: jax.Array, mask: jax.Array) -> jax.Array:
+def explained_variance(
+    values: Float[Given, "B T"], returns: Float[Given, "B T"], mask: Bool[Given, "B T"]
+) -> Float[jax.Array, ""]:
     """f32[], 1 - var(returns - values) / var(returns): 1 is a perfect critic, 0 no better than a constant.
 
     For the global batch; returns without spread have nothing to explain and give 0.

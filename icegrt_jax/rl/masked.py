@@ -8,16 +8,23 @@ losses, their gradients and their metrics. Averaging per-device means instead wo
 of a device with little padding less weight than those of a device with much.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import chex
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.rl.checks import as_float32, as_mask
+from icegrt_jax.rl.checks import Given, as_float32, as_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Num
 
 _VARIANCE_EPS = 1e-8
 
 
-def valid_only(mask: jax.Array, **arrays: jax.Array) -> list[jax.Array]:
+def valid_only(mask: Bool[Given, "*S"], **arrays: Float[Given, "*S"]) -> list[Float[jax.Array, "*S"]]:
     """The arrays in float32 with zeros wherever `mask` is False, all of one shape.
 
     Losses pass their inputs through this first: `0 * inf` is NaN, so garbage in the padding must
@@ -29,7 +36,7 @@ def valid_only(mask: jax.Array, **arrays: jax.Array) -> list[jax.Array]:
     return [jnp.where(mask, x, 0.0) for x in converted]
 
 
-def last_valid(mask: jax.Array) -> jax.Array:
+def last_valid(mask: Bool[Given, "B T"]) -> Bool[jax.Array, "B T"]:
     """bool[B, T], True at the last True of each row of `mask`, bool[B, T]; empty rows stay False."""
     mask = as_mask(mask)
     chex.assert_rank(mask, 2)
@@ -38,20 +45,22 @@ def last_valid(mask: jax.Array) -> jax.Array:
     return positions == last
 
 
-def valid_count(mask: jax.Array, total: jax.Array | None = None) -> jax.Array:
+def valid_count(mask: Bool[Given, " ..."], total: Num[Given, ""] | None = None) -> Float[jax.Array, ""]:
     """f32[], `total` if given, else the number of True in `mask`; at least 1, so it can divide."""
     if total is None:
         total = jnp.sum(as_mask(mask), dtype=jnp.float32)
     return jnp.maximum(jnp.asarray(total).astype(jnp.float32), 1.0)
 
 
-def masked_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_sum(x: Float[Given, "*S"], mask: Bool[Given, "*S"]) -> Float[jax.Array, ""]:
     """f32[], the sum of `x`, f32[...], where `mask`, bool[...], is True."""
     (x,) = valid_only(mask, x=x)
     return jnp.sum(x)
 
 
-def masked_mean(x: jax.Array, mask: jax.Array, total: jax.Array | None = None) -> jax.Array:
+def masked_mean(
+    x: Float[Given, "*S"], mask: Bool[Given, "*S"], total: Num[Given, ""] | None = None
+) -> Float[jax.Array, ""]:
     """f32[], the mean of `x` where `mask` is True; 0 when nothing is.
 
     Args:
@@ -63,11 +72,11 @@ def masked_mean(x: jax.Array, mask: jax.Array, total: jax.Array | None = None) -
 
 
 def masked_var(
-    x: jax.Array,
-    mask: jax.Array,
-    total: jax.Array | None = None,
-    mean: jax.Array | None = None,
-) -> jax.Array:
+    x: Float[Given, "*S"],
+    mask: Bool[Given, "*S"],
+    total: Num[Given, ""] | None = None,
+    mean: Float[Given, ""] | None = None,
+) -> Float[jax.Array, ""]:
     """f32[], the population variance (divided by n) of `x` where `mask` is True.
 
     Args:
@@ -86,8 +95,8 @@ def masked_var(
 
 
 def _moments(
-    x: jax.Array, mask: jax.Array, total: jax.Array | None, axis_name: str | None
-) -> tuple[jax.Array, jax.Array]:
+    x: Float[Given, "*S"], mask: Bool[Given, "*S"], total: Num[Given, ""] | None, axis_name: str | None
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
     """Mean and population variance, each f32[], over all devices of `axis_name` if it is given."""
     over_devices = (lambda share: jax.lax.psum(share, axis_name)) if axis_name else (lambda share: share)
     if total is None:
@@ -97,13 +106,13 @@ def _moments(
 
 
 def whiten(
-    x: jax.Array,
-    mask: jax.Array,
+    x: Float[Given, "*S"],
+    mask: Bool[Given, "*S"],
     *,
     shift_mean: bool = True,
-    total: jax.Array | None = None,
+    total: Num[Given, ""] | None = None,
     axis_name: str | None = None,
-) -> jax.Array:
+) -> Float[jax.Array, "*S"]:
     """f32[...], `x` scaled to unit variance over the valid elements of the global batch, 0 elsewhere.
 
     As in lm-human-preferences (`lm_human_preferences/utils/core.py`, `whiten`), with the mask it
@@ -124,7 +133,9 @@ def whiten(
     return jnp.where(mask, whitened, 0.0)
 
 
-def whitening_std(x: jax.Array, mask: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+def whitening_std(
+    x: Float[Given, "*S"], mask: Bool[Given, "*S"], *, axis_name: str | None = None
+) -> Float[jax.Array, ""]:
     """f32[], what `whiten` divides by: a coefficient that is divided by it as well keeps its meaning.
 
     Args:
@@ -136,12 +147,12 @@ def whitening_std(x: jax.Array, mask: jax.Array, *, axis_name: str | None = None
 
 
 def normalize_advantages(
-    advantages: jax.Array,
-    mask: jax.Array,
+    advantages: Float[Given, "B T"],
+    mask: Bool[Given, "B T"],
     method: str = "whiten",
     clip: float = 0.0,
     axis_name: str | None = None,
-) -> jax.Array:
+) -> Float[jax.Array, "B T"]:
     """f32[B, T], advantages normalized over all valid tokens of the global batch, 0 elsewhere.
 
     Args:

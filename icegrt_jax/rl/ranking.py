@@ -9,16 +9,23 @@ Two responses that read the same, token by token, have the same score whatever t
 never in the right order. `same_responses` finds them, and the functions below leave such pairs out.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from icegrt_jax.rl.checks import as_mask
+from icegrt_jax.rl.checks import Given, as_mask
 from icegrt_jax.rl.masked import masked_mean, valid_count, valid_only
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Num
 
-def same_responses(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+
+def same_responses(tokens: Int[Given, "B K L"], mask: Bool[Given, "B K L"]) -> Bool[jax.Array, "B K K"]:
     """bool[B, K, K], True at [b, i, j] where responses i and j are the same tokens.
 
     Args:
@@ -30,7 +37,9 @@ def same_responses(tokens: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.all(read[:, :, None, :] == read[:, None, :, :], axis=-1)
 
 
-def ranked_pairs(ranks: jax.Array, valid: jax.Array, same: jax.Array | None = None) -> jax.Array:
+def ranked_pairs(
+    ranks: Num[Given, "B K"], valid: Bool[Given, "B K"], same: Bool[Given, "B K K"] | None = None
+) -> Bool[jax.Array, "B K K"]:
     """bool[B, K, K], True at [b, i, j] where response i is ranked better than response j.
 
     Args:
@@ -44,21 +53,25 @@ def ranked_pairs(ranks: jax.Array, valid: jax.Array, same: jax.Array | None = No
     return pairs if same is None else pairs & ~as_mask(same, "same")
 
 
-def count_ranked(ranks: jax.Array, valid: jax.Array, same: jax.Array | None = None) -> jax.Array:
+def count_ranked(
+    ranks: Num[Given, "B K"], valid: Bool[Given, "B K"], same: Bool[Given, "B K K"] | None = None
+) -> Float[jax.Array, ""]:
     """f32[], the prompts with at least one pair: `psum` it for `total` in the functions below."""
     return jnp.sum(jnp.any(ranked_pairs(ranks, valid, same), axis=(1, 2)), dtype=jnp.float32)
 
 
 def _margins(
-    scores: jax.Array, ranks: jax.Array, valid: jax.Array, same: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
+    scores: Float[Given, "B K"], ranks: Num[Given, "B K"], valid: Bool[Given, "B K"], same: Bool[Given, "B K K"] | None
+) -> tuple[Float[jax.Array, "B K K"], Bool[jax.Array, "B K K"]]:
     """Score of i less score of j, f32[B, K, K], 0 where not a pair, and the pairs, bool[B, K, K]."""
     pairs = ranked_pairs(ranks, valid, same)
     (scores,) = valid_only(valid, scores=scores)
     return jnp.where(pairs, scores[:, :, None] - scores[:, None, :], 0.0), pairs
 
 
-def _mean_over_prompts(x: jax.Array, pairs: jax.Array, total: jax.Array | None) -> jax.Array:
+def _mean_over_prompts(
+    x: Float[Given, "B K K"], pairs: Bool[Given, "B K K"], total: Num[Given, ""] | None
+) -> Float[jax.Array, ""]:
     """f32[], mean of `x`, f32[B, K, K], over the pairs of each prompt, then over prompts that have any."""
     per_prompt = jnp.sum(x, axis=(1, 2), where=pairs) / jnp.maximum(
         jnp.sum(pairs, axis=(1, 2), dtype=jnp.float32), 1.0
@@ -67,13 +80,13 @@ def _mean_over_prompts(x: jax.Array, pairs: jax.Array, total: jax.Array | None) 
 
 
 def ranking_loss(
-    scores: jax.Array,
-    ranks: jax.Array,
-    valid: jax.Array,
+    scores: Float[Given, "B K"],
+    ranks: Num[Given, "B K"],
+    valid: Bool[Given, "B K"],
     *,
-    same: jax.Array | None = None,
-    total: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    same: Bool[Given, "B K K"] | None = None,
+    total: Num[Given, ""] | None = None,
+) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
     """-log sigmoid(better score - worse score), averaged over pairs of a prompt, then over prompts.
 
     Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1. With K = 2 this is the likelihood
@@ -83,8 +96,8 @@ def ranking_loss(
       scores: f32[B, K], of the reward model.
       ranks: f32[B, K], lower is better, ties allowed.
       valid: bool[B, K], False where a prompt has fewer than K responses.
-      same: bool[B, K, K], see `same_responses`.
-      total: prompts with a pair in the global batch, see `count_ranked`.
+      same: bool[B, K, K], True where two responses are the same tokens: never a pair (`same_responses`).
+      total: prompts with a pair in the global batch (`count_ranked`).
 
     Returns:
       The loss, f32[], and metrics, f32[], averaged in the same way: `accuracy`, pairs whose better
@@ -100,19 +113,27 @@ def ranking_loss(
 
 
 def ranking_accuracy(
-    scores: jax.Array,
-    ranks: jax.Array,
-    valid: jax.Array,
+    scores: Float[Given, "B K"],
+    ranks: Num[Given, "B K"],
+    valid: Bool[Given, "B K"],
     *,
-    same: jax.Array | None = None,
-    total: jax.Array | None = None,
-) -> jax.Array:
-    """f32[], pairs put in the right order by strictly higher score; arguments as in `ranking_loss`."""
+    same: Bool[Given, "B K K"] | None = None,
+    total: Num[Given, ""] | None = None,
+) -> Float[jax.Array, ""]:
+    """f32[], the share of pairs whose better response has the strictly higher score, averaged as `ranking_loss` is.
+
+    Args:
+      scores: f32[B, K], of the reward model.
+      ranks: f32[B, K], lower is better, ties allowed.
+      valid: bool[B, K], False where a prompt has fewer than K responses.
+      same: bool[B, K, K], True where two responses are the same tokens: never a pair.
+      total: prompts with a pair in the global batch.
+    """
     margins, pairs = _margins(scores, ranks, valid, same)
     return _mean_over_prompts((margins > 0.0).astype(jnp.float32), pairs, total)
 
 
-def pair_probabilities(scores: jax.Array, valid: jax.Array) -> jax.Array:
+def pair_probabilities(scores: Float[Given, "B K"], valid: Bool[Given, "B K"]) -> Float[jax.Array, "B K K"]:
     """f32[B, K, K], P(response i beats response j) = sigmoid(score i - score j), 0 where either is not valid.
 
     Args:
@@ -134,14 +155,19 @@ class Calibration:
     count: f32[bins], pairs.
     """
 
-    ece: jax.Array
-    confidence: jax.Array
-    accuracy: jax.Array
-    count: jax.Array
+    ece: Float[jax.Array, ""]
+    confidence: Float[jax.Array, " bins"]
+    accuracy: Float[jax.Array, " bins"]
+    count: Float[jax.Array, " bins"]
 
 
 def calibration(
-    scores: jax.Array, ranks: jax.Array, valid: jax.Array, bins: int = 10, *, same: jax.Array | None = None
+    scores: Float[Given, "B K"],
+    ranks: Num[Given, "B K"],
+    valid: Bool[Given, "B K"],
+    bins: int = 10,
+    *,
+    same: Bool[Given, "B K K"] | None = None,
 ) -> Calibration:
     """How often the response the model prefers is the better one, against how sure the model is.
 
@@ -154,7 +180,7 @@ def calibration(
       ranks: f32[B, K], lower is better, ties allowed.
       valid: bool[B, K].
       bins: number of bins.
-      same: bool[B, K, K], see `same_responses`.
+      same: bool[B, K, K], True where two responses are the same tokens: never a pair.
     """
     margins, pairs = _margins(scores, ranks, valid, same)
     weights = pairs.astype(jnp.float32)
@@ -163,7 +189,7 @@ def calibration(
     # A confidence of exactly 1 belongs to the last bin, not to one past it.
     bin_of = jnp.minimum(((confidence - 0.5) * (2 * bins)).astype(jnp.int32), bins - 1)
 
-    def bin_sums(x: jax.Array) -> jax.Array:
+    def bin_sums(x: jax.Array) -> jax.Array:  # [B, K, K] to [bins]
         return jnp.zeros_like(x, shape=(bins,)).at[bin_of].add(x * weights)
 
     pairs_in_bin, confidence, correct = bin_sums(weights), bin_sums(confidence), bin_sums(correct)

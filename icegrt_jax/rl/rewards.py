@@ -4,19 +4,32 @@ These functions see the global batch and run under `jax.jit`; running moments of
 batch would differ from device to device.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from icegrt_jax.rl.checks import as_float32, as_mask
+from icegrt_jax.rl.checks import Given, as_float32, as_mask
 from icegrt_jax.rl.masked import last_valid, valid_only
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Num
 
 # Scores with less spread than this are all the same score: dividing by it would only amplify rounding.
 _SMALLEST_STD = 1e-6
 
 
-def token_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef: float | jax.Array) -> jax.Array:
+def token_rewards(
+    scores: Float[Given, " B"],
+    kl: Float[Given, "B T"],
+    mask: Bool[Given, "B T"],
+    *,
+    kl_coef: float | Float[Given, ""],
+) -> Float[jax.Array, "B T"]:
     """f32[B, T], -kl_coef * kl at every token, plus the score at the last one; 0 in the padding.
 
     Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, eq. 2. A row without a valid token gets
@@ -24,7 +37,7 @@ def token_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef:
 
     Args:
       scores: f32[B], scaled and penalized as configured.
-      kl: f32[B, T], per-token KL estimate, see `kl_estimate`.
+      kl: f32[B, T], estimate of KL(policy || reference) at each token.
       mask: bool[B, T], True up to and including the first EOS.
       kl_coef: scalar; 0 when the KL is in the loss instead.
     """
@@ -42,24 +55,24 @@ class ScoreStats:
     ref_mean, ref_std: f32[], moments of the scores of responses sampled from the reference.
     """
 
-    count: jax.Array
-    mean: jax.Array
-    m2: jax.Array
-    ref_mean: jax.Array
-    ref_std: jax.Array
+    count: Float[jax.Array, ""]
+    mean: Float[jax.Array, ""]
+    m2: Float[jax.Array, ""]
+    ref_mean: Float[jax.Array, ""]
+    ref_std: Float[jax.Array, ""]
 
     @classmethod
-    def create(cls, ref_mean: float | jax.Array = 0.0, ref_std: float | jax.Array = 1.0) -> "ScoreStats":
+    def create(cls, ref_mean: float | Float[Given, ""] = 0.0, ref_std: float | Float[Given, ""] = 1.0) -> ScoreStats:
         """Nothing seen yet; `ref_mean` and `ref_std` as measured, if scaling uses them."""
         # Five arrays of their own: a donated state may not hold one buffer twice.
         return cls(*(jnp.array(x, jnp.float32) for x in (0.0, 0.0, 0.0, ref_mean, ref_std)))
 
     @property
-    def std(self) -> jax.Array:
+    def std(self) -> Float[jax.Array, ""]:
         """f32[], population standard deviation of the scores seen; 0 before any."""
         return jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
 
-    def update(self, scores: jax.Array) -> "ScoreStats":
+    def update(self, scores: Float[Given, " B"]) -> ScoreStats:
         """The moments with `scores`, f32[B], merged in.
 
         Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
@@ -79,8 +92,8 @@ class ScoreStats:
 
 
 def scale_scores(
-    scores: jax.Array, stats: ScoreStats, *, method: str = "none", clip: float = 0.0
-) -> tuple[jax.Array, ScoreStats]:
+    scores: Float[Given, " B"], stats: ScoreStats, *, method: str = "none", clip: float = 0.0
+) -> tuple[Float[jax.Array, " B"], ScoreStats]:
     """Scores in a size the policy gradient and the KL penalty can live with, f32[B], and new stats.
 
     Methods: "none"; "reference", (s - ref_mean) / ref_std, as Ziegler et al. 2019 (arXiv 1909.08593,
@@ -112,12 +125,12 @@ def scale_scores(
     return (jnp.clip(scaled, -clip, clip) if clip else scaled), stats
 
 
-def _divisor(std: jax.Array) -> jax.Array:
+def _divisor(std: Float[Given, ""]) -> Float[jax.Array, ""]:
     """`std`, or 1 where the scores have no spread."""
     return jnp.where(std > _SMALLEST_STD, std, 1.0)
 
 
-def eos_penalty(scores: jax.Array, finished: jax.Array, penalty: float) -> jax.Array:
+def eos_penalty(scores: Float[Given, " B"], finished: Bool[Given, " B"], penalty: float) -> Float[jax.Array, " B"]:
     """f32[B], scores less `penalty` for each response that was cut off before its EOS.
 
     Args:
@@ -131,7 +144,9 @@ def eos_penalty(scores: jax.Array, finished: jax.Array, penalty: float) -> jax.A
     return jnp.where(finished, scores, scores - penalty)
 
 
-def length_penalty(scores: jax.Array, lengths: jax.Array, coef: float, target: float) -> jax.Array:
+def length_penalty(
+    scores: Float[Given, " B"], lengths: Num[Given, " B"], coef: float, target: float
+) -> Float[jax.Array, " B"]:
     """f32[B], scores less `coef` for every token beyond `target`.
 
     Args:

@@ -106,7 +106,7 @@ def test_a_hole_is_passed_over_as_if_its_tokens_were_not_there(bootstrap):
         chex.assert_trees_all_equal(dirty, gae(rewards, values, HOLES, gamma=0.9, lam=0.8))
 
 
-def test_integer_rewards_are_refused():
+def test_integer_rewards_are_refused(unchecked):
     values, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), jnp.bool_)
     with pytest.raises(TypeError, match="rewards is int32"):
         gae(jnp.ones((2, 3), jnp.int32), values, mask)

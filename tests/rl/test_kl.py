@@ -109,7 +109,7 @@ def test_tokens_that_cannot_occur_add_nothing():
     assert exact_kl(logits, jnp.array([0.5, -jnp.inf, 0.0])) == jnp.inf
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(unchecked):
     x = jnp.zeros((2, 3))
     with pytest.raises(ValueError, match="'k4' is no KL estimator"):
         kl_estimate(x, x, "k4")

@@ -196,7 +196,7 @@ def test_losses_of_an_empty_batch_are_zero():
         assert loss(*rollout(9, inputs), nothing)[0] == 0.0
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(unchecked):
     x, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), jnp.bool_)
     with pytest.raises(ValueError, match="dual_clip=0.5"):
         ppo_policy_loss(x, x, x, mask, cliprange=0.2, dual_clip=0.5)

@@ -103,7 +103,7 @@ def test_each_method_normalizes_what_it_says():
     chex.assert_trees_all_equal(normalize_advantages(X, M, "mean", clip=1.5), clipped)
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(unchecked):
     with pytest.raises(TypeError, match="x is int32"):
         masked_mean(jnp.ones((2, 3), jnp.int32), M)
     with pytest.raises(TypeError, match="mask is float32"):

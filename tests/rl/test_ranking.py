@@ -156,7 +156,7 @@ def test_a_model_that_knows_the_odds_is_calibrated():
     assert calibration(4.0 * scores, ranks, valid).ece > 0.1  # the same order, far too sure
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named(unchecked):
     with pytest.raises(TypeError, match="scores is int32"):
         ranking_loss(jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2)), jnp.ones((1, 2), jnp.bool_))
     with pytest.raises(TypeError, match="valid is float32"):

@@ -40,7 +40,7 @@ def test_a_fractional_score_arrives_whole():
     assert token_rewards(jnp.array([0.7]), jnp.zeros((1, 2)), mask, kl_coef=0.0).sum() == jnp.float32(0.7)
 
 
-def test_integers_never_receive_rewards():
+def test_integers_never_receive_rewards(unchecked):
     mask = jnp.ones((2, 3), jnp.bool_)
     with pytest.raises(TypeError, match="scores is int32"):
         token_rewards(jnp.array([1, 2]), jnp.zeros((2, 3)), mask, kl_coef=0.1)
