@@ -46,7 +46,7 @@ def build_state(path: str, shared: bool, dtype: str, remat: bool):
     config, key = dataclasses.replace(config, remat="full" if remat else "none"), jax.random.key(0)
     parts = {}
     if shared:
-        lora = LoRAConfig(RANK)
+        lora = LoRAConfig(rank=RANK)
         adapter = lambda i, **head: init_adapter(jax.random.fold_in(key, i), params, lora, **head)
         trees = {"policy": adapter(0), "reference": {}, "base": stored_as(params, dtype)}
         trees |= {role: adapter(i, head=new_head(key, config)) for i, role in ((1, "value"), (2, "reward"))}
@@ -54,7 +54,7 @@ def build_state(path: str, shared: bool, dtype: str, remat: bool):
     else:
         trees = {"policy": params, "reference": load()[1]}
         trees |= {role: with_scalar_head(key, load()[1], config) for role in ("value", "reward")}
-    optimizer = OptimizerConfig(1e-6, 100)
+    optimizer = OptimizerConfig(lr=1e-6, total_steps=100)
     return create_state(
         key,
         trees,

@@ -29,7 +29,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return
-    check_given_reward(config)
+    check_given_reward(config.reward, config.ppo.iterations)
     batch_check.check_batches(config, workdir, "ppo")
     rundir.require(workdir, "ppo", "sft", "reward")
     run = rundir.start(config, workdir)

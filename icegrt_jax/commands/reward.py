@@ -42,19 +42,19 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
-    check_given_reward(config)
-    if not config.reward.steps and config.reward.init in ("sft", "scratch"):
+    section = config.reward
+    check_given_reward(section, config.ppo.iterations)
+    if not section.steps and section.init in ("sft", "scratch"):
         return
     batch_check.check_batches(config, workdir, "reward")
     rundir.require(workdir, "reward", "sft")
     run = rundir.start(config, workdir)
     if rundir.finished(run, "reward"):
         return
-    section = config.reward
     tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer)
-    if section.steps and reader is None and section.init not in ("sft", "scratch"):
-        for doubt in short_reward(config):
+    if section.steps and reader is None and section.init not in ("sft", "scratch") and config.ppo.iterations:
+        for doubt in short_reward(section, config.max_prompt_length + config.max_response_length):
             print(f"reward  warning: {doubt}", flush=True)
     if not section.steps:
         return take_as_it_is(run, tokenizer, reader)

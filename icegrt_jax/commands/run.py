@@ -26,7 +26,7 @@ def main(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Runs the stages that are not finished yet."""
     began = time.perf_counter()
     lengths = {**{stage: config[stage].steps for stage in ("pretrain", "sft", "reward")}, "ppo": config.ppo.iterations}
-    check_given_reward(config)
+    check_given_reward(config.reward, config.ppo.iterations)
     batch_check.check_batches(config, workdir, *(stage for stage, length in lengths.items() if length))
     # Each stage would say the same of its own inputs, hours later.
     notes.warn("run", inputs.check(config, workdir, *(name for name, *_ in STEPS[:-1])))

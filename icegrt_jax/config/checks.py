@@ -1,56 +1,51 @@
-"""The checks of a config that are made before any device is touched."""
+"""The checks of a config made before any device is touched; of types and choices they are in `convert.read`."""
 
-import math
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from icegrt_jax.config.file import flatten
+from icegrt_jax.config.choices import DOMAINS, JUDGES, check_choice
+from icegrt_jax.config.convert import read
 from icegrt_jax.config.options import (
-    ATTENTIONS,
-    CACHE_DTYPES,
-    DOMAINS,
-    JUDGES,
-    LORA_TARGETS,
-    PARAM_DTYPES,
-    REMATS,
-    SCHEDULES,
+    EvaluateOptions,
+    LoRAOptions,
+    ModelOptions,
+    Options,
+    PPOOptions,
+    ReplayOptions,
+    RewardOptions,
+    SupervisedOptions,
+    ValueOptions,
 )
 from icegrt_jax.config.penalty import check_penalty
 from icegrt_jax.errors import UserError
 
 
-def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{key}={value!r}; expected one of {', '.join(map(repr, known))}.")
+def _at_least(smallest: int, prefix: str, section: object, names: str) -> None:
+    for name in names.split():
+        if getattr(section, name) < smallest:
+            raise UserError(f"{prefix}{name}={getattr(section, name)}; expected {smallest} or more.")
 
 
-def _at_least(config: ConfigDict, keys: str, smallest: int) -> None:
-    for key in keys.split():
-        value = config
-        for part in key.split("."):
-            value = value[part]
-        if value < smallest:
-            raise UserError(f"{key}={value}; expected {smallest} or more.")
-
-
-def _check_specs(key: str, specs: ConfigDict) -> None:
+def _check_specs(key: str, specs: Mapping[str, str]) -> None:
     for name, spec in specs.items():
         if ":" not in spec:
             raise UserError(f"{key}.{name}={spec!r}; expected FORMAT:PATH, such as jsonl:rows.jsonl.")
 
 
-def _check_sources(key: str, specs: ConfigDict, weights: ConfigDict) -> None:
-    _check_specs(f"{key}.sources", specs)
-    for name in specs:
-        if name not in weights:
+def _check_sources(key: str, section: SupervisedOptions | RewardOptions | PPOOptions | ReplayOptions) -> None:
+    _check_specs(f"{key}.sources", section.sources)
+    for name in section.sources:
+        if name not in section.weights:
             raise UserError(f"{key}.weights has no {name!r}; give each source a weight.")
-    for name in weights:
-        if name not in specs:
-            raise UserError(f"{key}.weights.{name} has no source of that name; the sources are {', '.join(specs)}.")
+    for name in section.weights:
+        if name not in section.sources:
+            known = ", ".join(section.sources)
+            raise UserError(f"{key}.weights.{name} has no source of that name; the sources are {known}.")
 
 
-def _check_judge(key: str, judge: str, specs_key: str, specs: ConfigDict) -> None:
-    _choice(key, judge, JUDGES)
+def _check_judge(key: str, judge: str, specs_key: str, specs: Mapping[str, str]) -> None:
+    check_choice(key, judge, JUDGES)
     if specs and not judge:
         raise UserError(f"{key} is empty, but {specs_key} names prompts; expected one of {', '.join(JUDGES[1:])}.")
 
@@ -68,48 +63,46 @@ def _check_blocks(key: str, rows: int, block_key: str, block: int) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for values that cannot work together."""
-    for key, value in flatten(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key}={value}; expected a finite number.")
-    _choice("domain", config.domain, DOMAINS)
-    _choice("overlong_prompts", config.overlong_prompts, ("drop", "cut", "keep"))
-    _at_least(config, "max_prompt_length max_response_length log.every log.checkpoint_every", 1)
-    _at_least(config, "log.ppo_checkpoint_every log.samples_every evaluate.batch_size", 1)
-    for stage in ("pretrain", "sft", "reward"):
-        section = config[stage]
-        _at_least(config, f"{stage}.steps", 0)
-        _at_least(config, f"{stage}.batch_size {stage}.length", 1)
-        _check_blocks(f"{stage}.batch_size", section.batch_size, f"{stage}.microbatch", section.microbatch)
-        _choice(f"{stage}.overlong", section.overlong, ("drop", "cut"))
-        _choice(f"{stage}.optimizer.schedule", section.optimizer.schedule, SCHEDULES)
-        _check_sources(stage, section.sources, section.weights)
-        if section.steps and not section.sources:
-            raise UserError(f"{stage}.steps={section.steps}, but {stage}.sources is empty; name a source.")
-    if config.model.path and config.pretrain.steps:
+    """Raises UserError for values that cannot work, alone or together."""
+    check_options(read(config))
+
+
+def check_options(options: Options) -> None:
+    """`check` of options that have been read."""
+    check_choice("domain", options.domain, DOMAINS)
+    _at_least(1, "", options, "max_prompt_length max_response_length")
+    _at_least(1, "log.", options.log, "every checkpoint_every ppo_checkpoint_every samples_every")
+    for name, section in (("pretrain", options.pretrain), ("sft", options.sft), ("reward", options.reward)):
+        _check_trained(name, section)
+    if options.model.path and options.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
-    _choice("ppo.judge", config.ppo.judge, JUDGES)
-    _choice("value.init", config.value.init, ("reward", "sft"))
-    _at_least(config, "reward.score_length", 0)
-    _check_specs("reward.heldout", config.reward.heldout)
-    _check_specs("evaluate.domain", config.evaluate.domain)
-    _check_specs("evaluate.general", config.evaluate.general)
-    _check_judge("evaluate.judge", config.evaluate.judge, "evaluate.domain", config.evaluate.domain)
-    _check_judge("evaluate.general_judge", config.evaluate.general_judge, "evaluate.general", config.evaluate.general)
-    _at_least(config, "evaluate.temperature evaluate.best_of evaluate.limit evaluate.examples ppo.iterations", 0)
-    _at_least(config, "ppo.batch_size ppo.samples_per_prompt ppo.num_ppo_epochs ppo.num_minibatches", 1)
-    for role in ("policy", "value"):
-        _choice(f"ppo.{role}_optimizer.schedule", config.ppo[f"{role}_optimizer"].schedule, SCHEDULES)
-    _check_ppo(config.ppo)
-    _check_roles(config)
+    _at_least(0, "reward.", options.reward, "score_length")
+    _check_specs("reward.heldout", options.reward.heldout)
+    _check_evaluate(options.evaluate)
+    _check_ppo(options.ppo)
+    for name, lora in (("sft", options.sft.lora), ("reward", options.reward.lora), ("ppo", options.ppo.lora)):
+        _check_lora(f"{name}.lora", lora)
+    _check_critic(options.value)
+    _check_model(options.model)
+    if options.roles.shared_base:
+        _check_shared_base(options.reward, options.ppo.lora)
+    if options.ppo.iterations and not options.ppo.lora.rank:
+        _check_whole_actor(options.model)
+    if options.sft.lora.rank and not options.model.path and not options.pretrain.steps:
+        raise UserError("sft.lora.rank is for a base model that exists; set model.path, or pretrain one.")
+    if options.reward.lora.rank and options.reward.init == "scratch":
+        raise UserError("reward.lora.rank is for a trunk that exists; use another reward.init, or rank 0.")
 
 
-def check_given_reward(config: ConfigDict) -> None:
-    """Refuses a run that trains no reward model and is given none; a plan, or another stage alone, needs none."""
-    reward = config.reward
+def check_given_reward(reward: RewardOptions, iterations: int) -> None:
+    """Refuses a run that trains no reward model and is given none; a plan, or another stage alone, needs none.
+
+    Args:
+      iterations: of PPO.
+    """
     if reward.steps:
         return
-    if reward.init in ("sft", "scratch") and config.ppo.iterations:
+    if reward.init in ("sft", "scratch") and iterations:
         raise UserError(
             f"reward.steps=0 with reward.init={reward.init!r}: PPO would have no reward model; set reward.steps, or "
             "name the folder of a finished one in reward.init, which is then used as it is."
@@ -120,9 +113,12 @@ def check_given_reward(config: ConfigDict) -> None:
 
 def doubts(config: ConfigDict) -> list[str]:
     """What is allowed but hardly meant, a sentence each, for whoever starts the run."""
-    reward, ppo, said = config.reward, config.ppo, []
-    if reward.steps and reward.init in ("sft", "scratch"):  # a folder's tokenizer may count otherwise
-        said += short_reward(config)
+    options, said = read(config), []
+    reward, ppo = options.reward, options.ppo
+    if (
+        reward.steps and reward.init in ("sft", "scratch") and ppo.iterations
+    ):  # a folder's tokenizer may count otherwise
+        said += short_reward(reward, options.max_prompt_length + options.max_response_length)
     if reward.steps and reward.score_length > reward.length:
         said.append(
             f"reward.score_length={reward.score_length} is above reward.length={reward.length}: PPO will score answers "
@@ -136,75 +132,97 @@ def doubts(config: ConfigDict) -> list[str]:
     return said
 
 
-def short_reward(config: ConfigDict) -> list[str]:
-    """A sentence where the reward model does not learn from the longest answers that PPO lets it score."""
-    longest = config.max_prompt_length + config.max_response_length
-    if not config.ppo.iterations or config.reward.length >= longest:
+def short_reward(reward: RewardOptions, longest: int) -> list[str]:
+    """A sentence where the reward model does not learn from the longest answers that PPO lets it score.
+
+    Args:
+      longest: max_prompt_length + max_response_length.
+    """
+    if reward.length >= longest:
         return []
-    lost = {"drop": "are left out of its training", "cut": "lose their end in its training"}[config.reward.overlong]
+    lost = {"drop": "are left out of its training", "cut": "lose their end in its training"}[reward.overlong]
     return [
-        f"reward.length={config.reward.length} is below max_prompt_length + max_response_length={longest}: the longest "
+        f"reward.length={reward.length} is below max_prompt_length + max_response_length={longest}: the longest "
         f"answers {lost}, and PPO will score them all the same; set reward.length={longest}."
     ]
 
 
-def _check_roles(config: ConfigDict) -> None:
-    for key, lora in (("sft", config.sft.lora), ("reward", config.reward.lora), ("ppo", config.ppo.lora)):
-        _at_least(config, f"{key}.lora.rank", 0)
-        if lora.alpha <= 0:
-            raise UserError(f"{key}.lora.alpha={lora.alpha}; expected a number above 0.")
-        unknown = [name for name in lora.targets if name not in LORA_TARGETS]
-        if unknown or not lora.targets:
-            raise UserError(f"{key}.lora.targets={lora.targets}; expected some of {', '.join(LORA_TARGETS)}.")
-    _choice("value.trunk", config.value.trunk, ("own", "policy"))
-    for key, section in (("model", config.model), ("reward.model", config.reward.model)):
-        _choice(f"{key}.attention", section.attention, ATTENTIONS)
-    _choice("model.param_dtype", config.model.param_dtype, PARAM_DTYPES)
-    _choice("model.remat", config.model.remat, REMATS)
-    adapted = config.reward.lora.rank and config.ppo.lora.rank
-    if config.value.trunk == "policy" and config.value.vf_coef <= 0:
-        raise UserError(f"value.vf_coef={config.value.vf_coef}; with value.trunk='policy' expected a number above 0.")
-    if config.roles.shared_base and not adapted:
+def _check_trained(name: str, section: SupervisedOptions | RewardOptions) -> None:
+    _at_least(0, f"{name}.", section, "steps")
+    _at_least(1, f"{name}.", section, "batch_size length")
+    _check_blocks(f"{name}.batch_size", section.batch_size, f"{name}.microbatch", section.microbatch)
+    _check_sources(name, section)
+    if section.steps and not section.sources:
+        raise UserError(f"{name}.steps={section.steps}, but {name}.sources is empty; name a source.")
+
+
+def _check_evaluate(evaluate: EvaluateOptions) -> None:
+    _at_least(1, "evaluate.", evaluate, "batch_size")
+    _check_specs("evaluate.domain", evaluate.domain)
+    _check_specs("evaluate.general", evaluate.general)
+    _check_judge("evaluate.judge", evaluate.judge, "evaluate.domain", evaluate.domain)
+    _check_judge("evaluate.general_judge", evaluate.general_judge, "evaluate.general", evaluate.general)
+    _at_least(0, "evaluate.", evaluate, "temperature best_of limit examples")
+
+
+def _check_lora(key: str, lora: LoRAOptions) -> None:
+    _at_least(0, f"{key}.", lora, "rank")
+    if lora.alpha <= 0:
+        raise UserError(f"{key}.alpha={lora.alpha}; expected a number above 0.")
+
+
+def _check_critic(value: ValueOptions) -> None:
+    if value.trunk == "own":
+        return
+    if value.vf_coef <= 0:
+        raise UserError(f"value.vf_coef={value.vf_coef}; with value.trunk='policy' expected a number above 0.")
+    if value.init != "reward":
         raise UserError(
-            f"roles.shared_base needs adapters: reward.lora.rank={config.reward.lora.rank} and "
-            f"ppo.lora.rank={config.ppo.lora.rank} must both be above 0."
+            f"value.init={value.init!r} is for a critic with a trunk of its own; with value.trunk='policy' "
+            "leave it out."
         )
-    if config.roles.shared_base and config.reward.init != "sft":
+
+
+def _check_model(model: ModelOptions) -> None:
+    for key in ("adapter", "hf_config"):
+        if getattr(model, key) and not model.path:
+            raise UserError(f"model.{key}={getattr(model, key)!r} belongs to a model; set model.path as well.")
+
+
+def _check_shared_base(reward: RewardOptions, lora: LoRAOptions) -> None:
+    if not (reward.lora.rank and lora.rank):
         raise UserError(
-            f"reward.init={config.reward.init!r}: with roles.shared_base the reward model is an adapter on "
+            f"roles.shared_base needs adapters: reward.lora.rank={reward.lora.rank} and "
+            f"ppo.lora.rank={lora.rank} must both be above 0."
+        )
+    if reward.init != "sft":
+        raise UserError(
+            f"reward.init={reward.init!r}: with roles.shared_base the reward model is an adapter on "
             "ICE-Instruct; use reward.init='sft'."
         )
-    if config.model.param_dtype == "int8" and config.ppo.iterations and not config.ppo.lora.rank:
+
+
+def _check_whole_actor(model: ModelOptions) -> None:
+    """Refuses a reference that is stored in other numbers than an actor without adapter starts from."""
+    if model.param_dtype == "int8":
         raise UserError(
             "model.param_dtype='int8' with ppo.lora.rank=0: the actor would not start as the int8 reference; "
             "use an adapter, or bfloat16."
         )
-    for key in ("adapter", "hf_config"):
-        if config.model[key] and not config.model.path:
-            raise UserError(f"model.{key}={config.model[key]!r} belongs to a model; set model.path as well.")
-    if config.model.param_dtype == "bfloat16" and config.ppo.iterations and not config.ppo.lora.rank:
-        if config.model.dtype != "bfloat16":
-            raise UserError(
-                f"model.param_dtype='bfloat16' with model.dtype={config.model.dtype!r} and ppo.lora.rank=0: the actor "
-                "would not start as the bfloat16 reference; use model.dtype='bfloat16' as well, or an adapter."
-            )
-    if config.value.trunk == "policy" and config.value.init != "reward":
+    if model.param_dtype == "bfloat16" and model.dtype != "bfloat16":
         raise UserError(
-            f"value.init={config.value.init!r} is for a critic with a trunk of its own; with value.trunk='policy' "
-            "leave it out."
+            f"model.param_dtype='bfloat16' with model.dtype={model.dtype!r} and ppo.lora.rank=0: the actor "
+            "would not start as the bfloat16 reference; use model.dtype='bfloat16' as well, or an adapter."
         )
-    if config.sft.lora.rank and not config.model.path and not config.pretrain.steps:
-        raise UserError("sft.lora.rank is for a base model that exists; set model.path, or pretrain one.")
-    if config.reward.lora.rank and config.reward.init == "scratch":
-        raise UserError("reward.lora.rank is for a trunk that exists; use another reward.init, or rank 0.")
 
 
-def _check_ppo(ppo: ConfigDict) -> None:
-    _check_sources("ppo", ppo.sources, ppo.weights)
-    _check_sources("ppo.ptx", ppo.ptx.sources, ppo.ptx.weights)
+def _check_ppo(ppo: PPOOptions) -> None:
+    check_choice("ppo.judge", ppo.judge, JUDGES)
+    _at_least(0, "ppo.", ppo, "iterations")
+    _at_least(1, "ppo.", ppo, "batch_size samples_per_prompt num_ppo_epochs num_minibatches")
+    _check_sources("ppo", ppo)
+    _check_sources("ppo.ptx", ppo.ptx)
     check_penalty(ppo.kl.kind, ppo.kl.into, ("ppo.kl.kind", "ppo.kl.into"))
-    _choice("ppo.score.scale", ppo.score.scale, ("none", "reference", "running_std", "running_mean_std"))
-    _choice("ppo.advantages", ppo.advantages, ("whiten", "mean", "none"))
     if ppo.iterations and not ppo.sources:
         raise UserError(f"ppo.iterations={ppo.iterations}, but ppo.sources is empty; name a source of prompts.")
     if ppo.temperature <= 0:
@@ -214,22 +232,9 @@ def _check_ppo(ppo: ConfigDict) -> None:
             f"ppo.top_k={ppo.top_k}, ppo.top_p={ppo.top_p}, ppo.min_p={ppo.min_p}; "
             "expected top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1."
         )
-    _choice("ppo.cache_dtype", ppo.cache_dtype, CACHE_DTYPES)
     if ppo.rollout_slots < 0:
         raise UserError(f"ppo.rollout_slots={ppo.rollout_slots}; expected 1 or more, or 0 for all responses at once.")
-    _divides("ppo.rollout_slots", ppo.rollout_slots, "ppo.samples_per_prompt", ppo.samples_per_prompt)
-    rows = ppo.batch_size * ppo.samples_per_prompt
-    _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
-    minibatch = rows // ppo.num_minibatches
-    _check_blocks("a minibatch of ppo.batch_size * samples_per_prompt", minibatch, "ppo.microbatch", ppo.microbatch)
-    _check_blocks("ppo.batch_size * samples_per_prompt", rows, "ppo.score_batch", ppo.score_batch)
-    if ppo.ptx.coef:
-        _divides("ppo.ptx.batch_size", ppo.ptx.batch_size, "ppo.num_minibatches", ppo.num_minibatches)
-        blocks = max(minibatch // ppo.microbatch, 1) if ppo.microbatch else 1
-        _divides("ppo.ptx.batch_size / num_minibatches", ppo.ptx.batch_size // ppo.num_minibatches,
-            "the blocks of ppo.microbatch in a minibatch", blocks)  # fmt: skip
-        if not ppo.ptx.sources:
-            raise UserError(f"ppo.ptx.coef={ppo.ptx.coef}, but ppo.ptx.sources is empty; name a source.")
+    _check_rows(ppo)
     if 0 < ppo.dual_clip <= 1 or ppo.dual_clip < 0:
         raise UserError(f"ppo.dual_clip={ppo.dual_clip}; expected a value above 1, or 0 for off.")
     if ppo.kl.adaptive and min(ppo.kl.coef, ppo.kl.target, ppo.kl.horizon) <= 0:
@@ -237,5 +242,24 @@ def _check_ppo(ppo: ConfigDict) -> None:
             f"ppo.kl.coef={ppo.kl.coef}, ppo.kl.target={ppo.kl.target}, ppo.kl.horizon={ppo.kl.horizon}: an adaptive "
             "coefficient needs all three above 0; for a fixed one, or none, set ppo.kl.adaptive=false."
         )
+    rows = ppo.batch_size * ppo.samples_per_prompt
     if ppo.kl.adaptive and rows >= 5 * ppo.kl.horizon:
         raise UserError(f"ppo.kl.horizon={ppo.kl.horizon} is too short for {rows} responses; use {rows} or more.")
+
+
+def _check_rows(ppo: PPOOptions) -> None:
+    """Refuses responses and replay that do not divide over slots, minibatches and their blocks."""
+    _divides("ppo.rollout_slots", ppo.rollout_slots, "ppo.samples_per_prompt", ppo.samples_per_prompt)
+    rows = ppo.batch_size * ppo.samples_per_prompt
+    _divides("ppo.batch_size * samples_per_prompt", rows, "ppo.num_minibatches", ppo.num_minibatches)
+    minibatch = rows // ppo.num_minibatches
+    _check_blocks("a minibatch of ppo.batch_size * samples_per_prompt", minibatch, "ppo.microbatch", ppo.microbatch)
+    _check_blocks("ppo.batch_size * samples_per_prompt", rows, "ppo.score_batch", ppo.score_batch)
+    if not ppo.ptx.coef:
+        return
+    _divides("ppo.ptx.batch_size", ppo.ptx.batch_size, "ppo.num_minibatches", ppo.num_minibatches)
+    blocks = max(minibatch // ppo.microbatch, 1) if ppo.microbatch else 1
+    part, key = ppo.ptx.batch_size // ppo.num_minibatches, "the blocks of ppo.microbatch in a minibatch"
+    _divides("ppo.ptx.batch_size / num_minibatches", part, key, blocks)
+    if not ppo.ptx.sources:
+        raise UserError(f"ppo.ptx.coef={ppo.ptx.coef}, but ppo.ptx.sources is empty; name a source.")

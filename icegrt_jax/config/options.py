@@ -1,217 +1,307 @@
-"""Every option of a run with its default, and the checks made before any device is touched.
+"""Every option of a run: its type, its choices, its default, and in its comment meaning, unit and source.
 
-A file in `configs/` starts from `default_config()` and sets what differs; nothing has a default
-anywhere else. The file is locked, so a misspelt key is an error.
+Nothing has a default anywhere else. From these sections come the config that a file in `configs/` starts from and the
+typed options that a program reads it into (`convert.py`), the defaults of what the maths takes, and docs/config.md
+(`page.py`). A value whose comment names no paper or program is ours.
 """
 
-from ml_collections import ConfigDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-JUDGES = ("", "adreview", "choice", "exact", "overlap")
-DOMAINS = ("", "adreview")
-LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-PARAM_DTYPES = ("float32", "bfloat16", "int8")
-CACHE_DTYPES = ("compute", "int8")
-REMATS = ("none", "dots", "full")
-ATTENTIONS = ("auto", "plain", "splash", "cudnn")
-SCHEDULES = ("constant", "linear", "cosine")
+from icegrt_jax.config.choices import (
+    LORA_TARGETS,
+    Advantages,
+    Attention,
+    CacheDtype,
+    CriticInit,
+    CriticTrunk,
+    Dtype,
+    KLKind,
+    KLPlace,
+    LoRATarget,
+    Overlong,
+    OverlongPrompts,
+    ParamDtype,
+    Remat,
+    Schedule,
+    ScoreScale,
+)
 
-
-def optimizer(lr: float, **changes) -> ConfigDict:
-    """One role's AdamW, see `training.optimizers.OptimizerConfig`."""
-    values = {
-        "lr": lr,
-        "warmup_steps": 0,  # updates
-        "schedule": "constant",  # constant, linear or cosine
-        "final_lr_fraction": 0.0,
-        "b1": 0.9,
-        "b2": 0.95,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,  # 0: no limit
-    }
-    return ConfigDict({**values, **changes})
-
-
-def named(**values) -> ConfigDict:
-    """A group whose names are the user's, such as {source: "FORMAT:PATH"}: config files add to it."""
-    return ConfigDict(values)
+# Groups whose names are the user's.
+Specs = Mapping[str, str]  # {source: "FORMAT:PATH"}
+Weights = Mapping[str, float]  # {source: its share}
 
 
-def _supervised() -> ConfigDict:
-    c = ConfigDict()
-    c.steps = 0  # updates; 0 skips the stage
-    c.batch_size = 16  # rows per update, all devices
-    c.microbatch = 0  # rows of it differentiated at a time, gradients added up: less memory, same update; 0: all
-    c.length = 256  # tokens per row
-    c.packing = True
-    c.overlong = "drop"  # conversations longer than a row: drop or cut
-    c.sources = named()
-    c.weights = named()  # {source: share of the tokens}
-    c.optimizer = optimizer(1e-3)
-    return c
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """AdamW of one role."""
+
+    lr: float  # peak learning rate
+    warmup_steps: int = 0  # updates, linear from 0 to lr
+    schedule: Schedule = "constant"  # after the warm-up; linear and cosine go down to final_lr_fraction * lr
+    final_lr_fraction: float = 0.0  # of lr, where the schedule ends
+    b1: float = 0.9  # of Adam (arXiv 1412.6980)
+    b2: float = 0.95  # of Adam; lower than its 0.999, as GPT-3 (arXiv 2005.14165, appendix B)
+    eps: float = 1e-8  # of Adam (arXiv 1412.6980)
+    weight_decay: float = 0.0  # decoupled (arXiv 1711.05101); on kernels, embeddings and adapters only
+    max_grad_norm: float = 1.0  # gradients are scaled down to this global norm, as GPT-3; 0: no limit
 
 
-def _lora() -> ConfigDict:
-    """An adapter trained in place of all parameters, see `models.lora.LoRAConfig`."""
-    c = ConfigDict()
-    c.rank = 0  # 0: all parameters are trained
-    c.alpha = 16.0
-    c.targets = LORA_TARGETS  # projections that get one
-    c.rslora = False  # scale alpha / sqrt(rank) instead of alpha / rank
-    return c
+@dataclass(frozen=True, kw_only=True)
+class LoRAOptions:
+    """An adapter (arXiv 2106.09685), trained in place of all parameters."""
+
+    rank: int = 0  # columns of its first factor; 0: no adapter, all parameters are trained
+    alpha: float = 16.0  # its scale is alpha / rank
+    targets: tuple[LoRATarget, ...] = LORA_TARGETS  # projections that get one
+    rslora: bool = False  # scale alpha / sqrt(rank) instead (arXiv 2312.03732)
 
 
-def _shape() -> ConfigDict:
-    """Of a decoder trained from scratch, see `models.config.ModelConfig`."""
-    c = ConfigDict()
-    c.d_model, c.num_layers, c.d_ff = 128, 4, 384
-    c.num_heads, c.num_kv_heads, c.head_dim = 4, 2, 32
-    c.rope_theta, c.norm_eps, c.tie_embeddings = 10000.0, 1e-5, True
-    c.init_std = 0.02  # of a new embedding
-    c.scan_layers = False  # stack the layers and scan: for deep models
-    c.remat = "none"  # what the backward pass computes again: none, dots (all but products with weights) or full
-    c.dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
-    c.attention = "auto"  # over whole rows: plain, splash (TPU) or cudnn (GPU); auto: the fastest that there is
-    return c
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions:
+    """A decoder trained from scratch, a small Llama, and how one is computed."""
+
+    d_model: int = 128  # D, width of the residual stream
+    num_layers: int = 4  # blocks
+    d_ff: int = 384  # F, width of the gated MLP
+    num_heads: int = 4  # N, query heads
+    num_kv_heads: int = 2  # key and value heads; divides num_heads (grouped-query attention, arXiv 2305.13245)
+    head_dim: int = 32  # H, width of one head; even, for the rotary embedding
+    rope_theta: float = 10000.0  # base of the rotary embedding (arXiv 2104.09864)
+    norm_eps: float = 1e-5  # of RMSNorm, as Llama
+    tie_embeddings: bool = True  # logits from the embedding itself; otherwise from a matrix of their own
+    # Standard deviation of a new embedding, as GPT-2. Small models learn to copy from their context much sooner with
+    # about 1 / sqrt(d_model).
+    init_std: float = 0.02
+    scan_layers: bool = False  # stack the layers and scan: for deep models, which then compile fast
+    remat: Remat = "none"  # computed again by the backward pass: nothing, all but products with weights, or the layer
+    dtype: Dtype = "float32"  # of the computation; bfloat16 on TPU and GPU
+    attention: Attention = "auto"  # over whole rows; splash is for TPU, cudnn for GPU; auto: the fastest that there is
 
 
-def _model() -> ConfigDict:
-    c = _shape()
-    c.path = ""  # Hugging Face folder or name on the hub, whose shape replaces this one; empty: trained from scratch
-    c.hf_config = ""  # folder with the config.json of model.path, for `icegrt plan` where the model itself is not here
-    c.adapter = ""  # a folder that PEFT saved, a LoRA adapter of model.path: merged into it when it is loaded
-    c.param_dtype = "float32"  # of frozen trees: float32, bfloat16, int8 (under adapters); what is trained is float32
-    return c
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(ShapeOptions):
+    """The policy's model: trained from scratch in this shape, or read from a folder."""
+
+    path: str = ""  # Hugging Face folder or name on the hub, whose shape replaces this one; empty: from scratch
+    hf_config: str = ""  # folder with the config.json of model.path, for `icegrt plan` where the model is not here
+    adapter: str = ""  # a folder that PEFT saved, a LoRA adapter of model.path: merged into it when it is loaded
+    param_dtype: ParamDtype = "float32"  # of frozen trees, int8 under adapters; what is trained is float32
 
 
-def _reward() -> ConfigDict:
-    c = ConfigDict()
-    c.init = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
-    c.model = _shape()  # when init is "scratch"; of a folder's model only how it is computed: scan_layers to attention
-    c.steps = 0  # updates; 0 skips the stage, but a folder in reward.init is then used as it is
-    c.batch_size = 16  # prompts per update, each with all its answers
-    c.microbatch = 0  # of them at a time, as sft.microbatch
-    c.length = 256  # tokens of prompt and answer
-    c.overlong = "drop"  # answers too long: drop or cut
-    c.sources, c.weights = named(), named()
-    c.heldout = named()  # rankings for accuracy and calibration
-    c.heldout_limit = 0  # rankings per held-out source; 0: all
-    c.optimizer = optimizer(3e-4)
-    c.lora = _lora()
-    c.on_policy_k = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
-    c.score_length = 0  # tokens of prompt and answer that it scores with a tokenizer of its own; 0: as length
-    c.normalize_on = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted
-    return c
+@dataclass(frozen=True, kw_only=True)
+class SupervisedOptions:
+    """Next-token training: the base model, or ICE-Instruct."""
+
+    steps: int = 0  # updates; 0 skips the stage
+    batch_size: int = 16  # rows per update, all devices
+    microbatch: int = 0  # rows of it differentiated at a time, gradients added up: less memory, same update; 0: all
+    length: int = 256  # tokens per row
+    packing: bool = True  # several examples share a row, each seeing only itself
+    overlong: Overlong = "drop"  # conversations longer than a row: left out, or they lose their end
+    sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"}, see docs/data.md
+    weights: Weights = field(default_factory=dict)  # {source: its share of the tokens}
+    optimizer: OptimizerOptions = OptimizerOptions(lr=1e-3)  # of the policy
 
 
-def _ppo() -> ConfigDict:
-    c = ConfigDict()
-    c.iterations = 0  # 0 skips the stage
-    c.batch_size = 64  # prompts per iteration, all devices
-    c.samples_per_prompt = 1
-    c.num_ppo_epochs = 1
-    c.num_minibatches = 1
-    c.microbatch = 0  # responses of a minibatch at a time, as sft.microbatch
-    c.score_batch = 0  # responses scored at a time: less memory, same scores; 0: all
-    c.pack = True  # short responses share a row where they are scored and learned from: less work, same update
-    c.sources, c.weights = named(), named()
-    c.rollout_slots = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
-    c.cache_dtype = "compute"  # of keys and values while sampling, or int8: log-probs then differ from the trainer's
-    c.judge = ""  # measures the rollouts for the curves; never seen by the training
-    c.temperature, c.top_k, c.top_p, c.min_p = 1.0, 0, 1.0, 0.0  # log-probs are of the full softmax at this temperature
-    c.gamma, c.lam = 1.0, 0.95
-    c.cliprange = 0.2
-    c.cliprange_high = 0.0  # 0: the same as cliprange
-    c.cliprange_value = 0.2  # 0: no clipping
-    c.dual_clip = 0.0  # 0: off
-    c.value_warmup = 0  # iterations in which only the critic learns
-    c.kl = ConfigDict()
-    c.kl.kind = "k1"  # in the reward; in the loss exact, k2 (its gradient, from samples) or k3 (that of KL(ref || π))
-    c.kl.into = "reward"  # or loss, with another kind
-    c.kl.coef = 0.05
-    c.kl.adaptive = True
-    c.kl.target = 6.0  # nats per response
-    c.kl.band = (0.5, 1.5)  # of the target: where the run is expected to end
-    c.kl.horizon = 2000.0  # responses
-    c.kl.early_stop = 0.0  # approx_kl of a minibatch that ends the iteration's updates; 0: off
-    c.score = ConfigDict()
-    c.score.scale = "reference"  # none, reference, running_std or running_mean_std
-    c.score.clip = 5.0  # 0: no limit
-    c.score.eos_penalty = 1.0  # taken off a response that was cut off
-    c.score.length_penalty, c.score.length_target = 0.0, 0  # per token beyond the target
-    c.whiten_rewards = False
-    c.recompute_logprobs = False  # old log-probs by the trainer's own forward pass instead of the sampler's
-    c.advantages = "whiten"  # whiten, mean or none
-    c.advantage_clip = 0.0
-    c.ptx = ConfigDict()  # replay of supervised data in the policy loss
-    c.ptx.coef = 0.0
-    c.ptx.batch_size = 16  # rows per iteration, shared out over the minibatches
-    c.ptx.length = 256
-    c.ptx.sources, c.ptx.weights = named(), named()
-    c.lora = _lora()  # of actor and critic; a critic that starts from a reward model's adapter has reward.lora's shape
-    c.policy_optimizer = optimizer(1e-4)
-    c.value_optimizer = optimizer(1e-4)
-    c.logprob_alarm = 0.05  # mean |sampler - trainer| log-prob of the first minibatch above which a warning is logged
-    return c
+@dataclass(frozen=True, kw_only=True)
+class SFTOptions(SupervisedOptions):
+    """ICE-Instruct, from the base model."""
+
+    lora: LoRAOptions = LoRAOptions()  # of ICE-Instruct
 
 
-def _evaluate() -> ConfigDict:
-    c = ConfigDict()
-    c.domain, c.judge = named(), ""  # in-domain prompts and what judges them
-    c.general, c.general_judge = named(), "exact"
-    c.limit = 0  # prompts per source; 0: all
-    c.batch_size = 64
-    c.temperature = 1.0  # of in-domain answers; greedy ones are judged as well, general tasks are greedy
-    c.best_of = 8  # 0: no best-of-n row
-    c.examples = 3  # prompts shown with every stage's answer
-    return c
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """ICE-Reward, from ranked answers."""
+
+    init: str = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
+    model: ShapeOptions = ShapeOptions()  # of scratch; of a folder only how it is computed: scan_layers to attention
+    steps: int = 0  # updates; 0 skips the stage, but a folder in reward.init is then used as it is
+    batch_size: int = 16  # prompts per update, each with all its answers, all devices
+    microbatch: int = 0  # of them at a time, as sft.microbatch
+    length: int = 256  # tokens of prompt and answer
+    overlong: Overlong = "drop"  # answers longer than that: left out, or they lose their end
+    sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings
+    weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
+    heldout: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings for accuracy and calibration
+    heldout_limit: int = 0  # rankings per held-out source; 0: all
+    optimizer: OptimizerOptions = OptimizerOptions(lr=3e-4)  # of the reward model
+    lora: LoRAOptions = LoRAOptions()  # of the reward model, on ICE-Instruct or the folder's model
+    on_policy_k: int = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
+    score_length: int = 0  # tokens of prompt and answer that it scores with a tokenizer of its own; 0: as length
+    normalize_on: int = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted (arXiv 1909.08593)
 
 
-def default_config() -> ConfigDict:
-    """The complete config, locked but for the groups named freely (sources, weights, domain_sizes)."""
-    c = ConfigDict()
-    c.seed = 0
-    c.data_dir = ""  # folder of JSON lines named in the sources; empty: $ICEGRT_DATA
-    c.domain = ""  # "adreview": the embedded domain writes its data to WORKDIR/data
-    c.domain_sizes = named()  # {set: records}, see domains/adreview/build.py
-    # -1: what the others leave. rollout_tensor: devices that share one copy of the weights while sampling, the tensor
-    # axis times a divisor of the fsdp axis; 0: the fewest that need no more memory than an update
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "rollout_tensor": 0})
-    c.tokenizer = ConfigDict({"vocab_size": 1024})  # of the one trained for the embedded domain
-    c.max_prompt_length = 128  # tokens
-    c.overlong_prompts = "drop"  # drop, cut or keep
-    c.max_response_length = 64  # tokens
-    c.model = _model()
-    c.pretrain = _supervised()  # the base model, where model.path is empty
-    c.sft = _supervised()
-    c.sft.lora = _lora()
-    c.reward = _reward()
-    c.value = ConfigDict()  # the critic
-    c.value.init = "reward"  # its trunk: reward (ICE-Reward with its head) or sft (ICE-Instruct, a new head)
-    c.value.trunk = "own"  # or policy: a head on the actor's hidden states, trained with its trunk
-    c.value.vf_coef = 0.1  # of the value loss, where the trunk is the policy's
-    c.roles = ConfigDict()
-    c.roles.shared_base = False  # one frozen base; actor, critic and reward are adapters on it, the reference is it
-    c.ppo = _ppo()
-    c.evaluate = _evaluate()
-    c.log = ConfigDict()  # may change between reruns
-    c.log.every = 10  # updates to a line of metrics, which has their means; supervised stages
-    c.log.checkpoint_every = 100  # updates of the supervised stages
-    c.log.ppo_checkpoint_every = 10  # iterations
-    c.log.samples_every = 5  # iterations between rows of samples.jsonl
-    c.log.compile_cache = True  # keep compiled programs in WORKDIR/compile_cache, for reruns and resumed runs
-    return _lock(c)
+@dataclass(frozen=True, kw_only=True)
+class ValueOptions:
+    """The critic."""
+
+    init: CriticInit = "reward"  # its trunk: ICE-Reward with its head (arXiv 2203.02155), or ICE-Instruct, a new head
+    trunk: CriticTrunk = "own"  # or a head on the actor's hidden states, trained with its trunk
+    vf_coef: float = 0.1  # of the value loss where the trunk is the policy's, as openai/lm-human-preferences
 
 
-def _lock(config: ConfigDict) -> ConfigDict:
-    """Locks every group but the freely named ones, which are the empty ones here."""
-    config.lock()
-    for group in _groups(config):
-        if not len(group):
-            group.unlock()
-    return config
+@dataclass(frozen=True, kw_only=True)
+class RolesOptions:
+    """How the four roles of PPO are kept."""
+
+    shared_base: bool = False  # one frozen base; actor, critic and reward are adapters on it, the reference is it
 
 
-def _groups(config: ConfigDict) -> list[ConfigDict]:
-    below = [value for value in config.values() if isinstance(value, ConfigDict)]
-    return below + [group for value in below for group in _groups(value)]
+@dataclass(frozen=True, kw_only=True)
+class KLOptions:
+    """The penalty that keeps the policy near ICE-Instruct."""
+
+    kind: KLKind = "k1"  # in the reward; in the loss exact, k2 (its gradient, sampled) or k3 (that of KL(ref || π))
+    into: KLPlace = "reward"  # as arXiv 1909.08593; loss goes with another kind
+    coef: float = 0.05  # of the penalty, at the start where it is adaptive
+    adaptive: bool = True  # steered towards the target (arXiv 1909.08593, section 2.2)
+    target: float = 6.0  # nats per response, as openai/lm-human-preferences
+    band: tuple[float, float] = (0.5, 1.5)  # of the target: where the run is expected to end
+    horizon: float = 2000.0  # responses over which the coefficient may move by 20 %
+    early_stop: float = 0.0  # approx_kl of a minibatch that ends the iteration's updates; 0: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """What becomes of a score before it is a reward."""
+
+    scale: ScoreScale = "reference"  # by ICE-Instruct's mean and spread (arXiv 1909.08593), or the run's own so far
+    clip: float = 5.0  # largest absolute value of a scaled score; 0: no limit
+    eos_penalty: float = 1.0  # taken off the scaled score of a response that was cut off (arXiv 2403.17031, section 3)
+    length_penalty: float = 0.0  # scaled score, per token beyond the target; 0: off
+    length_target: int = 0  # tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """Supervised data in the policy loss: PPO-ptx (arXiv 2203.02155)."""
+
+    coef: float = 0.0  # of its loss; 0: off
+    batch_size: int = 16  # rows per iteration, shared out over the minibatches
+    length: int = 256  # tokens per row
+    sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"}
+    weights: Weights = field(default_factory=dict)  # {source: its share of the tokens}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """How responses are drawn."""
+
+    temperature: float = 1.0  # divides the logits; log-probs are of the full softmax at this temperature
+    top_k: int = 0  # only the k likeliest tokens; 0: all
+    top_p: float = 1.0  # only the likeliest tokens that together reach this probability; 1: all
+    min_p: float = 0.0  # only tokens at least this fraction as likely as the likeliest; 0: all
+    cache_dtype: CacheDtype = "compute"  # of keys and values; int8: a quarter of float32, log-probs a little off
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOptions:
+    """What the steps of PPO are compiled with, beside KL, score and replay."""
+
+    num_ppo_epochs: int = 1  # passes over a rollout
+    num_minibatches: int = 1  # updates of a pass
+    score_batch: int = 0  # responses scored at a time: less memory, same scores; 0: all
+    gamma: float = 1.0  # discount, none, as openai/lm-human-preferences
+    lam: float = 0.95  # λ of GAE (arXiv 1506.02438), as openai/lm-human-preferences
+    cliprange: float = 0.2  # of the ratio (arXiv 1707.06347)
+    cliprange_high: float = 0.0  # of the ratio upwards (arXiv 2503.14476); 0: the same as cliprange
+    cliprange_value: float = 0.2  # of the values, as openai/lm-human-preferences; 0: no clipping
+    dual_clip: float = 0.0  # bound of the loss where the advantage is negative (arXiv 1912.09729), above 1; 0: off
+    value_warmup: int = 0  # iterations in which only the critic learns
+    whiten_rewards: bool = False  # before the advantages, their mean kept, as openai/lm-human-preferences
+    recompute_logprobs: bool = False  # old log-probs by the trainer's own forward pass instead of the sampler's
+    advantages: Advantages = "whiten"  # to mean 0 and deviation 1, to mean 0 only, or left as they are
+    advantage_clip: float = 0.0  # largest absolute value; 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(DrawOptions, UpdateOptions):
+    """ICE-GRT."""
+
+    iterations: int = 0  # a rollout and what is learned from it; 0 skips the stage
+    batch_size: int = 64  # prompts per iteration, all devices
+    samples_per_prompt: int = 1  # responses
+    microbatch: int = 0  # responses of a minibatch at a time, as sft.microbatch
+    pack: bool = True  # short responses share a row where they are scored and learned from: less work, same update
+    sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts
+    weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
+    rollout_slots: int = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
+    judge: str = ""  # measures the rollouts for the curves; never seen by the training
+    kl: KLOptions = KLOptions()  # the penalty
+    score: ScoreOptions = ScoreOptions()  # from score to reward
+    ptx: ReplayOptions = field(default_factory=ReplayOptions)  # the replay
+    lora: LoRAOptions = LoRAOptions()  # of actor and critic; a critic from a reward model's adapter has reward.lora's
+    policy_optimizer: OptimizerOptions = OptimizerOptions(lr=1e-4)  # of the actor
+    value_optimizer: OptimizerOptions = OptimizerOptions(lr=1e-4)  # of the critic
+    logprob_alarm: float = 0.05  # nats: mean |sampler - trainer| of a minibatch's log-probs above which it is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """The table."""
+
+    domain: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of in-domain prompts
+    judge: str = ""  # of the answers to them
+    general: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of general tasks
+    general_judge: str = "exact"  # of the answers to them
+    limit: int = 0  # prompts per source; 0: all
+    batch_size: int = 64  # prompts at a time, here and wherever answers are sampled outside PPO
+    temperature: float = 1.0  # of in-domain answers; greedy ones are judged as well, general tasks are greedy
+    best_of: int = 8  # answers among which ICE-Reward chooses; 0: no best-of-n row
+    examples: int = 3  # prompts shown with every stage's answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """The devices as a grid. One axis may be -1: what the others leave."""
+
+    data: int = -1  # devices with different rows and all of the parameters
+    fsdp: int = 1  # devices with different rows, the parameters split over them
+    tensor: int = 1  # devices with the same rows, heads and widths split over them
+    # Devices that share one copy of the weights while sampling: the tensor axis times a divisor of the fsdp axis;
+    # 0: the fewest that need no more memory than an update.
+    rollout_tensor: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """The tokenizer trained for the embedded domain."""
+
+    vocab_size: int = 1024  # tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """What a run prints and keeps; may change between reruns."""
+
+    every: int = 10  # updates to a line of metrics, which has their means; supervised stages
+    checkpoint_every: int = 100  # updates of the supervised stages
+    ppo_checkpoint_every: int = 10  # iterations
+    samples_every: int = 5  # iterations between rows of samples.jsonl
+    compile_cache: bool = True  # keep compiled programs in WORKDIR/compile_cache, for reruns and resumed runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A run."""
+
+    seed: int = 0  # of every random choice
+    data_dir: str = ""  # folder where relative paths of the sources start; empty: $ICEGRT_DATA
+    domain: str = ""  # adreview: the embedded domain writes its data to WORKDIR/data
+    domain_sizes: Mapping[str, int] = field(default_factory=dict)  # {set: records}, see docs/adreview.md
+    mesh: MeshOptions = MeshOptions()  # of all devices
+    tokenizer: TokenizerOptions = TokenizerOptions()  # where model.path is empty
+    max_prompt_length: int = 128  # tokens
+    overlong_prompts: OverlongPrompts = "drop"  # longer prompts: left out, cut in the user's last message, or kept
+    max_response_length: int = 64  # tokens
+    model: ModelOptions = ModelOptions()  # the policy's, and of all who start from it
+    pretrain: SupervisedOptions = field(default_factory=SupervisedOptions)  # the base model, where model.path is empty
+    sft: SFTOptions = field(default_factory=SFTOptions)  # ICE-Instruct
+    reward: RewardOptions = field(default_factory=RewardOptions)  # ICE-Reward
+    value: ValueOptions = ValueOptions()  # the critic
+    roles: RolesOptions = RolesOptions()  # of PPO
+    ppo: PPOOptions = field(default_factory=PPOOptions)  # ICE-GRT
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)  # the table
+    log: LogOptions = LogOptions()  # may change between reruns

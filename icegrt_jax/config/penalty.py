@@ -1,9 +1,10 @@
 """Which KL estimators make a penalty, and where: the config and the update steps refuse the others. Needs no jax."""
 
+from typing import get_args
+
+from icegrt_jax.config.choices import KLKind, KLPlace, check_choice
 from icegrt_jax.errors import UserError
 
-KINDS = ("k1", "k2", "k3", "exact")
-PLACES = ("reward", "loss")
 # The gradients are those of Liu et al. 2025, arXiv 2510.01555, and Tang and Munos 2025, arXiv 2512.21852.
 REFUSED = {
     ("k1", "loss"): (
@@ -25,9 +26,8 @@ def check_penalty(kind: str, into: str, names: tuple[str, str]) -> None:
     Args:
       names: of the two options, for the sentence.
     """
-    for name, value, known in zip(names, (kind, into), (KINDS, PLACES)):
-        if value not in known:
-            raise UserError(f"{name}={value!r}; expected one of {', '.join(map(repr, known))}.")
+    check_choice(names[0], kind, get_args(KLKind))
+    check_choice(names[1], into, get_args(KLPlace))
     if (kind, into) in REFUSED:
         why = REFUSED[kind, into].format(kind=names[0], into=names[1])
         raise UserError(f"{names[0]}={kind!r} with {names[1]}={into!r}: {why}.")

@@ -1,41 +1,25 @@
 """Shape of a decoder: everything that decides a parameter tree and its forward pass."""
 
 import dataclasses
+from typing import Literal, get_args
 
-from icegrt_jax.config.options import ATTENTIONS, REMATS
+from icegrt_jax.config.choices import Attention, Dtype, Remat, check_choice
+from icegrt_jax.config.options import ShapeOptions
 from icegrt_jax.errors import UserError
 
-DTYPES = ("float32", "bfloat16")
-ACTIVATIONS = ("silu", "gelu_tanh")
-ROPE_SCALINGS = ("", "linear", "llama3")
+Activation = Literal["silu", "gelu_tanh"]
+RopeScaling = Literal["", "linear", "llama3"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(ShapeOptions):
     """A decoder; with the defaults, Llama's. Hashable, so a jitted function can take it as a static argument.
 
     It survives JSON: `ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config))))` is the same.
 
-    Attributes:
+    Attributes: those of `ShapeOptions`, where each is explained, and
       vocab_size: V, rows of the embedding.
-      d_model: D, width of the residual stream.
-      num_layers: number of blocks.
-      num_heads: N, query heads.
-      num_kv_heads: key and value heads; divides num_heads (grouped-query attention).
-      head_dim: H, width of one head; even, for the rotary embedding.
-      d_ff: F, width of the gated MLP.
-      rope_theta: base of the rotary embedding.
-      norm_eps: epsilon of RMSNorm.
-      tie_embeddings: logits from the embedding itself; otherwise from `lm_head`.
       max_length: longest sequence the model was made for, in tokens.
-      scan_layers: layers stacked in one tree and scanned (fast compilation for deep models) or
-        one subtree each (fast decoding on CPU).
-      remat: what the backward pass computes again: "none"; "dots", everything in a layer but its products with weights;
-        "full", the layer.
-      dtype: of the computation; parameters keep their own.
-      attention: how whole rows attend, see `models/attention.py`; `auto` is the fastest way that the devices have.
-      init_std: of a new embedding. Small models learn to copy from their context much sooner with
-        about 1 / sqrt(d_model).
       family: whose names and config.json it has in the Hugging Face format, see `models/hf/families.py`.
       qkv_bias: query, key and value projections have a bias.
       qk_norm: RMSNorm of each query and key head before the rotation.
@@ -56,32 +40,18 @@ class ModelConfig:
     """
 
     vocab_size: int
-    d_model: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    d_ff: int
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = True
     max_length: int = 2048
-    scan_layers: bool = False
-    remat: str = "none"
-    dtype: str = "float32"
-    attention: str = "auto"
-    init_std: float = 0.02
     family: str = "llama"
     qkv_bias: bool = False
     qk_norm: bool = False
-    activation: str = "silu"
+    activation: Activation = "silu"
     zero_centred_norm: bool = False
     post_norms: bool = False
     scale_embeddings: bool = False
     attn_softcap: float = 0.0
     final_softcap: float = 0.0
     query_pre_attn_scalar: int = 0
-    rope_scaling: str = ""
+    rope_scaling: RopeScaling = ""
     rope_factor: float = 1.0
     rope_low_freq_factor: float = 1.0
     rope_high_freq_factor: float = 1.0
@@ -106,14 +76,8 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"model.head_dim={self.head_dim} is odd; the rotary embedding needs an even width.")
-        if self.dtype not in DTYPES:
-            raise UserError(f"model.dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}.")
-        if self.attention not in ATTENTIONS:
-            raise UserError(f"model.attention={self.attention!r}; expected one of {', '.join(ATTENTIONS)}.")
-        if self.remat not in REMATS:
-            raise UserError(f"model.remat={self.remat!r}; expected one of {', '.join(REMATS)}.")
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f"model.activation={self.activation!r}; expected one of {', '.join(ACTIVATIONS)}.")
+        for name, known in (("dtype", Dtype), ("attention", Attention), ("remat", Remat), ("activation", Activation)):
+            check_choice(f"model.{name}", getattr(self, name), get_args(known))
         if windows and (len(windows) != self.num_layers or min(windows) < 0):
             raise UserError(
                 f"model.layer_windows={windows}; expected one per layer ({self.num_layers}), 0 for no window."
@@ -121,8 +85,7 @@ class ModelConfig:
         self._check_rope()
 
     def _check_rope(self):
-        if self.rope_scaling not in ROPE_SCALINGS:
-            raise UserError(f"model.rope_scaling={self.rope_scaling!r}; expected one of {ROPE_SCALINGS}.")
+        check_choice("model.rope_scaling", self.rope_scaling, get_args(RopeScaling))
         if self.rope_scaling and self.rope_factor <= 0:
             raise UserError(f"model.rope_factor={self.rope_factor}; expected a number above 0.")
         if self.rope_scaling == "llama3" and not (

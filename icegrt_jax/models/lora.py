@@ -12,28 +12,17 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.config.options import LORA_TARGETS
+from icegrt_jax.config.choices import LORA_TARGETS
+from icegrt_jax.config.options import LoRAOptions
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.precision import float32_products
 from icegrt_jax.models.quantize import dequantized
 from icegrt_jax.models.tree import flatten, map_with_path, unflatten
 
 
-@dataclasses.dataclass(frozen=True)
-class LoRAConfig:
-    """What an adapter changes. Hashable.
-
-    Attributes:
-      rank: r, columns of A.
-      alpha: the scale is alpha / rank, with rslora alpha / sqrt(rank).
-      targets: projections that get one, of `LORA_TARGETS`.
-      rslora: see alpha.
-    """
-
-    rank: int
-    alpha: float = 16.0
-    targets: tuple[str, ...] = LORA_TARGETS
-    rslora: bool = False
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRAConfig(LoRAOptions):
+    """What an adapter changes: `LoRAOptions` with a rank r, columns of A, of 1 or more. Hashable."""
 
     def __post_init__(self):
         object.__setattr__(self, "targets", tuple(self.targets))  # a list after JSON

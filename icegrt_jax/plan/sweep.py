@@ -6,7 +6,7 @@ import itertools
 from ml_collections import ConfigDict
 
 from icegrt_jax.config.checks import check
-from icegrt_jax.config.options import REMATS
+from icegrt_jax.config.choices import REMATS
 from icegrt_jax.errors import UserError
 from icegrt_jax.plan.plan import Row, Target, plan_row, programs_for, totals
 from icegrt_jax.plan.search import with_values

@@ -31,7 +31,7 @@ class AdaptiveKL:
 
     @classmethod
     def create(
-        cls, kl_coef: float, *, target: float = 6.0, horizon: float = 10_000.0, adaptive: bool = True
+        cls, kl_coef: float, *, target: float = 6.0, horizon: float = 2_000.0, adaptive: bool = True
     ) -> AdaptiveKL:
         """The controller at the start of a run."""
         if adaptive and not (kl_coef > 0 and target > 0 and horizon > 0):

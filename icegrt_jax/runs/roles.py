@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.config.options import UpdateOptions
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import trunk
 from icegrt_jax.models.lora import LoRAConfig, init_adapter
@@ -27,12 +28,6 @@ from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.restore import PartRecord, load_own
 from icegrt_jax.training.state import Part, PPOConfig, TrainState, create_state
 
-# Keys of config.ppo that the update steps read under the same name.
-SAME_NAME = (
-    "num_ppo_epochs", "num_minibatches", "temperature", "gamma", "lam", "cliprange", "cliprange_high",
-    "cliprange_value", "dual_clip", "recompute_logprobs", "value_warmup", "whiten_rewards",
-    "advantages", "advantage_clip", "score_batch",
-)  # fmt: skip
 INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
 
 
@@ -131,7 +126,8 @@ def ppo_config(config: ConfigDict) -> PPOConfig:
     """The part of the config that the update steps are compiled with."""
     ppo = config.ppo
     return PPOConfig(
-        **{name: ppo[name] for name in SAME_NAME},
+        **{field.name: ppo[field.name] for field in dataclasses.fields(UpdateOptions)},
+        temperature=ppo.temperature,
         vf_coef=config.value.vf_coef if config.value.trunk == "policy" else 0.0,
         ptx_coef=ppo.ptx.coef,
         kl_kind=ppo.kl.kind,

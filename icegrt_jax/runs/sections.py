@@ -14,7 +14,7 @@ def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
 
 def lora_config(section: ConfigDict) -> LoRAConfig | None:
     """The adapter that a `lora` section of the config describes; None where its rank is 0."""
-    return LoRAConfig(section.rank, section.alpha, tuple(section.targets), section.rslora) if section.rank else None
+    return LoRAConfig(**{**section, "targets": tuple(section.targets)}) if section.rank else None
 
 
 def sampler_config(config: ConfigDict, *, eos_ids: tuple[int, ...], pad_id: int) -> SamplerConfig:

@@ -3,41 +3,32 @@
 import dataclasses
 import math
 import numbers
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.config.options import CACHE_DTYPES
+from icegrt_jax.config.choices import CacheDtype, check_choice
+from icegrt_jax.config.options import DrawOptions
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.heads import pick_logprobs
 
 EXCLUDED = -1e30  # logit of a token that top-k, top-p or min-p leaves out
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplerConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig(DrawOptions):
     """How responses are drawn. Hashable: a static argument of the compiled program.
 
-    Attributes:
+    Attributes: those of `DrawOptions`, where each is explained (temperature 0 takes the likeliest token), and
       max_new_tokens: T, tokens in a response at most.
-      temperature: divides the logits; 0 takes the likeliest token.
-      top_k: only the k likeliest tokens; 0 for all.
-      top_p: only the likeliest tokens that together reach this probability; 1 for all.
-      min_p: only tokens at least this fraction as likely as the likeliest; 0 for all.
       eos_ids: any of these ends a response; it is kept as the last token.
       pad_id: fills the rest.
-      cache_dtype: of keys and values: "compute", as the model computes, or "int8". int8 takes a quarter of
-        float32's memory and moves the log-probs a little off the trainer's.
     """
 
     max_new_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
     eos_ids: tuple[int, ...] = ()
     pad_id: int = 0
-    cache_dtype: str = "compute"
 
     def __post_init__(self):
         for name in ("max_new_tokens", "top_k"):
@@ -45,8 +36,7 @@ class SamplerConfig:
                 raise UserError(f"{name}={getattr(self, name)!r}; expected a whole number.")
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens={self.max_new_tokens}; expected 1 or more.")
-        if self.cache_dtype not in CACHE_DTYPES:
-            raise UserError(f"cache_dtype={self.cache_dtype!r}; expected one of {', '.join(CACHE_DTYPES)}.")
+        check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}; expected 0 (greedy) or more.")
         if not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1 or self.top_k < 0:

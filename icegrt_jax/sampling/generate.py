@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from icegrt_jax.config.options import DrawOptions, Options
 from icegrt_jax.data.content import read_at
 from icegrt_jax.data.packing import left_pad
 from icegrt_jax.data.records import Prompt, user
@@ -143,10 +144,10 @@ def generate(
     prompts: Sequence,
     *,
     key: jax.Array,
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    max_new_tokens: int = Options.max_response_length,
+    temperature: float = DrawOptions.temperature,
+    top_k: int = DrawOptions.top_k,
+    top_p: float = DrawOptions.top_p,
     num_samples: int = 1,
 ) -> Generation:
     """Responses of a loaded model.

@@ -7,6 +7,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from icegrt_jax.config.options import MeshOptions
 from icegrt_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -32,7 +33,12 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, rollout_tensor: int = 0, *, devices: Sequence | None = None
+    data: int = MeshOptions.data,
+    fsdp: int = MeshOptions.fsdp,
+    tensor: int = MeshOptions.tensor,
+    rollout_tensor: int = MeshOptions.rollout_tensor,
+    *,
+    devices: Sequence | None = None,
 ) -> Mesh:
     """A mesh over all devices of the run, or those given; -1 takes what the other axes leave.
 

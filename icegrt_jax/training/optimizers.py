@@ -1,45 +1,29 @@
 """AdamW with warm-up, a schedule and gradient clipping, from a hashable description."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import optax
 
-from icegrt_jax.config.options import SCHEDULES
-from icegrt_jax.errors import UserError
+from icegrt_jax.config.choices import Schedule, check_choice
+from icegrt_jax.config.options import OptimizerOptions
 
 DECAYED = ("kernel", "embedding", "lora_a", "lora_b")
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """One role's optimizer.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(OptimizerOptions):
+    """One role's optimizer. Hashable.
 
-    Attributes:
-      lr: peak learning rate.
-      warmup_steps: linear from 0 to `lr`.
-      schedule: afterwards "constant", or "linear" or "cosine" down to final_lr_fraction * lr.
-      final_lr_fraction: where the schedule ends.
+    Attributes: those of `OptimizerOptions`, where each is explained, and
       total_steps: optimizer updates of the whole stage, warm-up included and those that are skipped.
-      b1, b2, eps: Adam's.
-      weight_decay: decoupled, on kernels, embeddings and adapters only.
-      max_grad_norm: gradients are scaled down to this global norm; 0 for no limit.
     """
 
-    lr: float
     total_steps: int
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    final_lr_fraction: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"schedule={self.schedule!r}; expected one of {', '.join(SCHEDULES)}.")
+        check_choice("schedule", self.schedule, get_args(Schedule))
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:

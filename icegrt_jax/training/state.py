@@ -7,6 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from icegrt_jax.config.choices import KLKind, KLPlace, ScoreScale
+from icegrt_jax.config.options import (
+    DrawOptions,
+    KLOptions,
+    ReplayOptions,
+    ScoreOptions,
+    UpdateOptions,
+)
 from icegrt_jax.config.penalty import check_penalty
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig, with_adapter
@@ -15,35 +23,21 @@ from icegrt_jax.sampling import Rows
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
 
 
-@dataclasses.dataclass(frozen=True)
-class PPOConfig:
-    """What the PPO steps need to know; the keys of `config.ppo` with the same names. Hashable."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PPOConfig(UpdateOptions):
+    """What the PPO steps are compiled with: `UpdateOptions`, and of the other groups what the steps need. Hashable."""
 
-    num_ppo_epochs: int = 1
-    num_minibatches: int = 1
-    temperature: float = 1.0
-    gamma: float = 1.0
-    lam: float = 0.95
-    cliprange: float = 0.2
-    cliprange_high: float = 0.0  # 0: the same as cliprange
-    cliprange_value: float = 0.2  # 0: no clipping
-    dual_clip: float = 0.0  # 0: off
-    value_warmup: int = 0  # iterations in which only the critic learns
+    temperature: float = DrawOptions.temperature
     vf_coef: float = 0.0  # weight of the value loss where the critic is a head on the policy; 0: it has its own trunk
-    ptx_coef: float = 0.0  # weight of the supervised loss on replayed data
-    kl_kind: str = "k1"  # in the reward; in the loss "exact", "k2" or "k3"
-    kl_in: str = "reward"  # or "loss"
-    kl_early_stop: float = 0.0  # approx_kl of a minibatch after which the iteration's updates end; 0: off
-    score_batch: int = 0  # responses scored at a time; 0: all
-    score_scale: str = "none"
-    score_clip: float = 0.0
-    eos_penalty: float = 0.0
-    length_penalty: float = 0.0
-    length_target: int = 0
-    whiten_rewards: bool = False
-    recompute_logprobs: bool = False  # old log-probs by the trainer's forward pass instead of the sampler's
-    advantages: str = "whiten"
-    advantage_clip: float = 0.0
+    ptx_coef: float = ReplayOptions.coef
+    kl_kind: KLKind = KLOptions.kind
+    kl_in: KLPlace = KLOptions.into
+    kl_early_stop: float = KLOptions.early_stop
+    score_scale: ScoreScale = ScoreOptions.scale
+    score_clip: float = ScoreOptions.clip
+    eos_penalty: float = ScoreOptions.eos_penalty
+    length_penalty: float = ScoreOptions.length_penalty
+    length_target: int = ScoreOptions.length_target
 
     def __post_init__(self):
         check_penalty(self.kl_kind, self.kl_in, ("kl_kind", "kl_in"))

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from icegrt_jax.config import default_config
+from icegrt_jax.config import default_config, read
 from icegrt_jax.config.checks import check, check_given_reward, doubts
 from icegrt_jax.config.file import load_config
 from icegrt_jax.errors import UserError
@@ -52,9 +52,9 @@ def test_a_run_without_a_reward_model_is_refused_and_a_plan_of_its_ppo_is_not(ch
     config = load_config(QUICKSTART, [f"--config.{change}" for change in changes.split()])
     check(config)
     with pytest.raises(UserError, match=f"^{message}"):
-        check_given_reward(config)
+        check_given_reward(read(config).reward, config.ppo.iterations)
     config.ppo.iterations, config.reward.lora.rank = 0, 0
-    check_given_reward(config)
+    check_given_reward(read(config).reward, config.ppo.iterations)
 
 
 @pytest.mark.parametrize(

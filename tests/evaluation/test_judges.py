@@ -2,7 +2,7 @@
 
 import pytest
 
-from icegrt_jax.config.options import JUDGES
+from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.domains.adreview import build
 from icegrt_jax.errors import UserError

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.config.options import LORA_TARGETS
+from icegrt_jax.config.choices import LORA_TARGETS
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged, with_adapter

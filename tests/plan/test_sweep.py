@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from icegrt_jax.config.options import REMATS
+from icegrt_jax.config.choices import REMATS
 from icegrt_jax.plan import plan, sweep
 from icegrt_jax.plan.compiled import Compiled, Part
 from icegrt_jax.plan.topology import parse_topology

@@ -26,6 +26,7 @@ POLICY = ModelConfig(
 SCALAR = dataclasses.replace(POLICY, d_model=8, num_heads=2)
 # With a small eps, Adam makes of a gradient's rounding error a whole step of lr; this one is smooth.
 OPTIMIZER = OptimizerConfig(lr=0.1, total_steps=100, eps=1e-2, weight_decay=0.01)
+PLAIN_SCORES = {"score_scale": "none", "score_clip": 0.0, "eos_penalty": 0.0}
 EOS_ID = 3
 B, P, T = 16, 6, 8
 
@@ -66,7 +67,7 @@ def make_state(*, optimizer: OptimizerConfig = OPTIMIZER, reference_seed: int = 
         },
         {"policy": POLICY, "value": SCALAR, "reward": SCALAR},
         {"policy": optimizer, "value": optimizer, "reward": optimizer},
-        ppo=PPOConfig(**ppo),
+        ppo=PPOConfig(**{**PLAIN_SCORES, **ppo}),
         kl=AdaptiveKL.create(kl_coef, target=2.0, horizon=100.0),
         score_stats=ScoreStats.create(0.4, 1.7),
     )

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.training.state import PPOConfig
-from tests.training.examples import OPTIMIZER, POLICY, SCALAR, make_experience, make_scalar, make_state
+from tests.training.examples import OPTIMIZER, PLAIN_SCORES, POLICY, SCALAR, make_experience, make_scalar, make_state
 
 
 def test_a_new_state_is_at_step_0_with_an_optimizer_for_each_trained_role():
@@ -24,7 +24,7 @@ def test_what_is_static_stays_out_of_the_tree():
     leaves = jax.tree.leaves(state)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
     assert (state.model("policy"), state.model("value")) == (POLICY, SCALAR)
-    assert state.ppo == PPOConfig(cliprange=0.3) and state.axis_name is None
+    assert state.ppo == PPOConfig(cliprange=0.3, **PLAIN_SCORES) and state.axis_name is None
     hash((state.models, state.optimizers, state.ppo))  # the compiler's key
     assert jax.tree.structure(state) == jax.tree.structure(make_state(cliprange=0.3))
     assert jax.tree.structure(state) != jax.tree.structure(make_state(cliprange=0.2))

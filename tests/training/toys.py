@@ -20,6 +20,7 @@ MODEL = ModelConfig(
     vocab_size=8, d_model=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, d_ff=16, max_length=16
 )
 PROMPT = jnp.ones((1, 1), jnp.int32)
+PLAIN_SCORES = {"score_scale": "none", "score_clip": 0.0, "eos_penalty": 0.0}  # a reward is what the function says
 
 
 def toy_state(optimizer: OptimizerConfig, *, kl_coef: float, **ppo) -> TrainState:
@@ -28,7 +29,7 @@ def toy_state(optimizer: OptimizerConfig, *, kl_coef: float, **ppo) -> TrainStat
     trees = {"policy": policy(), "reference": policy(), "value": make_params(MODEL, seed=7, scalar_head=True)}
     return create_state(
         jax.random.key(1), trees, dict.fromkeys(trees, MODEL), dict.fromkeys(("policy", "value"), optimizer),
-        ppo=PPOConfig(**ppo), kl=AdaptiveKL.create(kl_coef, adaptive=False),
+        ppo=PPOConfig(**{**PLAIN_SCORES, **ppo}), kl=AdaptiveKL.create(kl_coef, adaptive=False),
     )  # fmt: skip
 
 
