@@ -92,11 +92,11 @@ def _run(argv: list[str]) -> int:
         config = config_file.load_config(spec, overrides)
         _check(config)
         _say_doubts(stage, config)
-        return _module(stage).main(config, name=spec, **flags) or 0
+        return _module(stage).main(_read(config), name=spec, **flags) or 0
     if stage == "data" and flags.get("config"):
         config = config_file.load_config(flags["config"], overrides)
         _check(config)
-        return _module(stage).main(**{**flags, "config": config}) or 0
+        return _module(stage).main(**{**flags, "config": _read(config)}) or 0
     if stage not in WITHOUT_CONFIG:
         _run_stage(stage, flags.pop("config"), flags.pop("workdir"), overrides, flags)
         return 0
@@ -108,6 +108,10 @@ def _run(argv: list[str]) -> int:
 
 def _check(config: ConfigDict) -> None:
     importlib.import_module("icegrt_jax.config").check(config)
+
+
+def _read(config: ConfigDict):
+    return importlib.import_module("icegrt_jax.config").read(config)
 
 
 def _say_doubts(stage: str, config: ConfigDict) -> None:
@@ -140,7 +144,7 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
 
     keep_freed_memory()
     hold = None if reads else functools.partial(lock.hold, workdir, stage)
-    start = launch.Start(hold, prepare, lambda: _module(stage).main(config, workdir, **flags))
+    start = launch.Start(hold, prepare, lambda: _module(stage).main(_read(config), workdir, **flags))
     if stage not in DISTRIBUTED:
         return entry.alone(start)
     entry.run(processes, config_file.to_json(config), workdir, [stage, flags], start)

@@ -38,7 +38,11 @@ def calls(monkeypatch):
     def stage(name):
         return types.SimpleNamespace(main=lambda *args, **flags: calls.append((name, args, flags)))
 
-    monkeypatch.setitem(sys.modules, "icegrt_jax.config", types.SimpleNamespace(check=check, doubts=lambda config: []))
+    monkeypatch.setitem(
+        sys.modules,
+        "icegrt_jax.config",
+        types.SimpleNamespace(check=check, doubts=lambda config: [], read=lambda config: config),
+    )
     for name in cli.STAGES:
         monkeypatch.setitem(sys.modules, f"icegrt_jax.commands.{name.replace('-', '_')}", stage(name))
     return calls

@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 
+from icegrt_jax.config import read
 from icegrt_jax.config.file import load_config
 from icegrt_jax.plan.topology import parse_topology, prepare
 
@@ -54,11 +55,12 @@ def make(spec: str, topology: str, overrides: tuple[str, ...], *, once: bool = T
 
     `once`: with the programs that run once only.
     """
+    from icegrt_jax.commands.planned import Planned
     from icegrt_jax.plan import plan, report
 
-    config = load_config(spec, [f"--config.{override}" for override in overrides])
+    options = read(load_config(spec, [f"--config.{override}" for override in overrides]))
     target = plan.make_target(parse_topology(topology), cache=CACHE)
-    mesh, programs = plan.programs_for(config, target, 4)
+    mesh, programs = Planned(options, target, 4).programs({})
     programs = [program for program in programs if program.repeats or once]
     rows = []
     for program in programs:
@@ -69,7 +71,7 @@ def make(spec: str, topology: str, overrides: tuple[str, ...], *, once: bool = T
         print(f"{topology} {program.name}: {start:.0f} s, CPU {used:.0f} s, process {peak:.1f} GiB", flush=True)
     notes = [f"Set: {' '.join(overrides)}."] if overrides else []
     head = report.header(spec, target, mesh, notes)
-    return head, plan.role_bytes(programs), rows, plan.totals(config, rows)
+    return head, plan.role_bytes(programs), rows, plan.totals(options.steps, rows)
 
 
 def fitting(name: str) -> None:

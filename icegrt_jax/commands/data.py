@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import Options
 from icegrt_jax.data import losses, records
 from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings, token_counts
 from icegrt_jax.data.sources import load_source
@@ -39,7 +39,7 @@ def main(command: str, **flags) -> None:
 
 
 def check(
-    *, source: str, kind: str, data_dir: str, config: ConfigDict | str = "", tokenizer: str = "", length: int = 0
+    *, source: str, kind: str, data_dir: str, config: Options | None = None, tokenizer: str = "", length: int = 0
 ) -> None:
     """Reads and validates every record of a source; the first bad one is a `UserError` that names its line.
 
@@ -61,13 +61,13 @@ def check(
         _show_fit(loaded, FITS[kind], reader, f"{key}={tokens} tokens", tokens, overlong)
 
 
-def _tokenizer_of(config: ConfigDict, kind: str) -> ChatTokenizer:
+def _tokenizer_of(config: Options, kind: str) -> ChatTokenizer:
     """The one that reads records of a kind in a run: rankings are the reward model's."""
     own = tokenizers.reward_tokenizer(config) if kind == "ranking" else None
     return own or tokenizers.future_tokenizer(config)
 
 
-def _lengths(config: ConfigDict | str, kind: str) -> Iterator[tuple[str, int, str]]:
+def _lengths(config: Options | None, kind: str) -> Iterator[tuple[str, int, str]]:
     """(key, tokens, what happens to longer records) of the config's places for records of a kind."""
     if not config:
         return
@@ -77,7 +77,7 @@ def _lengths(config: ConfigDict | str, kind: str) -> Iterator[tuple[str, int, st
         yield "pretrain.length", config.pretrain.length, "split"
     else:
         stage = {"instruction": "sft", "ranking": "reward"}[kind]
-        yield f"{stage}.length", config[stage].length, config[stage].overlong
+        yield f"{stage}.length", getattr(config, stage).length, getattr(config, stage).overlong
     if kind == "instruction" and config.ppo.ptx.coef:
         yield "ppo.ptx.length", config.ppo.ptx.length, "drop"
 

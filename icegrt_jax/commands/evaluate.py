@@ -8,9 +8,9 @@ import pathlib
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.config.options import DrawOptions, EvaluateOptions, Options, RewardOptions, Specs
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
@@ -18,37 +18,39 @@ from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
 from icegrt_jax.evaluation.table import format_examples, format_table
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import generation, inputs, notes, rundir, scoring, stage_models
+from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
 from icegrt_jax.training.progress import Progress
 
 
-def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+def main(config: Options, workdir: pathlib.Path) -> None:
     """Asks every finished stage's model the same questions, after a check of all that will be read."""
     notes.warn("evaluate", inputs.check(config, workdir, "evaluate"))
     compare(config, workdir)
 
 
-def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
+def compare(config: Options, workdir: pathlib.Path) -> None:
     """Evaluates the finished stages; prints the table and writes evaluate/results.json."""
+    section = config.evaluate
     rundir.require(workdir, "evaluate", "sft")
     run = rundir.start(config, workdir)
     folder = run.folder("evaluate")
     if not rundir.finished(run, "evaluate"):
-        domain, general = (_prompts(run, specs) for specs in (config.evaluate.domain, config.evaluate.general))
-        stages = [("base", *stage_models.policy_before(run, "sft"))]
+        domain, general = (_prompts(run, specs, section.limit) for specs in (section.domain, section.general))
+        stages = [("base", *stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps)))]
         stages.append(("ICE-Instruct", *stage_models.stage_params(run, "sft", "policy")))
         if rundir.finished(run, "ppo"):
             stages.append(("ICE-GRT", *stage_models.stage_params(run, "ppo", "policy")))
         _audit(run, [*domain, *general])
         rows = {}
-        best_of = config.evaluate.best_of if domain and rundir.finished(run, "reward") else 0
+        best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
         with Progress(len(stages) + bool(best_of), "evaluate") as progress:
             for name, model, params in stages:
-                rows[name] = _evaluate(run, model, params, domain, general, progress)
+                rows[name] = _evaluate(run, section, model, params, domain, general, progress)
                 progress.update(len(rows))
                 if name == "ICE-Instruct" and best_of:
-                    rows[f"best-of-{best_of}"] = _best_of(run, model, params, domain, best_of, progress)
+                    rows[f"best-of-{best_of}"] = _best_of(run, section, config.reward, model, params, domain, progress)
                     progress.update(len(rows))
         results = {
             "rows": [
@@ -60,7 +62,7 @@ def compare(config: ConfigDict, workdir: pathlib.Path) -> None:
                     "prompt": domain[i].prompt[-1]["content"],
                     "answers": {name: row["answers"][i] for name, row in rows.items()},
                 }
-                for i in _spread(len(domain), config.evaluate.examples)
+                for i in _spread(len(domain), section.examples)
             ],
             "order": list(rows),
         }
@@ -80,11 +82,10 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(wanted, count)).round()]
 
 
-def _prompts(run: rundir.Run, specs: ConfigDict) -> list[Prompt]:
-    limit = run.config.evaluate.limit
+def _prompts(run: rundir.Run, specs: Specs, limit: int) -> list[Prompt]:
     loaded = run.load(specs, Prompt)
     chosen = [prompt for records in loaded.values() for prompt in (records[:limit] if limit else records)]
-    longest = run.config.max_prompt_length
+    longest = run.lengths.max_prompt_length
     fitting = [p for p in chosen if len(encode_prompt(p, run.tokenizer)) <= longest]
     if len(fitting) < len(chosen):
         print(f"evaluate  {len(chosen) - len(fitting)} of {len(chosen)} prompts are over {longest} tokens: left out")
@@ -99,28 +100,32 @@ def _audit(run: rundir.Run, prompts: list[Prompt]) -> None:
 
 
 def _sampler(run: rundir.Run, temperature: float) -> SamplerConfig:
-    return SamplerConfig(
-        max_new_tokens=run.config.max_response_length,
-        temperature=temperature,
-        eos_ids=run.tokenizer.eos_ids,
-        pad_id=run.tokenizer.pad_id,
-    )
+    return sampler_for(run.tokenizer, DrawOptions(temperature=temperature), run.lengths.max_response_length)
 
 
 def _answers(
-    run, model, params, prompts, *, temperature: float, num_samples: int = 1, stream: str = "evaluate"
+    run, model, params, prompts, *, temperature: float, batch_size: int, num_samples: int = 1, stream: str = "evaluate"
 ) -> Generation:
     asked, sampler = [p.prompt for p in prompts], _sampler(run, temperature)
-    return generation.generate(run, model, params, asked, run.key(stream), sampler, num_samples=num_samples)
+    return generation.generate(
+        run,
+        model,
+        params,
+        asked,
+        run.key(stream),
+        sampler,
+        num_samples=num_samples,
+        batch_size=batch_size,
+    )
 
 
-def _evaluate(run, model, params, domain, general, progress: Progress) -> dict:
+def _evaluate(run, config: EvaluateOptions, model, params, domain, general, progress: Progress) -> dict:
     """One stage's row: metrics, 95 % intervals over the prompts, and its sampled in-domain answers."""
-    config, metrics, intervals, sampled = run.config.evaluate, {}, {}, None
+    metrics, intervals, sampled, size = {}, {}, None, config.batch_size
     if domain:
         with progress.phase("in-domain"):
-            sampled = _answers(run, model, params, domain, temperature=config.temperature)
-            greedy = _answers(run, model, params, domain, temperature=0.0)
+            sampled = _answers(run, model, params, domain, temperature=config.temperature, batch_size=size)
+            greedy = _answers(run, model, params, domain, temperature=0.0, batch_size=size)
         metrics |= mean_grades(config.judge, domain, sampled.text)
         metrics |= _by_split(config.judge, domain, sampled.text)
         metrics["gold_greedy"] = mean_grades(config.judge, domain, greedy.text)["gold"]
@@ -129,28 +134,33 @@ def _evaluate(run, model, params, domain, general, progress: Progress) -> dict:
         intervals["gold_greedy"] = grade_intervals(config.judge, domain, greedy.text)["gold"]
     if general:
         with progress.phase("general"):
-            answers = _answers(run, model, params, general, temperature=0.0).text
+            answers = _answers(run, model, params, general, temperature=0.0, batch_size=size).text
         metrics |= _by_task(config.general_judge, general, answers)
         tasks = [record.meta.get("task", "general") for record in general]
         intervals["general"] = task_interval(config.general_judge, general, answers, tasks)
     return {"metrics": metrics, "intervals": intervals, "answers": sampled.text if sampled else []}
 
 
-def _best_of(run, model, params, domain, n: int, progress: Progress) -> dict:
+def _best_of(
+    run, config: EvaluateOptions, reward_options: RewardOptions, model, params, domain, progress: Progress
+) -> dict:
     """The row of the answer that ICE-Reward likes best among n of ICE-Instruct."""
     reward_config, reward = stage_models.stage_params(run, "reward", "reward")
     with progress.phase("best of n"):
-        temperature = run.config.evaluate.temperature
-        out = _answers(run, model, params, domain, temperature=temperature, num_samples=n, stream="best_of")
-        reader, size = scoring.load_reader(run), run.config.evaluate.batch_size
+        n, size = config.best_of, config.batch_size
+        out = _answers(
+            run, model, params, domain, temperature=config.temperature, batch_size=size, num_samples=n,
+            stream="best_of",
+        )  # fmt: skip
+        reader = scoring.load_reader(run, reward_options)
         with jax.set_mesh(run.mesh):
             scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
         best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
     texts = [out.text[i] for i in best]
-    metrics = mean_grades(run.config.evaluate.judge, domain, texts)
-    metrics |= _by_split(run.config.evaluate.judge, domain, texts)
+    metrics = mean_grades(config.judge, domain, texts)
+    metrics |= _by_split(config.judge, domain, texts)
     metrics["length"] = float(out.mask[best].sum(axis=1).mean())
-    intervals = grade_intervals(run.config.evaluate.judge, domain, texts)
+    intervals = grade_intervals(config.judge, domain, texts)
     return {"metrics": metrics, "intervals": intervals, "answers": texts}
 
 

@@ -3,8 +3,8 @@
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import Options
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
@@ -23,7 +23,7 @@ BASE = "base"  # folder of an adapter's base, in that of the adapter
 
 
 def main(
-    config: ConfigDict,
+    config: Options,
     workdir: pathlib.Path,
     *,
     stage: str,
@@ -64,7 +64,7 @@ def main(
 
 
 def write_adapter(
-    config: ConfigDict, workdir: pathlib.Path, stage: str, role: str, out: str, base: str, dtype: str
+    config: Options, workdir: pathlib.Path, stage: str, role: str, out: str, base: str, dtype: str
 ) -> None:
     """Writes what the stage trained of the role, for PEFT."""
     model, own, record = load_own(workdir / stage, role)

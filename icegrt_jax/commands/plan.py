@@ -7,8 +7,7 @@ import os
 import pathlib
 import sys
 
-from ml_collections import ConfigDict
-
+from icegrt_jax.config.options import Options, RewardOptions
 from icegrt_jax.errors import UserError
 from icegrt_jax.plan.topology import parse_topology, prepare
 
@@ -17,7 +16,7 @@ DEFAULT_CACHE = "~/.cache/icegrt_jax/plan"
 
 
 def main(
-    config: ConfigDict,
+    config: Options,
     *,
     name: str,
     topology: str,
@@ -45,22 +44,24 @@ def main(
     """
     where = parse_topology(topology, slices)
     prepare(where)
+    from icegrt_jax.commands import planned
     from icegrt_jax.plan import plan, report  # jax reads the environment when it is imported
 
     folder = pathlib.Path(os.path.expanduser(cache)) if cache else None
     target = plan.make_target(where, memory * 2**30, folder)
+    run = planned.Planned(config, target, answers)
     if sweep:
-        return _sweep(config, target, answers, as_json)
-    mesh, programs = plan.programs_for(config, target, answers)
+        return _sweep(run, target, as_json)
+    mesh, programs = run.programs({})
     if not programs:
         raise UserError("no stage of this config has steps or iterations: there is nothing to plan.")
     rows = []
     for number, program in enumerate(programs, 1):
         _say(f"compiling {number} of {len(programs)}", program.name)
         rows.append(plan.plan_row(program, mesh, target))
-    roles, seconds = plan.role_bytes(programs), plan.totals(config, rows)
-    largest = [] if quick or target.memory is None else _largest(config, target, answers, rows)
-    notes = _notes(config, answers)
+    roles, seconds = plan.role_bytes(programs), plan.totals(run.steps, rows)
+    largest = [] if quick or target.memory is None else _largest(run, target, rows)
+    notes = _notes(config.reward, answers)
     if as_json:
         print(json.dumps({
             "notice": report.NOTICE, "topology": str(where), "chips": where.chips, "mesh": dict(mesh.shape),
@@ -84,7 +85,7 @@ def _say(*texts: str) -> None:
     print(f"plan  {': '.join(texts)}", file=sys.stderr, flush=True)
 
 
-def _largest(config: ConfigDict, target, answers: int, rows) -> list:
+def _largest(run, target, rows) -> list:
     """The largest batch of each key that a program's bytes depend on."""
     from icegrt_jax.plan import search
 
@@ -92,26 +93,26 @@ def _largest(config: ConfigDict, target, answers: int, rows) -> list:
     for number, key in enumerate(keys, 1):
         heading = f"searching {number} of {len(keys)}"
         same = [row for row in rows if row.batch_key == key]
-        found.append(search.largest_batch(config, target, answers, same, functools.partial(_say, heading)))
+        found.append(search.largest_batch(run, target, same, functools.partial(_say, heading)))
     return found
 
 
-def _notes(config: ConfigDict, answers: int) -> list[str]:
+def _notes(reward: RewardOptions, answers: int) -> list[str]:
     """What is assumed where only data or tokenizers would tell."""
     notes = ["Prompts and responses at their full length, every response decoded to its end."]
-    if config.reward.steps:
+    if reward.steps:
         notes.append(f"A ranked prompt has {answers} answers (--answers).")
-    if config.reward.init not in ("sft", "scratch"):
+    if reward.init not in ("sft", "scratch"):
         notes.append("The reward model reads the policy's ids if the vocabularies are equal in size, else text.")
     return notes
 
 
-def _sweep(config: ConfigDict, target, answers: int, as_json: bool) -> int:
+def _sweep(run, target, as_json: bool) -> int:
     from icegrt_jax.plan import report, sweep
 
     trials, ways = [], sweep.ways(target.topology.chips)
     for number, values in enumerate(ways, 1):
-        trials.append(sweep.trial(config, values, target, answers))
+        trials.append(sweep.trial(run, values, target))
         last = trials[-1]
         layout = f"mesh {last.mesh}, remat {values['model.remat']}"
         _say(f"tried {number} of {len(ways)}", layout, last.reason or f"{report.gib(last.peak)} GiB")

@@ -4,42 +4,43 @@ import dataclasses
 import functools
 import pathlib
 
-from ml_collections import ConfigDict
-
 from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward
+from icegrt_jax.config.options import KLOptions, Options, PPOOptions
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import batch_check, generation, inputs, iteration, loop, notes, rundir, scoring
-from icegrt_jax.runs.roles import initial_state
+from icegrt_jax.runs.roles import finished_stages, initial_state
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.state import TrainState
 
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
-def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+def main(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT, after a check of all that will be read."""
     notes.warn("ppo", inputs.check(config, workdir, "ppo"))
     train(config, workdir)
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return
     check_given_reward(config.reward, config.ppo.iterations)
-    batch_check.check_batches(config, workdir, "ppo")
+    batch_check.check_batches(config.mesh, {"ppo": config.ppo}, workdir)
     rundir.require(workdir, "ppo", "sft", "reward")
     run = rundir.start(config, workdir)
     if rundir.finished(run, "ppo"):
         return
-    state, parts = initial_state(run)
-    _show(run, state)
-    reader = scoring.load_reader(run)
-    prompts, batches, replay = _data(run, reader)
-    once, ppo, log = iteration.make_iteration(run, state, prompts, reader), config.ppo, config.log
+    ppo, log = config.ppo, config.log
+    frozen, shared_base = config.model.param_dtype, config.roles.shared_base
+    state, parts = initial_state(run, finished_stages(run, ppo, config.value, shared_base=shared_base, frozen=frozen))
+    _show(run, ppo, state)
+    reader = scoring.load_reader(run, config.reward)
+    prompts, batches, replay = _data(run, ppo, reader)
+    once = iteration.make_iteration(run, ppo, state, prompts, reader)
     iterations = loop.Loop(
         "ppo", ppo.iterations, functools.partial(_host_batch, batches, replay), once.advance,
         save_every=log.ppo_checkpoint_every, shown=("score_raw", "gold", "kl", "length"), waits="learn",
@@ -48,7 +49,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     state, start = loop.resumed(run, "ppo", state)
     state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
-    rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=_report_kl(run))
+    rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=_report_kl(run, ppo.kl))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +93,21 @@ class Samples:
         return False
 
 
-def _show(run: rundir.Run, state: TrainState) -> None:
+def _show(run: rundir.Run, ppo: PPOOptions, state: TrainState) -> None:
     """Says how the roles lie on the mesh, and the policy while it samples."""
-    config, ppo = run.config, run.config.ppo
     generation.show_mesh(run, "ppo", dict(state.models))
     generation.show_layout(
         run, "ppo", state.model("policy"), state.full("policy"), cache_dtype=ppo.cache_dtype,
         rows=ppo.rollout_slots or ppo.batch_size * ppo.samples_per_prompt,
-        length=config.max_prompt_length + config.max_response_length,
+        length=run.lengths.total,
     )  # fmt: skip
 
 
-def _report_kl(run: rundir.Run) -> float:
+def _report_kl(run: rundir.Run, kl: KLOptions) -> float:
     """Mean KL of the second half of the run, in nats; says whether it is within the target's band."""
     if not sync.is_main():
         return 0.0  # for done.json, which the main process writes
-    rows, kl = read_metrics(run.folder("ppo") / "metrics.jsonl"), run.config.ppo.kl
+    rows = read_metrics(run.folder("ppo") / "metrics.jsonl")
     late = [row["kl"] for row in rows[len(rows) // 2 :]]
     mean, band, text = sum(late) / len(late), iteration.kl_target(kl), ""
     if band:
@@ -117,18 +117,17 @@ def _report_kl(run: rundir.Run) -> float:
     return mean
 
 
-def _data(run: rundir.Run, reader: scoring.Reader | None):
+def _data(run: rundir.Run, ppo: PPOOptions, reader: scoring.Reader | None):
     """PPO's prompts, their batches, and the replay batches or None."""
-    config, ppo = run.config, run.config.ppo
     sources = run.load(ppo.sources, Prompt)
     batches = prompt_batches(
         sources,
         ppo.weights,
         run.tokenizer,
         batch_size=ppo.batch_size,
-        max_prompt_length=config.max_prompt_length,
+        max_prompt_length=run.lengths.max_prompt_length,
         seed=run.data_seed("ppo"),
-        overlong=config.overlong_prompts,
+        overlong=run.lengths.overlong_prompts,
         share=run.share,
     )
     notes.audit(run, "ppo", batches, run.tokenizer)

@@ -2,11 +2,10 @@
 
 import pathlib
 
-from ml_collections import ConfigDict
-
+from icegrt_jax.config.options import Options
 from icegrt_jax.report.build import build
 
 
-def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+def main(config: Options, workdir: pathlib.Path) -> None:
     """Writes WORKDIR/report; can be called while a stage trains."""
     build(config, workdir)

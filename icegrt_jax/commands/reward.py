@@ -7,11 +7,12 @@
 4. Fit mean and spread of the scores on ICE-Instruct's own answers; they are stored with the model.
 """
 
+import dataclasses
 import pathlib
 
-from ml_collections import ConfigDict
-
 from icegrt_jax.config.checks import check_given_reward, short_reward
+from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.options import Options, RewardOptions
 from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
@@ -20,6 +21,7 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.runs import batch_check, generation, inputs, loop, notes, rundir, scoring, stage_models, tokenizers
 from icegrt_jax.runs.reward_model import (
+    Asked,
     first_state,
     fit_normalization,
     fitting_prompts,
@@ -34,32 +36,34 @@ from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.updates import reward_update
 
 
-def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+def main(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward, after a check of all that will be read."""
     notes.warn("reward", inputs.check(config, workdir, "reward"))
     train(config, workdir)
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
     section = config.reward
     check_given_reward(section, config.ppo.iterations)
     if not section.steps and section.init in ("sft", "scratch"):
         return
-    batch_check.check_batches(config, workdir, "reward")
+    batch_check.check_batches(config.mesh, {"reward": config.reward}, workdir)
     rundir.require(workdir, "reward", "sft")
     run = rundir.start(config, workdir)
     if rundir.finished(run, "reward"):
         return
     tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
-    reader = scoring.make_reader(run, tokenizer)
+    reader = scoring.make_reader(run, tokenizer, section)
     if section.steps and reader is None and section.init not in ("sft", "scratch") and config.ppo.iterations:
-        for doubt in short_reward(section, config.max_prompt_length + config.max_response_length):
+        for doubt in short_reward(section, config.total):
             print(f"reward  warning: {doubt}", flush=True)
+    prompts = normalization_prompts(run, config.ppo.sources, section.normalize_on)
+    asked, frozen = Asked(prompts, config.ppo, config.evaluate.batch_size), config.model.param_dtype
     if not section.steps:
-        return take_as_it_is(run, tokenizer, reader)
+        return take_as_it_is(run, section, tokenizer, reader, asked, frozen)
     if config.domain and section.on_policy_k:
-        rank_own_answers(run)
+        rank_own_answers(run, asked, section.on_policy_k)
     sources = run.load(section.sources, Ranking)
     batches = ranking_batches(
         sources,
@@ -71,47 +75,56 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         overlong=section.overlong,
         share=run.share,
     )
-    heldout = heldout_batches(run, tokenizer)
-    model, params = initial_reward_model(run, tokenizer)
+    heldout = heldout_batches(run, tokenizer, section)
+    model, params = initial_reward_model(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
     notes.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     report = dict(batches.report)
     report |= {f"heldout {name}": held.report[name] for name, held in heldout.items()}
     if reader is not None:
-        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
     notes.write_report(run, "reward", report)
     kept = run.folder("reward") / "tokenizer"
     sync.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
     source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
     keys = run.key("reward_updates"), run.adapter_key("reward")
-    state, records = first_state(config, keys[0], model, params, source, keys[1])
+    state, records = first_state(section, frozen, keys[0], model, params, source, keys[1])
     del params  # under an adapter only the stored base is held
-    state, step = loop.train_on_batches(run, "reward", state, reward_update, batches, shown=("loss", "accuracy"))
+    state, step = loop.train_on_batches(
+        run, "reward", section.steps, config.log, state, reward_update, batches, shown=("loss", "accuracy")
+    )
 
     complete = state.full("reward")
     measured = measure(run, complete, model, heldout) if heldout else {}
     # As PPO will hold it.
-    scoring_params = complete if section.lora.rank else stored_as(complete, config.model.param_dtype)
-    stats = fit_normalization(run, scoring_params, model, reader)
+    scoring_params = complete if section.lora.rank else stored_as(complete, frozen)
+    stats = fit_normalization(run, scoring_params, model, reader, asked)
     rundir.finish(
         run, "reward", step=step, models={"reward": model}, parts=records, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
 
 
-def take_as_it_is(run: rundir.Run, tokenizer: ChatTokenizer, reader: scoring.Reader | None) -> None:
+def take_as_it_is(
+    run: rundir.Run,
+    section: RewardOptions,
+    tokenizer: ChatTokenizer,
+    reader: scoring.Reader | None,
+    asked: Asked,
+    frozen: ParamDtype,
+) -> None:
     """Keeps the finished reward model that `reward.init` names: measured and normalised, nothing of it changed."""
-    heldout = heldout_batches(run, tokenizer)
-    model, params = initial_reward_model(run, tokenizer)
+    heldout = heldout_batches(run, tokenizer, section)
+    model, params = initial_reward_model(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
     report = {f"heldout {name}": held.report[name] for name, held in heldout.items()}
     if reader is not None:
-        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in normalization_prompts(run)])
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
     notes.write_report(run, "reward", report)
     kept = run.folder("reward") / "tokenizer"
     sync.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
     measured = measure(run, params, model, heldout) if heldout else {}
-    stats = fit_normalization(run, stored_as(params, run.config.model.param_dtype), model, reader)
+    stats = fit_normalization(run, stored_as(params, frozen), model, reader, asked)
     with Checkpoints(run.folder("reward") / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, {"params": {"reward": params}})
     rundir.finish(
@@ -120,19 +133,22 @@ def take_as_it_is(run: rundir.Run, tokenizer: ChatTokenizer, reader: scoring.Rea
     )  # fmt: skip
 
 
-def rank_own_answers(run: rundir.Run) -> None:
-    """Writes data/own_rankings.jsonl: ICE-Instruct's answers, ranked by the simulated annotators."""
+def rank_own_answers(run: rundir.Run, like: Asked, k: int) -> None:
+    """Writes data/own_rankings.jsonl: k answers of ICE-Instruct to each prompt, ranked by the simulated annotators.
+
+    They are drawn as those to `like`.
+    """
     path = run.workdir / "data" / "own_rankings.jsonl"
     if sync.from_main("own rankings are looked for", path.is_file):
         return
     prompts = fitting_prompts(run, read_jsonl(run.workdir / "data" / "ranking_prompts.jsonl", Prompt))
-    k = run.config.reward.on_policy_k
-    answers = sample_instruct(run, prompts, run.key("rankings"), num_samples=k).text
+    asked = dataclasses.replace(like, prompts=prompts)
+    answers = sample_instruct(run, asked, run.key("rankings"), num_samples=k).text
     rankings = []
     for i, prompt in enumerate(prompts):
         # Annotators see each different answer once; an empty one is no answer.
         own = tuple(dict.fromkeys(text for text in answers[i * k : (i + 1) * k] if text.strip()))
         if len(own) > 1:
-            ranks = annotators.rank(f"{run.config.seed}/own/{i}", prompt.meta, own)
+            ranks = annotators.rank(f"{run.seed}/own/{i}", prompt.meta, own)
             rankings.append(Ranking(prompt.prompt, own, ranks, prompt.meta))
     sync.main_first(path, lambda: write_jsonl(path, rankings))

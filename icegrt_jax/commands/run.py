@@ -3,10 +3,9 @@
 import pathlib
 import time
 
-from ml_collections import ConfigDict
-
 from icegrt_jax.commands import evaluate, ppo, pretrain, report, reward, sft
 from icegrt_jax.config.checks import check_given_reward
+from icegrt_jax.config.options import Options
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import batch_check, inputs, notes
 from icegrt_jax.training.preemption import stop_if_asked
@@ -22,12 +21,11 @@ STEPS = (
 )
 
 
-def main(config: ConfigDict, workdir: pathlib.Path) -> None:
+def main(config: Options, workdir: pathlib.Path) -> None:
     """Runs the stages that are not finished yet."""
     began = time.perf_counter()
-    lengths = {**{stage: config[stage].steps for stage in ("pretrain", "sft", "reward")}, "ppo": config.ppo.iterations}
     check_given_reward(config.reward, config.ppo.iterations)
-    batch_check.check_batches(config, workdir, *(stage for stage, length in lengths.items() if length))
+    batch_check.check_batches(config.mesh, config.training, workdir)
     # Each stage would say the same of its own inputs, hours later.
     notes.warn("run", inputs.check(config, workdir, *(name for name, *_ in STEPS[:-1])))
     for number, (name, run_stage, purpose) in enumerate(STEPS, start=1):

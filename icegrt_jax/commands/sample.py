@@ -2,8 +2,7 @@
 
 import pathlib
 
-from ml_collections import ConfigDict
-
+from icegrt_jax.config.options import DrawOptions, Options
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, write_jsonl
 from icegrt_jax.data.sources import load_source
@@ -11,13 +10,13 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.runs import generation, rundir, stage_models
-from icegrt_jax.sampling import SamplerConfig
+from icegrt_jax.runs.sections import sampler_for
 
 STAGES = ("pretrain", "sft", "ppo")
 
 
 def main(
-    config: ConfigDict,
+    config: Options,
     workdir: pathlib.Path,
     *,
     checkpoint: str,
@@ -53,15 +52,10 @@ def main(
     else:
         model = load_hf_model(checkpoint)  # with its own tokenizer, which need not be the run's
     prompt_ids = [encode_prompt(record, model.tokenizer) for record in records]
-    sampler = SamplerConfig(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        eos_ids=model.tokenizer.eos_ids,
-        pad_id=model.tokenizer.pad_id,
-    )
+    sampler = sampler_for(model.tokenizer, DrawOptions(temperature=temperature), max_new_tokens)
     texts = generation.generate(
         run, model.config, model.params, prompt_ids, run.key("sample"), sampler,
-        num_samples=num_samples, tokenizer=model.tokenizer,
+        num_samples=num_samples, tokenizer=model.tokenizer, batch_size=config.evaluate.batch_size,
     ).text  # fmt: skip
     asked = [(record, texts[i * num_samples : (i + 1) * num_samples]) for i, record in enumerate(records)]
     written = answered(asked) if num_samples == 1 else to_rank(asked)

@@ -118,7 +118,7 @@ def doubts(config: ConfigDict) -> list[str]:
     if (
         reward.steps and reward.init in ("sft", "scratch") and ppo.iterations
     ):  # a folder's tokenizer may count otherwise
-        said += short_reward(reward, options.max_prompt_length + options.max_response_length)
+        said += short_reward(reward, options.total)
     if reward.steps and reward.score_length > reward.length:
         said.append(
             f"reward.score_length={reward.score_length} is above reward.length={reward.length}: PPO will score answers "

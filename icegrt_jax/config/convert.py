@@ -1,7 +1,9 @@
 """Options as the config that files and the command line change, and back: typed and frozen, for the programs."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,15 +20,15 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", st
 
 def default_config() -> ConfigDict:
     """The complete config, locked but for the groups named freely (sources, weights, domain_sizes)."""
-    config = _to_config(Options()).lock()
-    for group in _named_groups(config, Options()):
-        group.unlock()
+    config = to_config(Options()).lock()
+    for key in _named_groups(Options(), ""):
+        functools.reduce(operator.getitem, key.split("."), config).unlock()
     return config
 
 
 def optimizer(lr: float, **changes) -> ConfigDict:
     """One role's optimizer as a group of the config."""
-    return _to_config(OptimizerOptions(lr=lr, **changes))
+    return to_config(OptimizerOptions(lr=lr, **changes))
 
 
 def named(**values) -> ConfigDict:
@@ -42,24 +44,38 @@ def read(config: ConfigDict) -> Options:
     return _read(Options(), config.to_dict(), "")
 
 
-def _to_config(section: Any) -> ConfigDict:
+def with_values(section: Section, values: Mapping[str, Any]) -> Section:
+    """The section, or all options, with other values under dotted keys."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        group = nested
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[name] = value
+    return _read(section, nested, "")
+
+
+def to_config(section: Any) -> ConfigDict:
+    """A section, or all options, as a group of the config."""
     config = ConfigDict()
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            value = _to_config(value)
+            value = to_config(value)
         config[field.name] = ConfigDict(dict(value)) if isinstance(value, Mapping) else value
     return config
 
 
-def _named_groups(config: ConfigDict, section: Any) -> list[ConfigDict]:
+def _named_groups(section: Any, prefix: str) -> list[str]:
+    """The dotted names of the groups named freely."""
     found = []
     for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
+        value, key = getattr(section, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            found += _named_groups(config[field.name], value)
+            found += _named_groups(value, f"{key}.")
         elif isinstance(value, Mapping):
-            found.append(config[field.name])
+            found.append(key)
     return found
 
 

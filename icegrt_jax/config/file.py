@@ -14,7 +14,7 @@ import re
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -30,6 +30,12 @@ _EXPECTED = {
     str: "text",
     tuple: 'a tuple such as "(1, 2)"',
 }
+
+
+class Group(Protocol):
+    """A config or a group of one, as names and values: an ml_collections ConfigDict, or a dict."""
+
+    def items(self) -> Iterable[tuple[str, Any]]: ...
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -55,7 +61,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
-def save_resolved(config: ConfigDict, workdir: str | os.PathLike) -> bool:
+def save_resolved(config: Group, workdir: str | os.PathLike) -> bool:
     """Writes `workdir/config.json` whole or not at all; True if there was none before."""
     path = pathlib.Path(workdir) / FILE_NAME
     is_new = not path.exists()
@@ -67,7 +73,7 @@ def save_resolved(config: ConfigDict, workdir: str | os.PathLike) -> bool:
 
 
 def check_same(
-    config: ConfigDict,
+    config: Group,
     workdir: str | os.PathLike,
     free: tuple[str, ...] = (),
     used_by: Callable[[str], list[pathlib.Path] | None] = lambda key: None,
@@ -115,7 +121,7 @@ def forget_if_unused(workdir: str | os.PathLike) -> None:
         workdir.rmdir()
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Group) -> str:
     """The config as indented JSON; tuples become lists."""
     return json.dumps(_plain(config), indent=2, ensure_ascii=False) + "\n"
 
@@ -128,7 +134,7 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(_tuples(loaded)).lock()
 
 
-def flatten(config: ConfigDict) -> dict[str, Any]:
+def flatten(config: Group) -> dict[str, Any]:
     """Values by dotted key, {"ppo.kl.target": 6.0, ...}; an empty group is a value."""
     flat = {}
     for key, value in config.items():
@@ -203,7 +209,7 @@ def _misspelt(error: Exception, innermost: dict[str, Any], of_file: list[dict[st
     return f"unknown key {prefix}{key}{f'; did you mean {close}?' if close else ''}"
 
 
-def _place(config: ConfigDict, group: ConfigDict) -> str | None:
+def _place(config: Group, group: Group) -> str | None:
     """The dotted name of a group in a config, a dot at its end, "" of the config itself; None where it isn't in it."""
     if config is group:
         return ""
@@ -211,7 +217,7 @@ def _place(config: ConfigDict, group: ConfigDict) -> str | None:
     return next((f"{key}.{place}" for key, place in inner if place is not None), None)
 
 
-def _group_names(config: ConfigDict) -> list[str]:
+def _group_names(config: Group) -> list[str]:
     groups = [(key, value) for key, value in config.items() if isinstance(value, ConfigDict)]
     return [key for key, _ in groups] + [f"{key}.{name}" for key, value in groups for name in _group_names(value)]
 

@@ -132,6 +132,11 @@ class RewardOptions:
     score_length: int = 0  # tokens of prompt and answer that it scores with a tokenizer of its own; 0: as length
     normalize_on: int = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted (arXiv 1909.08593)
 
+    @property
+    def text_length(self) -> int:
+        """Tokens of prompt and answer that it reads with a tokenizer of its own."""
+        return self.score_length or self.length
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValueOptions:
@@ -284,7 +289,21 @@ class LogOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class LengthOptions:
+    """How long prompts and responses may be."""
+
+    max_prompt_length: int = 128  # tokens
+    overlong_prompts: OverlongPrompts = "drop"  # longer prompts: left out, cut in the user's last message, or kept
+    max_response_length: int = 64  # tokens
+
+    @property
+    def total(self) -> int:
+        """Tokens of prompt and response."""
+        return self.max_prompt_length + self.max_response_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(LengthOptions):
     """A run."""
 
     seed: int = 0  # of every random choice
@@ -293,9 +312,6 @@ class Options:
     domain_sizes: Mapping[str, int] = field(default_factory=dict)  # {set: records}, see docs/adreview.md
     mesh: MeshOptions = MeshOptions()  # of all devices
     tokenizer: TokenizerOptions = TokenizerOptions()  # where model.path is empty
-    max_prompt_length: int = 128  # tokens
-    overlong_prompts: OverlongPrompts = "drop"  # longer prompts: left out, cut in the user's last message, or kept
-    max_response_length: int = 64  # tokens
     model: ModelOptions = ModelOptions()  # the policy's, and of all who start from it
     pretrain: SupervisedOptions = field(default_factory=SupervisedOptions)  # the base model, where model.path is empty
     sft: SFTOptions = field(default_factory=SFTOptions)  # ICE-Instruct
@@ -305,3 +321,24 @@ class Options:
     ppo: PPOOptions = field(default_factory=PPOOptions)  # ICE-GRT
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)  # the table
     log: LogOptions = LogOptions()  # may change between reruns
+
+    @property
+    def lengths(self) -> LengthOptions:
+        """Those of prompts and responses alone."""
+        return LengthOptions(
+            max_prompt_length=self.max_prompt_length,
+            overlong_prompts=self.overlong_prompts,
+            max_response_length=self.max_response_length,
+        )
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """How long each stage that trains is: updates, or iterations; 0: it is skipped."""
+        supervised = {"pretrain": self.pretrain.steps, "sft": self.sft.steps}
+        return {**supervised, "reward": self.reward.steps, "ppo": self.ppo.iterations}
+
+    @property
+    def training(self) -> dict[str, SupervisedOptions | RewardOptions | PPOOptions]:
+        """The sections of the stages that train."""
+        stages = {"pretrain": self.pretrain, "sft": self.sft, "reward": self.reward, "ppo": self.ppo}
+        return {stage: section for stage, section in stages.items() if self.steps[stage]}

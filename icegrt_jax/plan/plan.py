@@ -2,19 +2,18 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import MeshOptions
 from icegrt_jax.plan import checks, estimate, shapes
 from icegrt_jax.plan.chips import CHIPS, Chip
 from icegrt_jax.plan.compiled import Compiled, compile_program
 from icegrt_jax.plan.program import Program
-from icegrt_jax.plan.programs import run_programs
 from icegrt_jax.plan.topology import Topology, devices
-from icegrt_jax.runs.batch_check import check_minibatches
-from icegrt_jax.sharding.mesh import check_batch, make_mesh
+from icegrt_jax.sharding.mesh import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +33,38 @@ class Target:
         """Whether so many bytes are there; None where that is not known."""
         return None if self.memory is None else peak <= self.memory
 
-    def mesh(self, config: ConfigDict) -> Mesh:
-        return make_mesh(**config.mesh, devices=self.devices)
+    def mesh(self, options: MeshOptions) -> Mesh:
+        return make_mesh(**dataclasses.asdict(options), devices=self.devices)
 
     def compile(self, program: Program) -> Compiled:
         return compile_program(program, str(self.topology), self.topology.chips // self.topology.slices, self.cache)
+
+
+Values = Mapping[str, Any]  # by dotted key
+
+
+class Variants(Protocol):
+    """A run on a target, and the same run with other values under some of its keys."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """Of the run as it is."""
+        ...
+
+    @property
+    def steps(self) -> Mapping[str, int]:
+        """Of each stage."""
+        ...
+
+    def value(self, key: str) -> Any:
+        """What the run as it is has under a key."""
+
+    def check(self, values: Values) -> None:
+        """Raises UserError for values with which the run could not begin on the target."""
+
+    def programs(self, values: Values) -> tuple[Mesh, list[Program]]:
+        """The mesh and the programs of the run with such values; raises UserError as `check`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +91,6 @@ def make_target(topology: Topology, memory: float = 0.0, cache: pathlib.Path | N
     """The target of a topology; the environment has been prepared. `memory`: bytes of a chip, 0 for its own."""
     chip = CHIPS.get(topology.kind)
     return Target(topology, devices(topology), memory or (chip.hbm if chip else None), cache)
-
-
-def check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses batches that do not divide over the mesh, as the stages do."""
-    for stage in ("pretrain", "sft", "reward"):
-        if config[stage].steps:
-            check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
-            check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
-    if config.ppo.iterations:
-        for key in ("batch_size", "microbatch", "score_batch", "rollout_slots"):
-            check_batch(f"ppo.{key}", config.ppo[key], mesh)
-        check_minibatches(config.ppo, mesh)
-
-
-def programs_for(config: ConfigDict, target: Target, answers: int) -> tuple[Mesh, list[Program]]:
-    """The mesh of the config on the target, and the programs of the run."""
-    mesh = target.mesh(config)
-    check_rows(config, mesh)
-    return mesh, run_programs(config, mesh, shapes.models_of(config), answers)
 
 
 def plan_row(program: Program, mesh: Mesh, target: Target) -> Row:
@@ -128,11 +135,15 @@ def role_bytes(programs: list[Program]) -> dict[str, dict[str, dict[str, int]]]:
     return found
 
 
-def totals(config: ConfigDict, rows: list[Row]) -> dict[str, float]:
-    """Seconds per step of each stage, and of the whole run without data, checkpoints, evaluation and compilation."""
+def totals(steps: Mapping[str, int], rows: list[Row]) -> dict[str, float]:
+    """Seconds per step of each stage, and of the whole run without data, checkpoints, evaluation and compilation.
+
+    Args:
+      steps: of each stage.
+    """
     found, whole = {}, 0.0
     for row in rows:
         found[row.stage] = found.get(row.stage, 0.0) + row.seconds * row.repeats
     for stage, seconds in found.items():
-        whole += seconds * (config.ppo.iterations if stage == "ppo" else config[stage].steps)
+        whole += seconds * steps[stage]
     return {**found, "run": whole}

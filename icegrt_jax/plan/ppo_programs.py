@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import LengthOptions, PPOOptions
 from icegrt_jax.plan import shapes
 from icegrt_jax.plan.costs import Decoding
 from icegrt_jax.plan.program import IDS, MASK, Program, held, lower_step, within
@@ -21,22 +21,28 @@ from icegrt_jax.training.first_check import disagreement
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.state import TrainState
 
-TOKENS = {"eos_ids": (2,), "pad_id": 0}  # which ids they are changes no program
 
+def ppo_programs(
+    ppo: PPOOptions, lengths: LengthOptions, mesh: Mesh, state: TrainState, *, rollout_tensor: int, text_length: int
+) -> list[Program]:
+    """All of them, as the stage runs them.
 
-def ppo_programs(config: ConfigDict, mesh: Mesh, models: shapes.Models) -> list[Program]:
-    """All of them, as the stage runs them."""
-    ppo, state = config.ppo, shapes.placed(shapes.ppo_state(config, models), mesh)
+    Args:
+      state: abstract, see `shapes.ppo_state`.
+      rollout_tensor: of the mesh.
+      text_length: tokens of prompt and answer that a reward model with a tokenizer of its own reads.
+    """
+    state = shapes.placed(state, mesh)
     rows = ppo.batch_size * ppo.samples_per_prompt
     minibatch = rows // ppo.num_minibatches
     like = Program(
         name="", stage="ppo", batch_key="ppo.batch_size", rows=rows, lower=None, resident=(), params=held(state),
-        model=models.policy, block=ppo.score_batch or rows, length=config.max_response_length,
+        model=state.model("policy"), block=ppo.score_batch or rows, length=lengths.max_response_length,
     )  # fmt: skip
-    sampling, rollout = _sampling(config, mesh, state, like)
+    sampling, rollout = _sampling(ppo, lengths, rollout_tensor, mesh, state, like)
     rollout = shapes.split_rows(rollout, mesh, rows)
     program = functools.partial(dataclasses.replace, like, resident=(state, rollout))
-    reading, read = _reading(config, mesh, models, state, rollout, program)
+    reading, read = _reading(text_length, mesh, state, rollout, program)
     _, experience, _ = jax.eval_shape(score, state, rollout, *read)
     experience = shapes.split_rows(experience, mesh, rows)
     if ppo.ptx.coef:
@@ -56,12 +62,13 @@ def ppo_programs(config: ConfigDict, mesh: Mesh, models: shapes.Models) -> list[
     ]  # fmt: skip
 
 
-def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) -> tuple[list[Program], Any]:
+def _sampling(
+    ppo: PPOOptions, lengths: LengthOptions, rollout_tensor: int, mesh: Mesh, state: TrainState, like: Program
+) -> tuple[list[Program], Any]:
     """The programs of a rollout, and the abstract rollout."""
-    ppo, model = config.ppo, state.model("policy")
-    rows, new = like.rows, config.max_response_length
+    model, rows, new = state.model("policy"), like.rows, lengths.max_response_length
     policy = shapes.placed(jax.eval_shape(lambda state: state.full("policy"), state), mesh)
-    layout = rollout_layout(mesh, model, policy, config.mesh.rollout_tensor)
+    layout = rollout_layout(mesh, model, policy, rollout_tensor)
     copy, programs, held_too = policy, [], ()
     if not lies_already(policy, model, mesh):
         copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), policy)
@@ -72,12 +79,13 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) 
         ))  # fmt: skip
     asked = shapes.split_rows({
         "keys": jax.eval_shape(lambda key: sequence_keys(key, 0, rows), jax.random.key(0)),
-        "tokens": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), IDS),
-        "mask": jax.ShapeDtypeStruct((ppo.batch_size, config.max_prompt_length), MASK),
+        "tokens": jax.ShapeDtypeStruct((ppo.batch_size, lengths.max_prompt_length), IDS),
+        "mask": jax.ShapeDtypeStruct((ppo.batch_size, lengths.max_prompt_length), MASK),
     }, layout, None)  # fmt: skip
+    # Which ids end and fill a response changes no program.
     static = {
-        "model": model, "config": sections.sampler_config(config, **TOKENS), "num_samples": ppo.samples_per_prompt,
-        "slots": ppo.rollout_slots,
+        "model": model, "config": sections.sampler_config(ppo, new, eos_ids=(2,), pad_id=0),
+        "num_samples": ppo.samples_per_prompt, "slots": ppo.rollout_slots,
     }  # fmt: skip
     arguments = (asked["keys"], copy, asked["tokens"], asked["mask"])
     with jax.set_mesh(layout):
@@ -93,13 +101,11 @@ def _sampling(config: ConfigDict, mesh: Mesh, state: TrainState, like: Program) 
     return programs, rollout
 
 
-def _reading(
-    config: ConfigDict, mesh: Mesh, models: shapes.Models, state: TrainState, rollout, program
-) -> tuple[list[Program], tuple]:
+def _reading(length: int, mesh: Mesh, state: TrainState, rollout, program) -> tuple[list[Program], tuple]:
     """What runs before `score` where the reward model reads text, and what it hands over; else nothing."""
-    if models.reward.vocab_size == models.policy.vocab_size:
+    if state.model("reward").vocab_size == state.model("policy").vocab_size:
         return [], ()
-    rows, length = rollout.mask.shape[0], config.reward.score_length or config.reward.length
+    rows = rollout.mask.shape[0]
     texts = shapes.batch(mesh, tokens=(IDS, rows, length), mask=(MASK, rows, length))
     reward = shapes.placed(jax.eval_shape(lambda state: state.full("reward"), state), mesh)
     verdicts = shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]

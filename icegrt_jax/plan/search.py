@@ -6,7 +6,6 @@ answer is the largest of the others that does, so it has always been compiled. I
 and usually one of each other that depends on the same key.
 """
 
-import copy
 import dataclasses
 import functools
 import itertools
@@ -14,11 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from icegrt_jax.config.checks import check
 from icegrt_jax.errors import UserError
-from icegrt_jax.plan.plan import Row, Target, check_rows, plan_row, programs_for
+from icegrt_jax.plan.plan import Row, Target, Values, Variants, plan_row
 from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import bytes_per_chip
 from icegrt_jax.sharding.mesh import BATCH_AXES
@@ -50,14 +47,13 @@ class Largest:
 class Batches:
     """What a key of the config may be set to: a multiple of the mesh's parts that passes the checks of a run."""
 
-    config: ConfigDict
+    run: Variants
     mesh: Mesh
     key: str
 
     @property
     def now(self) -> int:
-        group, name = self.key.split(".")
-        return self.config[group][name]
+        return self.run.value(self.key)
 
     def nearest(self, wanted: float, *, above: int, upto: int) -> int | None:
         """The largest above `above` that is not above `wanted`, or else the smallest; None where there is none."""
@@ -68,48 +64,31 @@ class Batches:
         return next((part * step for part in order if self._allowed(part * step)), None)
 
     def _allowed(self, batch: int) -> bool:
-        config = self.config_with(batch)
         try:
-            check(config)
-            check_rows(config, self.mesh)
+            self.run.check(self.values(batch))
         except UserError:
             return False
         return True
 
-    def config_with(self, batch: int) -> ConfigDict:
-        """The config with another batch; the replay of PPO grows with it, so that it still divides."""
+    def values(self, batch: int) -> Values:
+        """What another batch sets; the replay of PPO grows with it, so that it still divides."""
         values = {self.key: batch}
-        if self.key == "ppo.batch_size" and self.config.ppo.ptx.coef:
-            values["ppo.ptx.batch_size"] = self.config.ppo.ptx.batch_size * batch // self.now or 1
-        return with_values(self.config, values)
+        if self.key == "ppo.batch_size" and self.run.value("ppo.ptx.coef"):
+            values["ppo.ptx.batch_size"] = self.run.value("ppo.ptx.batch_size") * batch // self.now or 1
+        return values
 
 
-def with_values(config: ConfigDict, values: dict) -> ConfigDict:
-    """A copy with other values under dotted keys."""
-    changed = copy.deepcopy(config)
-    with changed.unlocked():
-        for key, value in values.items():
-            *groups, name = key.split(".")
-            section = changed
-            for group in groups:
-                section = section[group]
-            section[name] = value
-    return changed.lock()
-
-
-def largest_batch(
-    config: ConfigDict, target: Target, answers: int, rows: Sequence[Row], say: Callable[[str], None]
-) -> Largest:
+def largest_batch(run: Variants, target: Target, rows: Sequence[Row], say: Callable[[str], None]) -> Largest:
     """The largest value of a key with which all of `rows` fit: those of the plan that have this batch key.
 
     `say` is told what is compiled. Updates come last in a plan and first here: they are most often the largest, and
     what fits them is then one compilation of each of the others.
     """
     key, limit = rows[0].batch_key, target.memory
-    batches = Batches(config, target.mesh(config), key)
+    batches = Batches(run, run.mesh, key)
 
     def program(row: Row, batch: int) -> Program:
-        programs = programs_for(batches.config_with(batch), target, answers)[1]
+        programs = run.programs(batches.values(batch))[1]
         return next(one for one in programs if one.name == row.name)
 
     def compiled(row: Row, batch: int) -> Row:

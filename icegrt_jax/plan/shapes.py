@@ -7,12 +7,21 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.options import (
+    LoRAOptions,
+    ModelOptions,
+    PPOOptions,
+    RewardOptions,
+    SFTOptions,
+    ShapeOptions,
+    SupervisedOptions,
+    ValueOptions,
+)
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head
-from icegrt_jax.models.hf.config import read_hf_config, to_model_config
 from icegrt_jax.models.lora import init_adapter
 from icegrt_jax.runs import reward_model, roles, sections, stage_models, supervised
 from icegrt_jax.sharding.rules import batch_sharding, spec_of, split_axes, tree_shardings
@@ -28,57 +37,70 @@ class Models:
     reward: ModelConfig
 
 
-def models_of(config: ConfigDict) -> Models:
-    """The models of a run, from the config and config.json files."""
-    policy = _policy(config)
-    section = config.reward
-    if section.init == "sft":
+def models_of(model: ModelOptions, reward: RewardOptions, *, vocab_size: int, max_length: int) -> Models:
+    """The models of a run, from its options and config.json files.
+
+    Args:
+      vocab_size, max_length: of a policy trained from scratch.
+    """
+    policy = _policy(model, vocab_size, max_length)
+    if reward.init == "sft":
         return Models(policy, policy)
-    if section.init == "scratch":
-        return Models(policy, stage_models.scratch_config(section.model, policy.vocab_size, section.length))
-    return Models(policy, _in_folder("reward.init", section.init, section.model))
+    if reward.init == "scratch":
+        return Models(policy, stage_models.scratch_config(reward.model, policy.vocab_size, reward.length))
+    return Models(policy, _in_folder("reward.init", reward.init, reward.model))
 
 
-def _policy(config: ConfigDict) -> ModelConfig:
-    section = config.model
-    if not section.path:
-        length = config.max_prompt_length + config.max_response_length
-        return stage_models.scratch_config(section, config.tokenizer.vocab_size, length)
-    if pathlib.Path(section.path).expanduser().is_dir() or not section.hf_config:
-        return _in_folder("model.path", section.path, section)
-    return _in_folder("model.hf_config", section.hf_config, section)
+def _policy(model: ModelOptions, vocab_size: int, max_length: int) -> ModelConfig:
+    if not model.path:
+        return stage_models.scratch_config(model, vocab_size, max_length)
+    if pathlib.Path(model.path).expanduser().is_dir() or not model.hf_config:
+        return _in_folder("model.path", model.path, model)
+    return _in_folder("model.hf_config", model.hf_config, model)
 
 
-def _in_folder(key: str, path: str, section: ConfigDict) -> ModelConfig:
-    folder = pathlib.Path(path).expanduser()
-    if not folder.is_dir():
+def _in_folder(key: str, path: str, section: ShapeOptions) -> ModelConfig:
+    if not pathlib.Path(path).expanduser().is_dir():
         raise UserError(
             f"{key}={path!r} is not a folder here; a plan downloads no model: set model.hf_config to a folder with "
             "its config.json, or fetch it first."
         )
-    config = to_model_config(read_hf_config(folder), folder, scan_layers=section.scan_layers, dtype=section.dtype)
-    return dataclasses.replace(config, remat=section.remat)
+    return stage_models.config_in(path, section)
 
 
-def supervised_state(config: ConfigDict, stage: str, models: Models) -> TrainState:
-    """The abstract state of pretrain, sft or reward before its first update."""
+def supervised_state(section: SupervisedOptions, models: Models, frozen: ParamDtype) -> TrainState:
+    """The abstract state of pretrain or sft before its first update; `frozen`: dtype of a base under an adapter."""
 
     def build(key):
-        if stage == "reward":
-            params = init_params(key, models.reward, scalar_head=True)
-            return reward_model.first_state(config, key, models.reward, params, {}, key)[0]
-        lora = sections.lora_config(config.sft.lora) if stage == "sft" else None
+        lora = sections.lora_config(section.lora) if isinstance(section, SFTOptions) else None
         params = init_params(key, models.policy)
-        return supervised.first_state(config, stage, key, models.policy, params, lora, {}, key)[0]
+        return supervised.first_state(section, frozen, key, models.policy, params, lora, {}, key)[0]
 
     return jax.eval_shape(build, jax.random.key(0))
 
 
-def ppo_state(config: ConfigDict, models: Models) -> TrainState:
-    """The abstract state of PPO before its first iteration: all roles, put together as the stage does."""
+def reward_state(section: RewardOptions, models: Models, frozen: ParamDtype) -> TrainState:
+    """The abstract state of the reward stage before its first update."""
 
     def build(key):
-        lora = sections.lora_config(config.reward.lora)
+        params = init_params(key, models.reward, scalar_head=True)
+        return reward_model.first_state(section, frozen, key, models.reward, params, {}, key)[0]
+
+    return jax.eval_shape(build, jax.random.key(0))
+
+
+def ppo_state(
+    ppo: PPOOptions, value: ValueOptions, models: Models, *, shared_base: bool, frozen: ParamDtype, reward: LoRAOptions
+) -> TrainState:
+    """The abstract state of PPO before its first iteration: all roles, put together as the stage does.
+
+    Args:
+      frozen: dtype of frozen trees.
+      reward: adapter of the reward model, where the base is shared.
+    """
+
+    def build(key):
+        lora = sections.lora_config(reward)
 
         def whole(stage, role):
             model = models.reward if role == "reward" else models.policy
@@ -86,10 +108,10 @@ def ppo_state(config: ConfigDict, models: Models) -> TrainState:
 
         def own(stage, role):
             model, base = models.reward, init_params(key, models.reward)
-            record = PartRecord(lora, roles.INSTRUCT, config.model.param_dtype)
+            record = PartRecord(lora, roles.INSTRUCT, frozen)
             return model, init_adapter(key, base, lora, head=new_head(key, model)), record
 
-        source = roles.Source(config, whole, own, lambda stream: key, lambda role: key)
+        source = roles.Source(ppo, value, shared_base, frozen, whole, own, lambda stream: key, lambda role: key)
         return roles.first_state(source, {"ref_mean": 0.0, "ref_std": 1.0})[0]
 
     return jax.eval_shape(build, jax.random.key(0))

@@ -3,13 +3,9 @@
 import dataclasses
 import itertools
 
-from ml_collections import ConfigDict
-
-from icegrt_jax.config.checks import check
 from icegrt_jax.config.choices import REMATS
 from icegrt_jax.errors import UserError
-from icegrt_jax.plan.plan import Row, Target, plan_row, programs_for, totals
-from icegrt_jax.plan.search import with_values
+from icegrt_jax.plan.plan import Row, Target, Values, Variants, plan_row, totals
 from icegrt_jax.plan.shapes import bytes_per_chip
 
 AXES = ("data", "fsdp", "tensor")
@@ -19,7 +15,7 @@ AXES = ("data", "fsdp", "tensor")
 class Trial:
     """One way to lay a run out: the keys that are set, whether all programs fit, and seconds of each stage."""
 
-    values: dict
+    values: Values
     fits: bool | None
     peak: int
     seconds: dict[str, float]
@@ -39,12 +35,10 @@ def ways(chips: int) -> list[dict]:
     ]
 
 
-def trial(config: ConfigDict, values: dict, target: Target, answers: int) -> Trial:
+def trial(run: Variants, values: Values, target: Target) -> Trial:
     """What becomes of the run with these values; programs are compiled until one does not fit."""
-    config = with_values(config, values)
     try:
-        check(config)
-        mesh, programs = programs_for(config, target, answers)
+        mesh, programs = run.programs(values)
     except UserError as error:
         return Trial(values, False, 0, {}, str(error))
     for program in programs:  # what stays on a chip says enough of most that do not fit, and costs nothing
@@ -57,7 +51,7 @@ def trial(config: ConfigDict, values: dict, target: Target, answers: int) -> Tri
         if rows[-1].fits is False:  # the others need not be compiled
             return Trial(values, False, rows[-1].peak, {}, f"{program.name} does not fit")
     fits = None if target.memory is None else True
-    return Trial(values, fits, max(row.peak for row in rows), totals(config, rows))
+    return Trial(values, fits, max(row.peak for row in rows), totals(run.steps, rows))
 
 
 def best(trials: list[Trial]) -> Trial | None:

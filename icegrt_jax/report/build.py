@@ -8,10 +8,11 @@ import io
 import pathlib
 
 import matplotlib.pyplot as plt
-from ml_collections import ConfigDict
 
 from icegrt_jax import files
 from icegrt_jax.config import file as config_file
+from icegrt_jax.config.convert import to_config
+from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import curves, page
@@ -25,7 +26,7 @@ _STAGES = {
 }
 
 
-def build(config: ConfigDict, workdir: pathlib.Path) -> None:
+def build(config: Options, workdir: pathlib.Path) -> None:
     """Writes `workdir/report/`; what a run has not done yet is said on the page. Refuses one that has done nothing."""
     if not sync.is_main():
         return
@@ -46,7 +47,7 @@ def build(config: ConfigDict, workdir: pathlib.Path) -> None:
         table=_table(results["rows"]) if results else None,
         sections=sections,
         examples=_examples(results) if results else [],
-        config=config_file.to_json(config),
+        config=config_file.to_json(to_config(config)),
     )
     files.write_text_atomic(out / "index.html", text)
     print(f"report: {out / 'index.html'}")

@@ -5,9 +5,9 @@ import pathlib
 import re
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from icegrt_jax import files
+from icegrt_jax.config.convert import to_config
+from icegrt_jax.config.options import Options
 from icegrt_jax.data.licences import UNKNOWN, licence_of
 from icegrt_jax.evaluation.intervals import interval
 from icegrt_jax.evaluation.table import COLUMNS
@@ -32,7 +32,7 @@ LOCAL = re.compile(r"(?<![\w}.])~?/(?:[^/\s'\"]+/)+")
 
 def write(
     folder: pathlib.Path,
-    config: ConfigDict,
+    config: Options,
     workdir: pathlib.Path,
     stage: str,
     role: str,
@@ -65,7 +65,7 @@ def write(
         ("Data", _data(config, stage)),
         ("Results", _results(config, workdir, row) + _held_out(workdir, stage)),
         ("How to load", load),
-        ("Config", f"```json\n{json.dumps(without_paths(config.to_dict()), indent=2)}\n```"),
+        ("Config", f"```json\n{json.dumps(without_paths(to_config(config).to_dict()), indent=2)}\n```"),
     ]
     card.write_card(
         folder, f"{what[0].upper()}{what[1:]}", sections, library_name="peft" if adapter else "transformers",
@@ -74,7 +74,7 @@ def write(
     )  # fmt: skip
 
 
-def _base_of(config: ConfigDict, role: str) -> str:
+def _base_of(config: Options, role: str) -> str:
     """The folder or name that the role's parameters go back to; "" if they were drawn at random."""
     of_reward = role == "reward" or role == "value" and config.value.init == "reward" and config.value.trunk == "own"
     if of_reward and config.reward.init != "sft":
@@ -82,7 +82,7 @@ def _base_of(config: ConfigDict, role: str) -> str:
     return config.model.path
 
 
-def _base(config: ConfigDict, base: str) -> str:
+def _base(config: Options, base: str) -> str:
     if not base:
         return "None: its parameters were drawn at random and trained in the stages below."
     own = base == config.model.path and config.model.adapter
@@ -103,12 +103,12 @@ def _licence_in(path: str) -> str:
     return f"see {found[0]} of that model" if found else f"{UNKNOWN} to this run; see that model's card"
 
 
-def _data(config: ConfigDict, stage: str) -> str:
+def _data(config: Options, stage: str) -> str:
     """Every source that this model or one before it was trained or measured on, with its licence where it is known."""
     groups = []
     for name in ORDER[: ORDER.index(stage) + 1]:
-        section = config[name]
-        if section.get("steps", section.get("iterations", 0)):
+        section = getattr(config, name)
+        if getattr(section, "steps", getattr(section, "iterations", 0)):
             groups.append((name, section.sources))
         if name == "reward" and section.steps:
             groups.append(("reward, held out", section.heldout))
@@ -131,7 +131,7 @@ def _data(config: ConfigDict, stage: str) -> str:
     )
 
 
-def _results(config: ConfigDict, workdir: pathlib.Path, own: str) -> str:
+def _results(config: Options, workdir: pathlib.Path, own: str) -> str:
     """The table of `icegrt evaluate`, if it has run."""
     file = workdir / "evaluate" / "results.json"
     if not (workdir / "evaluate" / "done.json").is_file() or not file.is_file():

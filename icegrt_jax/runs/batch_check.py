@@ -1,31 +1,39 @@
 """Whether the batches of the stages divide over the mesh."""
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import MeshOptions, PPOOptions, RewardOptions, SupervisedOptions
 from icegrt_jax.sharding.mesh import check_batch, make_mesh
 
+Training = Mapping[str, SupervisedOptions | RewardOptions | PPOOptions]  # by stage
 
-def check_batches(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> None:
+
+def check_batches(options: MeshOptions, sections: Training, workdir: pathlib.Path) -> None:
     """Refuses a mesh that does not fit, or over which a batch of a stage still to be run does not divide.
 
     Called before `start`: nothing has been written yet.
     """
-    mesh = make_mesh(**config.mesh)
-    for stage in stages:
-        if (pathlib.Path(workdir) / stage / "done.json").is_file():
-            continue
-        check_batch(f"{stage}.batch_size", config[stage].batch_size, mesh)
-        check_batch(f"{stage}.microbatch", config[stage].microbatch, mesh)
-        if stage == "ppo":
-            check_batch("ppo.score_batch", config.ppo.score_batch, mesh)
-            check_batch("ppo.rollout_slots", config.ppo.rollout_slots, mesh)
-            check_minibatches(config.ppo, mesh)
+    done = lambda stage: (pathlib.Path(workdir) / stage / "done.json").is_file()
+    due = {stage: section for stage, section in sections.items() if not done(stage)}
+    check_rows(due, make_mesh(**dataclasses.asdict(options)))
 
 
-def check_minibatches(ppo: ConfigDict, mesh: Mesh) -> None:
+def check_rows(sections: Training, mesh: Mesh) -> None:
+    """Refuses batches that do not divide over a mesh: that of a run, or of a plan for other devices."""
+    for stage, section in sections.items():
+        check_batch(f"{stage}.batch_size", section.batch_size, mesh)
+        check_batch(f"{stage}.microbatch", section.microbatch, mesh)
+        if isinstance(section, PPOOptions):
+            check_batch("ppo.score_batch", section.score_batch, mesh)
+            check_batch("ppo.rollout_slots", section.rollout_slots, mesh)
+            check_minibatches(section, mesh)
+
+
+def check_minibatches(ppo: PPOOptions, mesh: Mesh) -> None:
     """Refuses minibatches of responses or of replay that do not divide over the mesh."""
     rows, parts = ppo.batch_size * ppo.samples_per_prompt, ppo.num_minibatches
     if ppo.ptx.coef:

@@ -28,7 +28,7 @@ def show_layout(
     """Says how the policy is split while it samples, where that is not how it is split for training."""
     if lies_already(params, model, run.mesh):
         return
-    layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
+    layout = rollout_layout(run.mesh, model, params, run.rollout_tensor)
     held = layout_bytes(params, model, run.mesh, layout, rows=rows, length=length, cache_dtype=cache_dtype)
     sizes = ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in held.items())
     print(f"{stage}  rollout: one copy of the weights on {ways_of(layout)} devices; on each: {sizes}", flush=True)
@@ -42,14 +42,15 @@ def generate(
     key: jax.Array,
     sampler: SamplerConfig,
     *,
+    batch_size: int,
     num_samples: int = 1,
     tokenizer: ChatTokenizer | None = None,
 ) -> Generation:
-    """Answers of a policy whose parameters are placed as in training; `evaluate.batch_size` prompts at a time."""
+    """Answers of a policy whose parameters are placed as in training; `batch_size` prompts at a time."""
     stop_if_asked()
     params = shard_tree(params, run.mesh)
-    layout = rollout_layout(run.mesh, model, params, run.config.mesh.rollout_tensor)
+    layout = rollout_layout(run.mesh, model, params, run.rollout_tensor)
     return generate_batches(
         key, to_rollout(params, model, run.mesh, layout), model, tokenizer or run.tokenizer, prompts, sampler,
-        num_samples=num_samples, batch_size=run.config.evaluate.batch_size, layout=layout,
+        num_samples=num_samples, batch_size=batch_size, layout=layout,
     )  # fmt: skip

@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from icegrt_jax.config.options import Options, PPOOptions, ReplayOptions, RewardOptions, SupervisedOptions
 from icegrt_jax.data import losses
 from icegrt_jax.data.content import read_at
 from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings
@@ -29,6 +28,8 @@ from icegrt_jax.runs import model_folders, tokenizers
 LOOKED_AT = 256  # records of a source
 OWN_RANKINGS = "jsonl:{workdir}/data/own_rankings.jsonl"  # the reward stage's own, made after ICE-Instruct
 
+# A section with sources and their weights.
+Weighted = SupervisedOptions | RewardOptions | PPOOptions | ReplayOptions
 Fit = Callable[[Sequence[Any]], tuple[list, dict[str, int]]]
 
 
@@ -58,7 +59,7 @@ class Reading:
     judge: str = ""
 
 
-def check(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> list[str]:
+def check(config: Options, workdir: pathlib.Path, *stages: str) -> list[str]:
     """Raises UserError for an input that a stage cannot use; returns warnings."""
     workdir = pathlib.Path(workdir)
     due = [stage for stage in stages if runs(config, stage) and not (workdir / stage / "done.json").is_file()]
@@ -68,11 +69,11 @@ def check(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> list[str]:
         tokenizers.check_tokenizers(config, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
     reward = (tokenizers.reward_tokenizer(config, workdir) if "reward" in due else None) or policy
-    warnings = model_folders.check(config, due)
+    warnings = model_folders.check(due, config.model, config.reward, _policy_lengths(config))
     for stage in due:
         if stage != "evaluate" and (stage != "reward" or config.reward.steps):
             with read_at(f"{stage}.weights"):
-                check_weights(config[stage].sources, config[stage].weights)
+                check_weights(getattr(config, stage).sources, getattr(config, stage).weights)
         for reading in readings(config, stage, policy, reward):
             warnings += check_reading(reading, config, workdir)
         if stage == "reward":
@@ -80,17 +81,22 @@ def check(config: ConfigDict, workdir: pathlib.Path, *stages: str) -> list[str]:
     return warnings
 
 
-def runs(config: ConfigDict, stage: str) -> bool:
+def _policy_lengths(config: Options) -> dict[str, int]:
+    """In tokens, of the rows that the policy reads, by their key."""
+    rows = {"max_prompt_length + max_response_length": config.total, "sft.length": config.sft.length}
+    return {**rows, "ppo.ptx.length": config.ppo.ptx.length} if config.ppo.iterations and config.ppo.ptx.coef else rows
+
+
+def runs(config: Options, stage: str) -> bool:
     """Whether the config has the stage do anything."""
     if stage == "reward" and config.reward.init not in ("sft", "scratch"):
         return True  # measured and normalised, if not trained
-    lengths = {"pretrain": config.pretrain.steps, "reward": config.reward.steps, "ppo": config.ppo.iterations}
-    return bool(lengths.get(stage, True))
+    return stage in ("sft", "evaluate") or bool(config.steps.get(stage, True))
 
 
-def readings(config: ConfigDict, stage: str, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
+def readings(config: Options, stage: str, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
     """The sources of a stage; `policy` and `reward` read them."""
-    section = config[stage]
+    section = getattr(config, stage)
     if stage in ("pretrain", "sft"):
         kind = Text if stage == "pretrain" else Instruction
         fit = lambda records: fit_examples(records, policy, section.length, section.overlong)
@@ -111,17 +117,17 @@ def readings(config: ConfigDict, stage: str, policy: ChatTokenizer, reward: Chat
         fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, "drop")
         length = _tokens("max_prompt_length", config.max_prompt_length)
         for group, judge in (("domain", section.judge), ("general", section.general_judge)):
-            for name, spec in section[group].items():
+            for name, spec in getattr(section, group).items():
                 yield Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit, judge)
 
 
-def _weighted(key: str, section: ConfigDict, kind: type[Record], fit: Fit, length: str, **more) -> Iterator[Reading]:
+def _weighted(key: str, section: Weighted, kind: type[Record], fit: Fit, length: str, **more) -> Iterator[Reading]:
     for name, spec in section.sources.items():
         if section.weights[name]:
             yield Reading(f"{key}.{name}", spec, kind, fit, length, **more)
 
 
-def _rankings(config: ConfigDict, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
+def _rankings(config: Options, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
     """What ICE-Reward is trained and measured on, and the prompts whose answers are to be ranked."""
     section = config.reward
 
@@ -140,13 +146,13 @@ def _rankings(config: ConfigDict, policy: ChatTokenizer, reward: ChatTokenizer) 
         yield Reading("reward.on_policy_k", spec, Prompt, asked, length, judge=config.domain)
 
 
-def _asked(config: ConfigDict, policy: ChatTokenizer) -> Fit:
+def _asked(config: Options, policy: ChatTokenizer) -> Fit:
     """Of prompts those that the reward stage has ICE-Instruct answer."""
     overlong = "keep" if config.overlong_prompts == "keep" else "drop"
     return lambda records: fit_prompts(records, policy, config.max_prompt_length, overlong)
 
 
-def _check_normalization(config: ConfigDict, workdir: pathlib.Path, policy: ChatTokenizer) -> None:
+def _check_normalization(config: Options, workdir: pathlib.Path, policy: ChatTokenizer) -> None:
     """Refuses a reward stage that would end without a prompt to normalise its scores on."""
     wanted, specs = config.reward.normalize_on, config.ppo.sources
     if not specs or wanted < 1:
@@ -169,7 +175,7 @@ def _tokens(key: str, length: int) -> str:
     return f"{key}={length} tokens"
 
 
-def check_reading(reading: Reading, config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+def check_reading(reading: Reading, config: Options, workdir: pathlib.Path) -> list[str]:
     """Raises UserError where the stage could not use the source; returns warnings of what it would lose."""
     records = _records(reading, config, workdir)
     if records is None:
@@ -194,7 +200,7 @@ def check_reading(reading: Reading, config: ConfigDict, workdir: pathlib.Path) -
     return losses.warnings(f"{reading.key}{of}", counts, reading.length)
 
 
-def _records(reading: Reading, config: ConfigDict, workdir: pathlib.Path) -> list[Record] | None:
+def _records(reading: Reading, config: Options, workdir: pathlib.Path) -> list[Record] | None:
     """The source's records; of the embedded domain's unwritten ones some; None for what only a stage can make."""
     file = pathlib.Path(reading.spec.partition(":")[2].replace("{workdir}", str(workdir)))
     if config.domain and not file.is_file() and reading.spec.startswith("jsonl:{workdir}/data/"):

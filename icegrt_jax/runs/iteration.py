@@ -6,15 +6,15 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import KLOptions, PPOOptions
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import rundir, scoring
 from icegrt_jax.runs.loop import Outcome
-from icegrt_jax.runs.sections import sampler_config
+from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.sampling.layout import rollout_layout, to_rollout
 from icegrt_jax.sharding import host_rows
@@ -41,6 +41,7 @@ class Iteration:
     """
 
     run: rundir.Run
+    ppo: PPOOptions
     prompts: list[Prompt]
     reader: scoring.Reader | None
     sampler: SamplerConfig
@@ -52,12 +53,12 @@ class Iteration:
 
     def advance(self, state: TrainState, step: int, made: Callable, progress: Progress) -> Outcome:
         """Samples, scores and learns once."""
-        run, ppo = self.run, self.run.config.ppo
+        run, ppo = self.run, self.ppo
         with progress.phase("rollout"):
             batch, replayed = made(step)
             for rows in filter(None, (batch, replayed)):
                 check_ids(rows["tokens"], state.model("policy").vocab_size, f"ppo, batch {step}")
-            rollout = fitted(state, _rollout(run, state, batch, step, self.sampler, self.layout), **self.sizes)
+            rollout = fitted(state, _rollout(run, ppo, state, batch, step, self.sampler, self.layout), **self.sizes)
         if step == 1:
             with jax.set_mesh(run.mesh):
                 check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
@@ -89,15 +90,14 @@ class Iteration:
 
 
 def make_iteration(
-    run: rundir.Run, state: TrainState, prompts: list[Prompt], reader: scoring.Reader | None
+    run: rundir.Run, ppo: PPOOptions, state: TrainState, prompts: list[Prompt], reader: scoring.Reader | None
 ) -> Iteration:
     """The iteration of a run that begins with `state`."""
-    policy, config = state.model("policy"), run.config
     return Iteration(
-        run, prompts, reader,
-        sampler=sampler_config(config, eos_ids=run.tokenizer.eos_ids, pad_id=run.tokenizer.pad_id),
-        layout=rollout_layout(run.mesh, policy, state.full("policy"), config.mesh.rollout_tensor),
-        sizes={"pack": config.ppo.pack, "parts": row_parts(run.mesh)},
+        run, ppo, prompts, reader,
+        sampler=sampler_for(run.tokenizer, ppo, run.lengths.max_response_length),
+        layout=rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor),
+        sizes={"pack": ppo.pack, "parts": row_parts(run.mesh)},
         score=jit_step(score, run.mesh, state),
         read=jax.jit(read_roles),
         update=jit_step(ppo_update, run.mesh, state),
@@ -105,10 +105,10 @@ def make_iteration(
 
 
 def _rollout(
-    run: rundir.Run, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
+    run: rundir.Run, ppo: PPOOptions, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
 ) -> Rollout:
     """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
-    count = run.config.ppo.batch_size * run.config.ppo.samples_per_prompt
+    count = ppo.batch_size * ppo.samples_per_prompt
     keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
     model, params = state.model("policy"), state.full("policy")
     params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
@@ -117,7 +117,7 @@ def _rollout(
     with jax.set_mesh(layout):
         rollout = compiled_sampler(
             keys, params, tokens, mask, model=model, config=sampler,
-            num_samples=run.config.ppo.samples_per_prompt, slots=run.config.ppo.rollout_slots,
+            num_samples=ppo.samples_per_prompt, slots=ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
 
@@ -130,7 +130,7 @@ def _judge(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, flo
     return {"gold": grades["gold"], **{f"gold_{k}": v for k, v in grades.items() if k in ("verdict", "analysis")}}
 
 
-def kl_target(kl: ConfigDict) -> dict[str, float]:
+def kl_target(kl: KLOptions) -> dict[str, float]:
     """The controller's target and its band, in nats; nothing for a fixed coefficient."""
     if not kl.adaptive:
         return {}

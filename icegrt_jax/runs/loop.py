@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from icegrt_jax.config.options import LogOptions
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.prefetch import Ahead
 from icegrt_jax.hosts import heap, sync
@@ -179,10 +180,18 @@ def _save(
 
 
 def train_on_batches(
-    run: Run, stage: str, state: TrainState, update, batches: Batches, *, shown: tuple[str, ...]
+    run: Run,
+    stage: str,
+    steps: int,
+    log: LogOptions,
+    state: TrainState,
+    update,
+    batches: Batches,
+    *,
+    shown: tuple[str, ...],
 ) -> tuple[TrainState, int]:
-    """`train` of a supervised stage: applies `update` to batch 0, 1, … until `config[stage].steps`."""
-    config, vocabulary = run.config, min(model.vocab_size for _, model in state.models)
+    """`train` of a supervised stage: applies `update` to batch 0, 1, … steps - 1."""
+    vocabulary = min(model.vocab_size for _, model in state.models)
     state, start = resumed(run, stage, state)
     update = jit_step(update, run.mesh, state)
 
@@ -195,7 +204,7 @@ def train_on_batches(
             return Outcome(*update(state, batch))
 
     loop = Loop(
-        stage, config[stage].steps, lambda step: batches[step - 1], advance,
-        save_every=config.log.checkpoint_every, shown=shown, row_every=config.log.every, last_alone=True,
+        stage, steps, lambda step: batches[step - 1], advance,
+        save_every=log.checkpoint_every, shown=shown, row_every=log.every, last_alone=True,
     )  # fmt: skip
     return train(run, loop, state, start)

@@ -1,10 +1,9 @@
 """The model folders that a run will read: whether they are there and whole, by their headers and not their numbers."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ml_collections import ConfigDict
-
+from icegrt_jax.config.options import ModelOptions, RewardOptions
 from icegrt_jax.data.content import read_at
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
@@ -15,27 +14,28 @@ from icegrt_jax.models.hf.tensors import check_tensors, open_tensors
 from icegrt_jax.models.tree import abstract_params
 
 
-def check(config: ConfigDict, stages: Sequence[str]) -> list[str]:
-    """Raises UserError for a folder that one of the stages could not read; returns warnings of rows too long for it."""
-    section, warnings = config.model, []
-    answered = config.max_prompt_length + config.max_response_length
+def check(stages: Sequence[str], section: ModelOptions, reward: RewardOptions, lengths: Mapping[str, int]) -> list[str]:
+    """Raises UserError for a folder that one of the stages could not read; returns warnings of rows too long for it.
+
+    Args:
+      section: of the policy's model.
+      lengths: in tokens, of the rows that the policy reads, by their key.
+    """
+    warnings = []
     if section.path and {"sft", "evaluate"} & {*stages}:
         model, scalar = _folder("model.path", section.path)
         if scalar:
             raise UserError(f"model.path={section.path!r} holds a reward model; expected a language model.")
         if section.adapter:
             load_adapter(section.adapter, model)
-        rows = {"max_prompt_length + max_response_length": answered, "sft.length": config.sft.length}
-        if config.ppo.iterations and config.ppo.ptx.coef:
-            rows["ppo.ptx.length"] = config.ppo.ptx.length
-        warnings += _too_long("model.path", section.path, model, rows)
-    if "reward" in stages and config.reward.init not in ("sft", "scratch"):
-        model, _ = _folder("reward.init", config.reward.init)
-        rows = {"reward.length": config.reward.length, "reward.score_length": config.reward.score_length}
-        warnings += _too_long("reward.init", config.reward.init, model, rows)
-    elif "reward" in stages and section.path and config.reward.init == "sft":
+        warnings += _too_long("model.path", section.path, model, lengths)
+    if "reward" in stages and reward.init not in ("sft", "scratch"):
+        model, _ = _folder("reward.init", reward.init)
+        rows = {"reward.length": reward.length, "reward.score_length": reward.score_length}
+        warnings += _too_long("reward.init", reward.init, model, rows)
+    elif "reward" in stages and section.path and reward.init == "sft":
         model, _ = _folder("model.path", section.path)
-        warnings += _too_long("model.path", section.path, model, {"reward.length": config.reward.length})
+        warnings += _too_long("model.path", section.path, model, {"reward.length": reward.length})
     return warnings
 
 
@@ -50,7 +50,7 @@ def _folder(key: str, path: str) -> tuple[ModelConfig, bool]:
     return config, is_scalar(raw)
 
 
-def _too_long(key: str, path: str, model: ModelConfig, rows: dict[str, int]) -> list[str]:
+def _too_long(key: str, path: str, model: ModelConfig, rows: Mapping[str, int]) -> list[str]:
     """A warning for each length in tokens that the model was not made for."""
     made_for = int(model.max_length * (model.rope_factor if model.rope_scaling == "linear" else 1))
     return [

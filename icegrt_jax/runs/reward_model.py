@@ -1,11 +1,14 @@
 """ICE-Reward: what it starts from, how right it is on held-out rankings, and the scale of its scores."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.options import DrawOptions, RewardOptions, Specs
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.pipeline import Batches, ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking
@@ -17,7 +20,6 @@ from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
 from icegrt_jax.runs.roles import whole_or_adapter
-from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.preemption import stop_if_asked
@@ -26,21 +28,26 @@ from icegrt_jax.training.state import TrainState, create_state
 
 
 def first_state(
-    config: ConfigDict, key: jax.Array, model: ModelConfig, params: dict, kept: dict, adapter_key: jax.Array
+    section: RewardOptions,
+    frozen: ParamDtype,
+    key: jax.Array,
+    model: ModelConfig,
+    params: dict,
+    kept: dict,
+    adapter_key: jax.Array,
 ) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first update, and what `done.json` says of an adapter.
 
     Args:
-      config: of the run.
+      section: of the stage. frozen: dtype of a base under an adapter.
       key: of the updates.
       model, params: the reward model to start from.
       kept: where these parameters are kept, for `done.json`.
       adapter_key: of a new adapter.
     """
-    section = config.reward
     optimizer = sections.optimizer_config(section.optimizer, section.steps)
     lora = sections.lora_config(section.lora)
-    trees, parts, records = whole_or_adapter(config, "reward", params, lora, adapter_key, kept)
+    trees, parts, records = whole_or_adapter(frozen, "reward", params, lora, adapter_key, kept)
     state = create_state(
         key, trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
     )
@@ -49,30 +56,36 @@ def first_state(
 
 def fitting_prompts(run: rundir.Run, prompts: list[Prompt]) -> list[Prompt]:
     """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
-    if run.config.overlong_prompts == "keep":
+    if run.lengths.overlong_prompts == "keep":
         return prompts
-    return [p for p in prompts if len(encode_prompt(p, run.tokenizer)) <= run.config.max_prompt_length]
+    return [p for p in prompts if len(encode_prompt(p, run.tokenizer)) <= run.lengths.max_prompt_length]
 
 
-def sample_instruct(run: rundir.Run, prompts: list[Prompt], key: jax.Array, *, num_samples: int) -> Generation:
-    """Answers of ICE-Instruct at PPO's sampling settings."""
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Prompts that ICE-Instruct is to answer.
+
+    draw: how, as PPO does. batch_size: prompts answered, and answers scored, at a time.
+    """
+
+    prompts: list[Prompt]
+    draw: DrawOptions
+    batch_size: int
+
+
+def sample_instruct(run: rundir.Run, asked: Asked, key: jax.Array, *, num_samples: int) -> Generation:
+    """Answers of ICE-Instruct."""
     model, params = stage_models.stage_params(run, "sft", "policy")
-    ppo = run.config.ppo
-    sampler = SamplerConfig(
-        max_new_tokens=run.config.max_response_length,
-        temperature=ppo.temperature,
-        top_k=ppo.top_k,
-        top_p=ppo.top_p,
-        min_p=ppo.min_p,
-        eos_ids=run.tokenizer.eos_ids,
-        pad_id=run.tokenizer.pad_id,
-    )
-    return generation.generate(run, model, params, [p.prompt for p in prompts], key, sampler, num_samples=num_samples)
+    sampler = sections.sampler_for(run.tokenizer, asked.draw, run.lengths.max_response_length)
+    return generation.generate(
+        run, model, params, [p.prompt for p in asked.prompts], key, sampler, num_samples=num_samples,
+        batch_size=asked.batch_size,
+    )  # fmt: skip
 
 
-def initial_reward_model(run: rundir.Run, tokenizer: ChatTokenizer) -> tuple[ModelConfig, dict]:
+def initial_reward_model(run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions) -> tuple[ModelConfig, dict]:
     """What `reward.init` names, with a new scalar head where it has none; size and family need not be the policy's."""
-    section, key = run.config.reward, run.key("reward")
+    key = run.key("reward")
     if section.init == "scratch":
         config = stage_models.scratch_config(section.model, run.tokenizer.vocab_size, section.length)
         return config, stage_models.placed_init(run, config, key, scalar_head=True)
@@ -85,9 +98,8 @@ def initial_reward_model(run: rundir.Run, tokenizer: ChatTokenizer) -> tuple[Mod
     return config, shard_tree(params, run.mesh)
 
 
-def heldout_batches(run: rundir.Run, tokenizer: ChatTokenizer) -> dict[str, Batches]:
+def heldout_batches(run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions) -> dict[str, Batches]:
     """Of each held-out source its rankings one by one, an epoch of them being all that are kept."""
-    section = run.config.reward
     return {
         name: ranking_batches(
             {name: rankings[: section.heldout_limit or None]}, {name: 1.0}, tokenizer, batch_size=1,
@@ -123,17 +135,22 @@ def measure(run: rundir.Run, params: dict, model: ModelConfig, batches: dict[str
     return heldout
 
 
-def normalization_prompts(run: rundir.Run) -> list[Prompt]:
-    """The prompts of PPO whose answers the scores are normalised on."""
-    loaded = run.load(run.config.ppo.sources, Prompt)
+def normalization_prompts(run: rundir.Run, sources: Specs, count: int) -> list[Prompt]:
+    """The first `count` prompts of PPO's sources, whose answers the scores are normalised on."""
+    loaded = run.load(sources, Prompt)
     prompts = [prompt for records in loaded.values() for prompt in fitting_prompts(run, records)]
-    return prompts[: run.config.reward.normalize_on]
+    return prompts[:count]
 
 
-def fit_normalization(run: rundir.Run, params: dict, model: ModelConfig, reader: scoring.Reader | None) -> ScoreStats:
-    """Mean and standard deviation of the scores of ICE-Instruct's answers to PPO's prompts."""
-    prompts = normalization_prompts(run)
-    answers = sample_instruct(run, prompts, run.key("normalize"), num_samples=1)
+def fit_normalization(
+    run: rundir.Run,
+    params: dict,
+    model: ModelConfig,
+    reader: scoring.Reader | None,
+    asked: Asked,
+) -> ScoreStats:
+    """Mean and standard deviation of the scores of ICE-Instruct's answers to prompts of PPO."""
+    answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1)
     with jax.set_mesh(run.mesh):
-        scores = scoring.score_generation(reader, params, model, prompts, answers, run.config.evaluate.batch_size)
+        scores = scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size)
     return ScoreStats.create(float(scores.mean()), float(scores.std()))

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from icegrt_jax import files
-from icegrt_jax.config.options import UpdateOptions
+from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.options import PPOOptions, UpdateOptions, ValueOptions
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import trunk
 from icegrt_jax.models.lora import LoRAConfig, init_adapter
@@ -49,49 +49,56 @@ class Roles:
 class Source:
     """What the roles are put together from: of a run, the finished stages; of a plan, shapes only.
 
+    ppo, value: their options. shared_base: one frozen tree for all. frozen: dtype of frozen trees.
     whole: (stage, role) -> shape and complete float32 parameters.
     own: (stage, role) -> shape, the tree that was trained, and its record, see `training.restore.load_own`.
     key: stream -> key[]. adapter_key: role -> key[].
     """
 
-    config: ConfigDict
+    ppo: PPOOptions
+    value: ValueOptions
+    shared_base: bool
+    frozen: ParamDtype
     whole: Callable[[str, str], tuple[ModelConfig, dict]]
     own: Callable[[str, str], tuple[ModelConfig, dict, PartRecord | None]]
     key: Callable[[str], jax.Array]
     adapter_key: Callable[[str], jax.Array]
 
 
-def finished_stages(run: rundir.Run) -> Source:
+def finished_stages(
+    run: rundir.Run, ppo: PPOOptions, value: ValueOptions, *, shared_base: bool, frozen: ParamDtype
+) -> Source:
     """The source of a run."""
     own = lambda stage, role: load_own(run.folder(stage), role, run.mesh)
-    return Source(run.config, functools.partial(stage_models.stage_params, run), own, run.key, run.adapter_key)
+    whole = functools.partial(stage_models.stage_params, run)
+    return Source(ppo, value, shared_base, frozen, whole, own, run.key, run.adapter_key)
 
 
 def whole_or_adapter(
-    config: ConfigDict, role: str, params: dict, lora: LoRAConfig | None, key: jax.Array, source: dict[str, str]
+    frozen: ParamDtype, role: str, params: dict, lora: LoRAConfig | None, key: jax.Array, source: dict[str, str]
 ) -> tuple[dict[str, dict], dict[str, Part], dict[str, PartRecord]]:
     """What a stage that trains one role holds: all its parameters, or a new adapter on a frozen base.
 
     Args:
+      frozen: dtype of a frozen base.
       params: complete; a scalar `head` is trained in full beside the adapter.
       key: of the adapter.
       source: where `params` are kept, see `PartRecord`.
 
     Returns:
-      The trees, and for `create_state` and `common.finish` what is put onto what.
+      The trees, and for `create_state` and `rundir.finish` what is put onto what.
     """
     if lora is None:
         return {role: params}, {}, {}
-    frozen = config.model.param_dtype
     base = {name: tree for name, tree in params.items() if name != "head"}
     adapter = init_adapter(key, base, lora, head=params.get("head"))
     trees = {"base": stored_as(base, frozen), role: adapter}
     return trees, {role: Part("base", lora)}, {role: PartRecord(lora, source, frozen)}
 
 
-def initial_state(run: rundir.Run) -> tuple[TrainState, dict[str, PartRecord]]:
+def initial_state(run: rundir.Run, source: Source) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first iteration, and what `done.json` says of actor and critic that are parts."""
-    state, records = first_state(finished_stages(run), files.read_json(run.folder("reward") / "done.json"))
+    state, records = first_state(source, files.read_json(run.folder("reward") / "done.json"))
     # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
     return shard_tree(state, run.mesh), records
 
@@ -101,7 +108,7 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
 
     `done` has the mean and spread that the reward stage measured, `ref_mean` and `ref_std`.
     """
-    ppo = run.config.ppo
+    ppo = run.ppo
     roles = _frozen_and_actor(run)
     _add_critic(run, roles, done)
     updates = ppo.num_ppo_epochs * ppo.num_minibatches  # of an iteration
@@ -113,7 +120,7 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
             "policy": sections.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
             "value": sections.optimizer_config(ppo.value_optimizer, updates * ppo.iterations),
         },
-        ppo=ppo_config(run.config),
+        ppo=ppo_config(ppo, run.value),
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
         score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
         parts=roles.parts,
@@ -122,13 +129,12 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
     return state, roles.records
 
 
-def ppo_config(config: ConfigDict) -> PPOConfig:
-    """The part of the config that the update steps are compiled with."""
-    ppo = config.ppo
+def ppo_config(ppo: PPOOptions, value: ValueOptions) -> PPOConfig:
+    """The part of the options that the update steps are compiled with."""
     return PPOConfig(
-        **{field.name: ppo[field.name] for field in dataclasses.fields(UpdateOptions)},
+        **{field.name: getattr(ppo, field.name) for field in dataclasses.fields(UpdateOptions)},
         temperature=ppo.temperature,
-        vf_coef=config.value.vf_coef if config.value.trunk == "policy" else 0.0,
+        vf_coef=value.vf_coef if value.trunk == "policy" else 0.0,
         ptx_coef=ppo.ptx.coef,
         kl_kind=ppo.kl.kind,
         kl_in=ppo.kl.into,
@@ -143,9 +149,9 @@ def ppo_config(config: ConfigDict) -> PPOConfig:
 
 def _frozen_and_actor(run: Source) -> Roles:
     """Reference, reward model and actor."""
-    frozen, lora = run.config.model.param_dtype, sections.lora_config(run.config.ppo.lora)
+    frozen, lora = run.frozen, sections.lora_config(run.ppo.lora)
     model, instruct = run.whole("sft", "policy")
-    if run.config.roles.shared_base:
+    if run.shared_base:
         reward_model, adapter, record = run.own("reward", "reward")
         params = {"base": stored_as(instruct, frozen), "reference": {}, "reward": adapter}
         parts = {"reference": Part("base"), "reward": Part("base", record.lora)}
@@ -169,24 +175,24 @@ def _add_critic(run: Source, roles: Roles, done: dict) -> None:
     A new head is of zeros, the mean of the normalised scores of ICE-Instruct's answers: the first values are near
     the first returns either way.
     """
-    frozen, lora = run.config.model.param_dtype, sections.lora_config(run.config.ppo.lora)
+    frozen, lora = run.frozen, sections.lora_config(run.ppo.lora)
     width = roles.models["policy"].d_model
     zeros = {"kernel": jnp.zeros((width, 1), jnp.float32), "bias": jnp.zeros((1,), jnp.float32)}
-    if run.config.value.trunk == "policy":
+    if run.value.trunk == "policy":
         roles.models["value"] = roles.models["policy"]
         _add_part(roles, "value", {"head": zeros}, "policy", None, {"stage": "ppo", "role": "policy"}, "float32")
         return
-    if run.config.value.init == "sft":
+    if run.value.init == "sft":
         roles.models["value"], instruct = run.whole("sft", "policy")
         if lora:
             adapter = init_adapter(run.adapter_key("value"), trunk(instruct), lora, head=zeros)
-            base = "base" if run.config.roles.shared_base else "reference"
+            base = "base" if run.shared_base else "reference"
             _add_part(roles, "value", adapter, base, lora, INSTRUCT, frozen)
         else:
             roles.params["value"] = {**trunk(instruct), "head": zeros}
         return
     roles.models["value"] = roles.models["reward"]
-    if run.config.roles.shared_base:
+    if run.shared_base:
         reward_lora = roles.parts["reward"].lora
         value = _centred(_copy(roles.params["reward"]), done)
         _add_part(roles, "value", value, "base", reward_lora, INSTRUCT, frozen)

@@ -6,9 +6,9 @@ import zlib
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from icegrt_jax import files
+from icegrt_jax.config.options import LengthOptions, Options, Specs
 from icegrt_jax.data.host_share import Share
 from icegrt_jax.data.records import Record
 from icegrt_jax.data.sources import load_source
@@ -48,14 +48,17 @@ ADAPTERS = {"policy": 0, "value": 1, "sft": 2, "reward": 3}  # of the stream "ad
 class Run:
     """One stage's view of the run."""
 
-    config: ConfigDict
     workdir: pathlib.Path
     mesh: Mesh
     tokenizer: ChatTokenizer
+    seed: int
+    data_dir: str
+    lengths: LengthOptions
+    rollout_tensor: int  # of the mesh
 
     def key(self, stream: str) -> jax.Array:
         """The key of one random choice."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), STREAMS[stream])
+        return jax.random.fold_in(jax.random.key(self.seed), STREAMS[stream])
 
     def adapter_key(self, name: str) -> jax.Array:
         """The key of one new adapter: "policy", "value", "sft" or "reward"."""
@@ -63,7 +66,7 @@ class Run:
 
     def data_seed(self, stream: str) -> int:
         """The seed of the order of a stage's data: sources of one name in two stages are shuffled differently."""
-        return zlib.crc32(f"{self.config.seed}/{stream}".encode())
+        return zlib.crc32(f"{self.seed}/{stream}".encode())
 
     @property
     def share(self) -> Share:
@@ -74,26 +77,29 @@ class Run:
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
 
-    def load(self, specs: ConfigDict, kind: type[Record]) -> dict[str, list[Record]]:
+    def load(self, specs: Specs, kind: type[Record]) -> dict[str, list[Record]]:
         """The records of each named source."""
         return {
-            name: load_source(spec, kind=kind, data_dir=self.config.data_dir, workdir=str(self.workdir))
+            name: load_source(spec, kind=kind, data_dir=self.data_dir, workdir=str(self.workdir))
             for name, spec in specs.items()
         }
 
 
-def start(config: ConfigDict, workdir: pathlib.Path) -> Run:
+def start(config: Options, workdir: pathlib.Path) -> Run:
     """Makes the mesh, the embedded domain's data and the tokenizer; cheap when they are there."""
     workdir = pathlib.Path(workdir)
     cache = str(workdir / "compile_cache") if config.log.compile_cache else None
     jax.config.update("jax_compilation_cache_dir", cache)
-    mesh = make_mesh(**config.mesh)
+    mesh = make_mesh(**dataclasses.asdict(config.mesh))
     sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(config, workdir))
     _write_domain(config, workdir)
-    return Run(config, workdir, mesh, policy_tokenizer(config, workdir))
+    return Run(
+        workdir, mesh, policy_tokenizer(config, workdir), config.seed, config.data_dir, config.lengths,
+        config.mesh.rollout_tensor,
+    )  # fmt: skip
 
 
-def _write_domain(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _write_domain(config: Options, workdir: pathlib.Path) -> None:
     """The embedded domain's records, once."""
     if config.domain != "adreview":
         return

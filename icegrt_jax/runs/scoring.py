@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from icegrt_jax.config.options import RewardOptions
 from icegrt_jax.data.encode import cut_prompt, fit_answers
 from icegrt_jax.data.packing import right_pad
 from icegrt_jax.data.records import Messages, Prompt
@@ -62,14 +63,12 @@ class Reader:
         return {"prompts": len(sizes), "longest": max(sizes, default=0), "no_room": no_room}
 
 
-def make_reader(run: Run, tokenizer: ChatTokenizer) -> Reader | None:
+def make_reader(run: Run, tokenizer: ChatTokenizer, reward: RewardOptions) -> Reader | None:
     """How the reward model reads with `tokenizer`; None where it takes the policy's ids as they are."""
-    if same_tokenizer(tokenizer, run.tokenizer):
-        return None
-    return Reader(tokenizer, run.config.reward.score_length or run.config.reward.length)
+    return None if same_tokenizer(tokenizer, run.tokenizer) else Reader(tokenizer, reward.text_length)
 
 
-def load_reader(run: Run) -> Reader | None:
+def load_reader(run: Run, reward: RewardOptions) -> Reader | None:
     """How the finished reward stage's model reads; None where it takes the policy's ids as they are."""
     folder = run.folder("reward")
     done = finished(folder)
@@ -77,7 +76,7 @@ def load_reader(run: Run) -> Reader | None:
         return None
     tokenizer = load_tokenizer(folder / "tokenizer")
     check_tokenizer(tokenizer, done["models"]["reward"]["vocab_size"], f"{folder} with {folder / 'tokenizer'}")
-    return make_reader(run, tokenizer)
+    return make_reader(run, tokenizer, reward)
 
 
 def score_generation(
@@ -123,8 +122,8 @@ def score_as_text(
       the metrics: `score_cut`, answers that lost their end.
     """
     texts, messages = texts_of(run, rollout), [prompt.prompt for prompt in prompts]
-    if run.config.overlong_prompts == "cut":  # the reward model is to read what the policy has read
-        longest = run.config.max_prompt_length
+    if run.lengths.overlong_prompts == "cut":  # the reward model is to read what the policy has read
+        longest = run.lengths.max_prompt_length
         messages = [cut_prompt(prompt, run.tokenizer, longest) or prompt for prompt in messages]
     tokens, mask, cut = reader.read(messages, texts, sync.fetch(rollout.finished))
     batch = shard_batch({"tokens": tokens, "mask": mask}, run.mesh)

@@ -1,32 +1,32 @@
-"""Sections of a config as what the maths takes."""
+"""Sections of the options as what the maths takes."""
 
-from ml_collections import ConfigDict
+import dataclasses
 
+from icegrt_jax.config.options import DrawOptions, LoRAOptions, OptimizerOptions
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.training.optimizers import OptimizerConfig
 
 
-def optimizer_config(section: ConfigDict, total_steps: int) -> OptimizerConfig:
-    """An optimizer section of the config, with the length of its schedule."""
-    return OptimizerConfig(total_steps=total_steps, **section)
+def optimizer_config(section: OptimizerOptions, total_steps: int) -> OptimizerConfig:
+    """An optimizer with the length of its schedule."""
+    return OptimizerConfig(total_steps=total_steps, **dataclasses.asdict(section))
 
 
-def lora_config(section: ConfigDict) -> LoRAConfig | None:
-    """The adapter that a `lora` section of the config describes; None where its rank is 0."""
-    return LoRAConfig(**{**section, "targets": tuple(section.targets)}) if section.rank else None
+def lora_config(section: LoRAOptions) -> LoRAConfig | None:
+    """The adapter; None where its rank is 0."""
+    return LoRAConfig(**dataclasses.asdict(section)) if section.rank else None
 
 
-def sampler_config(config: ConfigDict, *, eos_ids: tuple[int, ...], pad_id: int) -> SamplerConfig:
-    """How PPO samples."""
-    ppo = config.ppo
-    return SamplerConfig(
-        max_new_tokens=config.max_response_length,
-        temperature=ppo.temperature,
-        top_k=ppo.top_k,
-        top_p=ppo.top_p,
-        min_p=ppo.min_p,
-        eos_ids=eos_ids,
-        pad_id=pad_id,
-        cache_dtype=ppo.cache_dtype,
-    )
+def sampler_config(
+    section: DrawOptions, max_new_tokens: int, *, eos_ids: tuple[int, ...], pad_id: int
+) -> SamplerConfig:
+    """How PPO samples, and whoever wants answers like its own; `section` may be all of PPO's."""
+    drawn = {field.name: getattr(section, field.name) for field in dataclasses.fields(DrawOptions)}
+    return SamplerConfig(max_new_tokens=max_new_tokens, eos_ids=eos_ids, pad_id=pad_id, **drawn)
+
+
+def sampler_for(tokenizer: ChatTokenizer, section: DrawOptions, max_new_tokens: int) -> SamplerConfig:
+    """The same, ended and padded by a tokenizer's ids."""
+    return sampler_config(section, max_new_tokens, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)

@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.options import ModelOptions, ShapeOptions
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
@@ -20,30 +20,35 @@ from icegrt_jax.training.restore import finished as finished_stage
 from icegrt_jax.training.restore import load_role, with_peft
 
 
-def scratch_config(section: ConfigDict, vocab_size: int, max_length: int) -> ModelConfig:
-    """The shape described by a model section of the config."""
-    shape = {k: v for k, v in section.items() if k not in ("path", "hf_config", "adapter", "param_dtype")}
+def scratch_config(section: ShapeOptions, vocab_size: int, max_length: int) -> ModelConfig:
+    """The shape that a model section describes."""
+    shape = {field.name: getattr(section, field.name) for field in dataclasses.fields(ShapeOptions)}
     return ModelConfig(vocab_size=vocab_size, max_length=max_length, **shape)
 
 
-def folder_config(section: ConfigDict) -> ModelConfig:
+def folder_config(section: ModelOptions) -> ModelConfig:
     """Shape of the model at `model.path` from its config.json alone; no weights are looked at.
 
     Where the path is not here `model.hf_config` stands for it: a run can be planned before its model is fetched.
     """
     here = pathlib.Path(section.path).expanduser().exists()
-    return _config_in(section.path if here or not section.hf_config else section.hf_config, section)
+    return config_in(section.path if here or not section.hf_config else section.hf_config, section)
 
 
-def _config_in(path: str, section: ConfigDict) -> ModelConfig:
+def config_in(path: str, section: ShapeOptions) -> ModelConfig:
+    """Shape of the model in a folder by its config.json, computed as the section says."""
     folder = local_folder(path)
     config = to_model_config(read_hf_config(folder), folder, scan_layers=section.scan_layers, dtype=section.dtype)
+    return _computed_as(config, section)
+
+
+def _computed_as(config: ModelConfig, section: ShapeOptions) -> ModelConfig:
     return dataclasses.replace(config, remat=section.remat, attention=section.attention)
 
 
-def _check_planned(section: ConfigDict) -> None:
+def _check_planned(section: ModelOptions) -> None:
     """Refuses a model whose parameters have other shapes than `model.hf_config` says: a plan was of another model."""
-    planned, found = (_config_in(path, section) for path in (section.hf_config, section.path))
+    planned, found = (config_in(path, section) for path in (section.hf_config, section.path))
     if abstract_params(planned) != abstract_params(found):
         raise UserError(
             f"model.hf_config={section.hf_config!r} describes another model than model.path={section.path!r} "
@@ -52,23 +57,21 @@ def _check_planned(section: ConfigDict) -> None:
         )
 
 
-def base_model(run: Run) -> tuple[ModelConfig, dict]:
+def base_model(run: Run, section: ModelOptions) -> tuple[ModelConfig, dict]:
     """The model before the run's first stage: from a Hugging Face folder or newly initialised."""
-    section = run.config.model
     if section.path:
         if section.hf_config:
             _check_planned(section)
-        check_tokenizer(run.tokenizer, _config_in(section.path, section).vocab_size, f"model.path={section.path!r}")
+        check_tokenizer(run.tokenizer, config_in(section.path, section).vocab_size, f"model.path={section.path!r}")
         config, params = load_folder(run, section.path, section)
         if "head" in params:
             raise UserError(f"model.path={section.path!r} holds a reward model; expected a language model.")
         return config, with_peft(config, params, section.adapter)
-    length = run.config.max_prompt_length + run.config.max_response_length
-    config = scratch_config(section, run.tokenizer.vocab_size, length)
+    config = scratch_config(section, run.tokenizer.vocab_size, run.lengths.total)
     return config, placed_init(run, config, run.key("base"))
 
 
-def load_folder(run: Run, path: str, section: ConfigDict) -> tuple[ModelConfig, dict]:
+def load_folder(run: Run, path: str, section: ShapeOptions) -> tuple[ModelConfig, dict]:
     """The model of a Hugging Face folder, read to where it will live; it has a scalar `head` if theirs has one."""
     config, params = load_hf(
         path,
@@ -76,7 +79,7 @@ def load_folder(run: Run, path: str, section: ConfigDict) -> tuple[ModelConfig, 
         dtype=section.dtype,
         shardings=lambda tree: tree_shardings(tree, run.mesh),
     )
-    return dataclasses.replace(config, remat=section.remat, attention=section.attention), params
+    return _computed_as(config, section), params
 
 
 def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: bool = False) -> dict:
@@ -96,19 +99,14 @@ def stage_params(run: Run, stage: str, role: str) -> tuple[ModelConfig, dict]:
     return load_role(run.folder(stage), role, run.mesh)
 
 
-def policy_before(run: Run, stage: str) -> tuple[ModelConfig, dict]:
-    """The policy that `stage` starts from: the latest finished one before it, or the base model."""
-    for earlier in {"sft": ("pretrain",), "pretrain": ()}[stage]:
-        if run.config[earlier].steps:
-            return stage_params(run, earlier, "policy")
-    return base_model(run)
+def before_sft(run: Run, section: ModelOptions, *, pretrained: bool) -> tuple[ModelConfig, dict]:
+    """The policy that ICE-Instruct starts from: what the run has pretrained, or the base model."""
+    return stage_params(run, "pretrain", "policy") if pretrained else base_model(run, section)
 
 
-def before_sft(run: Run) -> dict[str, str]:
-    """Where the model that ICE-Instruct starts from is kept, as a `PartRecord` says it."""
-    if run.config.pretrain.steps:
-        return {"stage": "pretrain", "role": "policy"}
-    return kept_path(run.config.model.path, run.config.model.adapter)
+def kept_before_sft(section: ModelOptions, *, pretrained: bool) -> dict[str, str]:
+    """Where that model is kept, as a `PartRecord` says it."""
+    return {"stage": "pretrain", "role": "policy"} if pretrained else kept_path(section.path, section.adapter)
 
 
 def kept_path(path: str, adapter: str = "") -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Next-token training of the policy: the base model from plain text, ICE-Instruct from conversations."""
 
 import jax
-from ml_collections import ConfigDict
 
+from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.options import LogOptions, ModelOptions, SupervisedOptions
 from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Record
 from icegrt_jax.models.config import ModelConfig
@@ -15,8 +16,8 @@ from icegrt_jax.training.updates import sft_update
 
 
 def first_state(
-    config: ConfigDict,
-    stage: str,
+    section: SupervisedOptions,
+    frozen: ParamDtype,
     key: jax.Array,
     model: ModelConfig,
     params: dict,
@@ -27,24 +28,37 @@ def first_state(
     """The state before the first update, and what `done.json` says of an adapter.
 
     Args:
+      section: of the stage. frozen: dtype of the base under an adapter.
       params: of the policy, complete. kept: where they are kept, as a `PartRecord` says it.
       key: of the state. adapter_key: of the adapter, where `lora` asks for one.
     """
-    section = config[stage]
     optimizer = sections.optimizer_config(section.optimizer, section.steps)
-    trees, parts, records = whole_or_adapter(config, "policy", params, lora, adapter_key, kept)
+    trees, parts, records = whole_or_adapter(frozen, "policy", params, lora, adapter_key, kept)
     state = create_state(
         key, trees, {"policy": model}, {"policy": optimizer}, parts=parts, microbatch=section.microbatch
     )
     return state, records
 
 
-def train_policy(run: rundir.Run, stage: str, kind: type[Record], lora: LoRAConfig | None = None) -> None:
-    """Trains the policy, or an adapter of it, on the sources of `config[stage]` and keeps the result."""
+def train_policy(
+    run: rundir.Run,
+    stage: str,
+    kind: type[Record],
+    section: SupervisedOptions,
+    base: ModelOptions,
+    log: LogOptions,
+    *,
+    lora: LoRAConfig | None = None,
+    pretrained: bool = False,
+) -> None:
+    """Trains the policy, or an adapter of it, and keeps the result.
+
+    Args:
+      base: the base model. pretrained: it is the one of the run's own `pretrain`.
+    """
     if rundir.finished(run, stage):
         return
-    section = run.config[stage]
-    model, params = stage_models.policy_before(run, stage)
+    model, params = stage_models.before_sft(run, base, pretrained=pretrained)
     generation.show_mesh(run, stage, {"policy": model})
     batches = sft_batches(
         run.load(section.sources, kind),
@@ -61,8 +75,17 @@ def train_policy(run: rundir.Run, stage: str, kind: type[Record], lora: LoRAConf
     notes.audit(run, stage, batches, run.tokenizer, cut=stage == "pretrain" or section.overlong == "cut")
     notes.write_report(run, stage, batches.report)
     state, records = first_state(
-        run.config, stage, run.key(stage), model, params, lora, stage_models.before_sft(run), run.adapter_key("sft")
+        section,
+        base.param_dtype,
+        run.key(stage),
+        model,
+        params,
+        lora,
+        stage_models.kept_before_sft(base, pretrained=pretrained),
+        run.adapter_key("sft"),
     )
     del params  # under an adapter only the stored base is held
-    _, step = loop.train_on_batches(run, stage, state, sft_update, batches, shown=("loss", "target_prob"))
+    _, step = loop.train_on_batches(
+        run, stage, section.steps, log, state, sft_update, batches, shown=("loss", "target_prob")
+    )
     rundir.finish(run, stage, step=step, models={"policy": model}, parts=records)

@@ -5,8 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
-from ml_collections import ConfigDict
-
+from icegrt_jax.config.options import Options
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
 from icegrt_jax.domains.adreview import corpus
 from icegrt_jax.errors import UserError
@@ -15,7 +14,7 @@ from icegrt_jax.models.hf.hub import local_folder
 from icegrt_jax.models.vocabulary import check_tokenizer
 
 
-def policy_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer:
+def policy_tokenizer(config: Options, workdir: pathlib.Path) -> ChatTokenizer:
     """The run's own copy; made at first from the model's, or by training on the embedded domain."""
     folder = workdir / "tokenizer"
     if not folder.is_dir():
@@ -26,7 +25,7 @@ def policy_tokenizer(config: ConfigDict, workdir: pathlib.Path) -> ChatTokenizer
     return load_tokenizer(folder)
 
 
-def future_tokenizer(config: ConfigDict, workdir: pathlib.Path | None = None) -> ChatTokenizer:
+def future_tokenizer(config: Options, workdir: pathlib.Path | None = None) -> ChatTokenizer:
     """What `policy_tokenizer` gives in `workdir`, or in a new one, without writing it there."""
     if workdir is not None and (folder := pathlib.Path(workdir) / "tokenizer").is_dir():
         return load_tokenizer(folder)
@@ -41,7 +40,7 @@ def future_tokenizer(config: ConfigDict, workdir: pathlib.Path | None = None) ->
         return load_tokenizer(pathlib.Path(temporary) / "tokenizer")
 
 
-def reward_tokenizer(config: ConfigDict, workdir: pathlib.Path | None = None) -> ChatTokenizer | None:
+def reward_tokenizer(config: Options, workdir: pathlib.Path | None = None) -> ChatTokenizer | None:
     """The copy that the reward stage keeps in `workdir`, or that of the Hugging Face folder it starts from.
 
     None where it starts from ICE-Instruct or from scratch, and so has the policy's.
@@ -66,7 +65,7 @@ def keep_reward_tokenizer(tokenizer: ChatTokenizer, workdir: pathlib.Path) -> No
         os.replace(temporary, folder)
 
 
-def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check_tokenizers(config: Options, workdir: pathlib.Path) -> None:
     """Refuses a reward model that has no tokenizer, and a critic that starts from one with another than the policy's.
 
     Called before the stage starts: nothing has been written yet.
@@ -85,7 +84,7 @@ def check_tokenizers(config: ConfigDict, workdir: pathlib.Path) -> None:
         )
 
 
-def _check_reward_folder(config: ConfigDict, tokenizer: ChatTokenizer) -> None:
+def _check_reward_folder(config: Options, tokenizer: ChatTokenizer) -> None:
     """Refuses, by its config.json alone, a model that does not go with its tokenizer, or scores nothing and never will.
 
     Where the folder is no longer here the stage's own copy stands for it.
@@ -103,12 +102,12 @@ def _check_reward_folder(config: ConfigDict, tokenizer: ChatTokenizer) -> None:
         )
 
 
-def _refuse_none(config: ConfigDict) -> None:
+def _refuse_none(config: Options) -> None:
     if not config.model.path and not config.domain:
         raise UserError("model.path is empty and so is domain: there is no tokenizer; name a Hugging Face folder.")
 
 
-def _write_new(config: ConfigDict, folder: pathlib.Path) -> None:
+def _write_new(config: Options, folder: pathlib.Path) -> None:
     if config.model.path:
         load_tokenizer(local_folder(config.model.path)).save(folder)
     else:

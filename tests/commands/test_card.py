@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 import icegrt_jax as ice
 from icegrt_jax import files
-from icegrt_jax.config import default_config
+from icegrt_jax.config import default_config, read
 from icegrt_jax.data.licences import LICENCES
 from icegrt_jax.models.api import load_hf_model, save_model
 from icegrt_jax.models.hf.folder import load_hf, save_hf
@@ -113,7 +113,7 @@ def configured(**groups):
 
 def written(folder, config, workdir, model):
     folder.mkdir()
-    card.write(folder, config, workdir, "sft", "policy", model, "so")
+    card.write(folder, read(config), workdir, "sft", "policy", model, "so")
     return (folder / "README.md").read_text()
 
 

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from icegrt_jax import files
-from icegrt_jax.config.file import from_json
 from icegrt_jax.data.tokenizers import load_tokenizer, same_tokenizer
 from icegrt_jax.models.hf.folder import load_hf, save_hf
-from icegrt_jax.runs import reward_model, rundir
+from icegrt_jax.runs import reward_model
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.restore import load_role
 from tests.commands.reward_folders import tiny_folder
 from tests.commands.runs import call, copy_parts, run
-from tests.commands.test_reward_tokenizer import by_hand
+from tests.commands.test_reward_tokenizer import by_hand, normalised_on
 from tests.data.second_tokenizer import second_tokenizer
 
 KEYS = {"reward.steps": 0, "reward.normalize_on": 4, "reward.heldout_limit": 4, "ppo.iterations": 2}
@@ -55,9 +54,8 @@ def test_a_whole_run_from_a_finished_reward_model(finished, tmp_path, own):
     assert done["step"] == 0 and done["same_tokenizer"] is not own
     assert 0 <= done["heldout"]["made/accuracy"] <= 1 and not (workdir / "reward" / "metrics.jsonl").exists()
     assert same_tokenizer(load_tokenizer(workdir / "reward" / "tokenizer"), tokenizer)
-    stage = rundir.start(from_json((workdir / "config.json").read_text()), workdir)
-    prompts = reward_model.normalization_prompts(stage)
-    out = reward_model.sample_instruct(stage, prompts, stage.key("normalize"), num_samples=1)
+    stage, asked = normalised_on(workdir)
+    prompts, out = asked.prompts, reward_model.sample_instruct(stage, asked, stage.key("normalize"), num_samples=1)
     scores = by_hand(given, config, tokenizer, [prompt.prompt for prompt in prompts], out.text, out.finished)
     if own:  # of the policy's own, ids are scored, which the text need not give again
         assert done["ref_mean"] == pytest.approx(np.mean(scores), abs=1e-4)

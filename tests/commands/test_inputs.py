@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from icegrt_jax import cli
-from icegrt_jax.config import default_config
+from icegrt_jax.config import default_config, read
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import train_bpe
 from icegrt_jax.errors import UserError
@@ -66,7 +66,7 @@ def config_of(data):
 def checked(data, *stages, **keys):
     config = config_of(data)
     config.update_from_flattened_dict(keys)
-    return inputs.check(config, data / "run", *(stages or STAGES))
+    return inputs.check(read(config), data / "run", *(stages or STAGES))
 
 
 @pytest.mark.parametrize("key", [
@@ -122,9 +122,9 @@ def test_a_stage_that_has_finished_or_is_skipped_reads_nothing(data, tmp_path):
     (tmp_path / "run" / "ppo" / "done.json").write_text("{}")
     config = config_of(data)
     config.ppo.ptx.sources.a = "jsonl:none.jsonl"
-    assert inputs.check(config, tmp_path / "run", *STAGES) == []
+    assert inputs.check(read(config), tmp_path / "run", *STAGES) == []
     config.reward.heldout.a, config.reward.steps = "jsonl:none.jsonl", 0
-    assert inputs.check(config, tmp_path / "run", *STAGES) == []
+    assert inputs.check(read(config), tmp_path / "run", *STAGES) == []
 
 
 def test_no_data_folder_is_said_at_once(data, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_loss_of_more_than_a_quarter_is_a_warning(data):
 
 
 def test_lengths_beyond_what_the_model_was_made_for_are_a_warning(data, tmp_path):
-    tokenizer = inputs.tokenizers.future_tokenizer(config_of(data), data / "run")
+    tokenizer = inputs.tokenizers.future_tokenizer(read(config_of(data)), data / "run")
     tiny_folder(tmp_path / "model", tokenizer, scalar_head=False)
     raw = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**raw, "max_position_embeddings": 60}))

@@ -1,5 +1,6 @@
 """A reward model with its own tokenizer and chat template, from its folder to PPO and best-of-n."""
 
+import dataclasses
 import functools
 import itertools
 import signal
@@ -10,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from icegrt_jax import config as options
 from icegrt_jax import files
+from icegrt_jax.config import read
+from icegrt_jax.config.convert import with_values
 from icegrt_jax.config.file import from_json
+from icegrt_jax.config.options import LengthOptions, RewardOptions
 from icegrt_jax.data.encode import cut_prompt
 from icegrt_jax.data.packing import left_pad, right_pad
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, user
@@ -53,9 +56,9 @@ def folder(second, tmp_path_factory):
 
 
 def a_run(tmp_path, tokenizer, **reward_keys):
-    config = options.default_config()
-    config.reward.update(reward_keys)
-    return rundir.Run(config, tmp_path, make_mesh(), tokenizer)
+    """A run in its first moment, and its reward section."""
+    section = with_values(RewardOptions(), reward_keys)
+    return rundir.Run(tmp_path, make_mesh(), tokenizer, 0, "", LengthOptions(), 0), section
 
 
 def generation(tokenizer) -> Generation:
@@ -65,6 +68,14 @@ def generation(tokenizer) -> Generation:
     answers = [tokenizer.encode_text(text) + [tokenizer.eos_id] * int(end) for text, end in zip(ANSWERS, FINISHED)]
     tokens, mask = right_pad(answers, 32, tokenizer.pad_id)
     return Generation(prompts, prompt_mask, tokens, mask, FINISHED, np.zeros(mask.shape, np.float32), ANSWERS)
+
+
+def normalised_on(workdir):
+    """The run in a workdir, and what its scores were normalised on."""
+    options = read(from_json((workdir / "config.json").read_text()))
+    stage = rundir.start(options, workdir)
+    prompts = reward_model.normalization_prompts(stage, options.ppo.sources, options.reward.normalize_on)
+    return stage, reward_model.Asked(prompts, options.ppo, options.evaluate.batch_size)
 
 
 def by_hand(params, config, tokenizer, prompts, texts, finished):
@@ -80,7 +91,8 @@ def by_hand(params, config, tokenizer, prompts, texts, finished):
 def test_a_copy_of_the_policys_tokenizer_gives_equal_scores_by_both_ways(policy, tmp_path):
     config, params = tiny_folder(tmp_path / "reward", policy)
     copy = load_tokenizer(tmp_path / "reward")
-    assert make_reader(a_run(tmp_path, policy), copy) is None, "ids pass straight through"
+    run, section = a_run(tmp_path, policy)
+    assert make_reader(run, copy, section) is None, "ids pass straight through"
     out = generation(policy)
     as_ids = score_generation(None, params, config, PROMPTS, out, 2)
     as_text = score_generation(Reader(copy, 200), params, config, PROMPTS, out, 2)
@@ -89,9 +101,9 @@ def test_a_copy_of_the_policys_tokenizer_gives_equal_scores_by_both_ways(policy,
 
 
 def test_another_tokenizer_reads_the_texts_and_counts_what_it_cuts(policy, second, folder, tmp_path, capsys):
-    run = a_run(tmp_path, policy, score_length=150)
-    config, params = stage_models.load_folder(run, str(folder), run.config.reward.model)
-    reader = make_reader(run, load_tokenizer(folder))
+    run, section = a_run(tmp_path, policy, score_length=150)
+    config, params = stage_models.load_folder(run, str(folder), section.model)
+    reader = make_reader(run, load_tokenizer(folder), section)
     assert reader.length == 150 and reader.tokenizer.eos_ids == second.eos_ids
     scores = score_generation(reader, params, config, PROMPTS, generation(policy), 3)
     messages = [prompt.prompt for prompt in PROMPTS for _ in range(2)]
@@ -104,9 +116,9 @@ def test_another_tokenizer_reads_the_texts_and_counts_what_it_cuts(policy, secon
 
 
 def test_a_rollout_is_read_as_the_policy_has_read_it_in_few_programs(policy, second, tmp_path):
-    run = a_run(tmp_path, policy)
+    run, _ = a_run(tmp_path, policy)
     limit = len(policy.encode_prompt(PROMPTS[0].prompt)) - 4
-    run.config.overlong_prompts, run.config.max_prompt_length = "cut", limit
+    run = dataclasses.replace(run, lengths=LengthOptions(overlong_prompts="cut", max_prompt_length=limit))
     config, params = tiny_folder(tmp_path / "reward", second)
     state = types.SimpleNamespace(full=lambda role: params, model=lambda role: config)
     prompts, finished = [PROMPTS[0]] * 8, np.arange(8) % 2 == 0
@@ -133,30 +145,31 @@ def test_a_rollout_is_read_as_the_policy_has_read_it_in_few_programs(policy, sec
 
 
 def test_the_length_is_that_of_training_unless_given(policy, second, tmp_path):
-    assert make_reader(a_run(tmp_path, policy, length=77), second).length == 77
+    run, section = a_run(tmp_path, policy, length=77)
+    assert make_reader(run, second, section).length == 77
     counts = Reader(second, 40).count([user("a"), user("a" * 60)])
     assert counts == {"prompts": 2, "longest": len(second.encode_prompt(user("a" * 60))), "no_room": 1}
 
 
 def test_a_folder_brings_its_head_or_gets_a_new_one(policy, second, folder, tmp_path):
-    run = a_run(tmp_path, policy, init=str(folder))
-    config, params = reward_model.initial_reward_model(run, second)
+    run, section = a_run(tmp_path, policy, init=str(folder))
+    config, params = reward_model.initial_reward_model(run, second, section)
     expected, stored = tiny_folder(tmp_path / "again", second)
     assert (config.d_model, config.vocab_size) == (expected.d_model, expected.vocab_size)
     chex.assert_trees_all_close(jax.device_get(params), jax.device_get(stored))
 
     _, language_model = tiny_folder(tmp_path / "lm", second, scalar_head=False)
-    run = a_run(tmp_path, policy, init=str(tmp_path / "lm"))
-    run.config.reward.model.dtype, run.config.reward.model.scan_layers = "bfloat16", True
-    config, params = reward_model.initial_reward_model(run, second)
+    keys = {"init": str(tmp_path / "lm"), "model.dtype": "bfloat16", "model.scan_layers": True}
+    run, section = a_run(tmp_path, policy, **keys)
+    config, params = reward_model.initial_reward_model(run, second, section)
     assert config.dtype == "bfloat16" and config.scan_layers and "lm_head" not in params
     np.testing.assert_array_equal(params["embed"]["embedding"], language_model["embed"]["embedding"])
     assert params["head"]["kernel"].shape == (24, 1) and np.ptp(params["head"]["kernel"]) > 0
 
     tiny_folder(tmp_path / "small", second, rows=200)
-    run = a_run(tmp_path, policy, init=str(tmp_path / "small"))
+    run, section = a_run(tmp_path, policy, init=str(tmp_path / "small"))
     with pytest.raises(UserError, match="the tokenizer has 310 ids, the embedding 200 rows; they do not belong"):
-        reward_model.initial_reward_model(run, second)
+        reward_model.initial_reward_model(run, second, section)
 
 
 # What cannot work is said before anything is written.
@@ -191,7 +204,7 @@ def test_a_folder_with_the_policys_tokenizer_is_accepted_for_the_critic(finished
     assert call("reward", workdir, **{"reward.init": tmp_path / "elsewhere"}) == 0
     assert files.read_json(workdir / "reward" / "done.json")["same_tokenizer"] is True
     config = from_json((workdir / "config.json").read_text())
-    assert scoring.load_reader(rundir.start(config, workdir)) is None
+    assert scoring.load_reader(rundir.start(read(config), workdir), read(config).reward) is None
 
 
 @pytest.mark.slow
@@ -237,10 +250,9 @@ def test_ice_reward_is_trained_measured_and_normalised_with_its_own_tokenizer(re
     kept = load_tokenizer(rewarded / "reward" / "tokenizer")
     assert scoring.same_tokenizer(kept, second)
 
-    stage = rundir.start(from_json((rewarded / "config.json").read_text()), rewarded)
+    stage, asked = normalised_on(rewarded)
     config, params = stage_models.stage_params(stage, "reward", "reward")
-    prompts = reward_model.normalization_prompts(stage)
-    out = reward_model.sample_instruct(stage, prompts, stage.key("normalize"), num_samples=1)
+    prompts, out = asked.prompts, reward_model.sample_instruct(stage, asked, stage.key("normalize"), num_samples=1)
     scores = by_hand(params, config, second, [prompt.prompt for prompt in prompts], out.text, out.finished)
     assert done["ref_mean"] == pytest.approx(np.mean(scores), abs=1e-4)
     assert done["ref_std"] == pytest.approx(np.std(scores), abs=1e-4)
@@ -265,7 +277,7 @@ def test_ppo_is_scored_by_a_reward_model_that_reads_text(trained, second):
     assert rows[0]["first_ratio_error"] < 1e-4 and abs(rows[0]["kl"]) < 1e-3
     assert all(np.isfinite(row["score_raw"]) and row["score_cut"] == 0 for row in rows)
     assert files.read_json(trained / "ppo" / "data.json")["reward tokenizer"]["no_room"] == 0
-    stage = rundir.start(from_json((trained / "config.json").read_text()), trained)
+    stage = rundir.start(read(from_json((trained / "config.json").read_text())), trained)
     config, params = stage_models.stage_params(stage, "reward", "reward")
     samples = files.read_jsonl(trained / "ppo" / "samples.jsonl")
     prompts, texts = [row["prompt"] for row in samples], [row["response"] for row in samples]

@@ -3,8 +3,8 @@
 import pytest
 
 from icegrt_jax.config import default_config
-from icegrt_jax.plan import shapes
 from icegrt_jax.training.optimizers import OptimizerConfig, learning_rate
+from tests.plan.examples import ppo_state
 
 
 @pytest.mark.parametrize("value_warmup", [0, 3])
@@ -14,8 +14,7 @@ def test_a_schedule_ends_with_the_last_update_of_its_role(value_warmup):
     config.ppo.value_warmup = value_warmup
     for role in ("policy", "value"):
         config.ppo[f"{role}_optimizer"].update({"warmup_steps": 4, "schedule": "cosine", "final_lr_fraction": 0.1})
-    models = shapes.models_of(config)
-    optimizers: dict[str, OptimizerConfig] = dict(shapes.ppo_state(config, models).optimizers)
+    optimizers: dict[str, OptimizerConfig] = dict(ppo_state(config).optimizers)
     made = {"policy": (10 - value_warmup) * 8, "value": 80}
     for role, updates in made.items():
         rate, peak = learning_rate(optimizers[role]), optimizers[role].lr

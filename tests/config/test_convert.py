@@ -117,7 +117,7 @@ def test_python_has_the_defaults_of_the_command_line():
     sampler = dataclasses.asdict(SamplerConfig(max_new_tokens=flat["max_response_length"]))
     drawn = {name: flat[f"ppo.{name}"] for name in ("temperature", "top_k", "top_p", "min_p", "cache_dtype")}
     assert sampler == {**drawn, "max_new_tokens": 64, "eos_ids": (), "pad_id": 0}
-    assert PPOConfig() == ppo_config(default_config())
+    assert PPOConfig() == ppo_config(sections.PPOOptions(), sections.ValueOptions())
     controller = AdaptiveKL.create(flat["ppo.kl.coef"])
     assert (controller.target, controller.horizon) == (flat["ppo.kl.target"], flat["ppo.kl.horizon"])
     assert controller.adaptive == flat["ppo.kl.adaptive"]

@@ -88,7 +88,7 @@ def test_an_actor_that_would_never_learn_is_a_doubt(warmup, doubted):
 @pytest.mark.parametrize("name, params", [("llama2_13b_v5p", 13_015_864_320), ("qwen3_1p7b_v5e1", 1_720_574_976)])
 def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, name, params):
     monkeypatch.chdir(CONFIGS.parent)
-    section = load_config(str(CONFIGS / f"{name}.py"), ["--config.model.path=not/here"]).model
+    section = read(load_config(str(CONFIGS / f"{name}.py"), ["--config.model.path=not/here"])).model
     assert section.dtype == "bfloat16"
     shape = folder_config(section)
     assert shape.num_params == params
@@ -98,6 +98,11 @@ def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, 
 def test_the_checks_need_no_device():
     code = "import sys, icegrt_jax.config as c; c.check(c.default_config()); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def ppo_and_value(config):
+    options = read(config)
+    return options.ppo, options.value
 
 
 def test_every_ppo_option_reaches_the_update_steps():
@@ -118,12 +123,12 @@ def test_every_ppo_option_reaches_the_update_steps():
             section = section[group]
         section[name] = value
     config.value.trunk, config.value.vf_coef = "policy", 0.7
-    got = dataclasses.asdict(ppo_config(config))
+    got = dataclasses.asdict(ppo_config(*ppo_and_value(config)))
     names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip
     assert got == {**expected, "vf_coef": 0.7}
-    assert ppo_config(default_config()).vf_coef == 0.0, "a critic of its own has a loss of its own"
+    assert ppo_config(*ppo_and_value(default_config())).vf_coef == 0.0, "a critic of its own has a loss of its own"
     unread = set(dataclasses.asdict(PPOConfig())) - set(got)
     assert not unread
 

@@ -262,7 +262,7 @@ def test_a_device_with_a_part_of_its_own_needs_no_mesh(monkeypatch):
 
 
 def test_an_unknown_way_is_refused():
-    with pytest.raises(UserError, match="model.attention='flash'; expected one of auto, plain, splash, cudnn"):
+    with pytest.raises(UserError, match="model.attention='flash'; expected one of 'auto', 'plain', 'splash', 'cudnn'"):
         dataclasses.replace(CONFIG, attention="flash")
 
 

@@ -70,7 +70,7 @@ def test_scaled_frequencies_are_those_worked_out_by_hand():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"activation": "relu"}, "model.activation='relu'; expected one of silu, gelu_tanh"),
+        ({"activation": "relu"}, "model.activation='relu'; expected one of 'silu', 'gelu_tanh'"),
         ({"layer_windows": (3,)}, r"model.layer_windows=\(3,\); expected one per layer \(2\)"),
         ({"rope_scaling": "yarn"}, "model.rope_scaling='yarn'"),
         ({"rope_scaling": "llama3"}, "llama3 scaling needs 0 < low < high"),

@@ -1,6 +1,8 @@
 """Tiny configs to plan."""
 
-from icegrt_jax.config import default_config
+from icegrt_jax.commands.planned import Planned
+from icegrt_jax.config import default_config, read
+from icegrt_jax.plan import shapes
 
 
 def tiny(**values):
@@ -25,6 +27,18 @@ def tiny(**values):
             section = section[group]
         section[name] = value
     return c
+
+
+def models_of(config):
+    return Planned(read(config), None, 4).models
+
+
+def ppo_state(config, models=None):
+    o = read(config)
+    return shapes.ppo_state(
+        o.ppo, o.value, models or models_of(config), shared_base=o.roles.shared_base, frozen=o.model.param_dtype,
+        reward=o.reward.lora,
+    )  # fmt: skip
 
 
 ADAPTERS = {"roles.shared_base": True, "reward.lora.rank": 2, "ppo.lora.rank": 2, "model.param_dtype": "int8"}

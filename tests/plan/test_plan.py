@@ -8,6 +8,8 @@ import jax
 import pytest
 
 from icegrt_jax import cli
+from icegrt_jax.commands.planned import Planned
+from icegrt_jax.config import read
 from icegrt_jax.plan import checks, estimate, plan, report
 from icegrt_jax.plan.chips import CHIPS
 from icegrt_jax.plan.compiled import Compiled, Part
@@ -15,7 +17,7 @@ from icegrt_jax.plan.program import Program
 from icegrt_jax.plan.shapes import placed
 from icegrt_jax.plan.topology import parse_topology
 from icegrt_jax.sharding.mesh import make_mesh
-from tests.plan.examples import ADAPTERS, MEMORY, tiny
+from tests.plan.examples import ADAPTERS, MEMORY, models_of, tiny
 
 EIGHT = parse_topology("cpu:8")
 
@@ -160,13 +162,13 @@ def test_what_should_not_be_there_is_found(monkeypatch):
         "params/policy/attn/q/other float32[4096, 4098] is whole on every chip"
     ]
     config = tiny(**{"tokenizer.vocab_size": 100})
-    model = plan.shapes.models_of(config).policy
+    model = models_of(config).policy
     program = dataclasses.replace(PROGRAM, model=model, block=8, length=512)
     (found,) = checks.offenders(program, compiled, mesh)
     assert found == "f32[2, 512, 50] is as large as all logits of 2 rows of 512 tokens"
     assert checks.offenders(dataclasses.replace(program, length=1024), compiled, mesh) == []
     # A vocabulary that divides is split over fsdp as well, and a chip has its part of the logits of more rows.
-    model = plan.shapes.models_of(tiny(**{"tokenizer.vocab_size": 96})).policy
+    model = models_of(tiny(**{"tokenizer.vocab_size": 96})).policy
     compiled = dataclasses.replace(compiled, large=[["f32", [4, 1024, 12]], ["f32", [4, 512, 12]]])
     program = dataclasses.replace(program, model=model)
     assert checks.logits(program, compiled, mesh) == [
@@ -192,11 +194,11 @@ def test_a_reward_model_with_another_vocabulary_reads_text_in_programs_of_its_ow
              "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(shape))
     config = tiny(**{"reward.init": str(tmp_path), "value.init": "sft", "sft.steps": 0, "reward.steps": 0})
-    mesh, programs = plan.programs_for(config, plan.make_target(EIGHT), 4)
+    mesh, programs = Planned(read(config), plan.make_target(EIGHT), 4).programs({})
     assert [program.name for program in programs] == [
         "to rollout", "rollout", "first check", "read roles", "read texts", "score", "ppo update",
     ]  # fmt: skip
-    same = plan.programs_for(tiny(**{"sft.steps": 0, "reward.steps": 0}), plan.make_target(EIGHT), 4)[1]
+    same = Planned(read(tiny(**{"sft.steps": 0, "reward.steps": 0})), plan.make_target(EIGHT), 4).programs({})[1]
     assert not {"read roles", "read texts"} & {program.name for program in same}
 
 

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from icegrt_jax.commands.planned import Planned
+from icegrt_jax.config import read
 from icegrt_jax.plan import plan, report, search
 from icegrt_jax.plan.compiled import Compiled
 from icegrt_jax.plan.topology import parse_topology
@@ -36,7 +38,8 @@ class Compiler:
 
     def largest(self, free):
         """With so many kB of a chip left for temporaries, beside all that the plan's programs keep and MARGIN."""
-        mesh, programs = plan.programs_for(self.config, self.target, 4)
+        run = Planned(read(self.config), self.target, 4)
+        mesh, programs = run.programs({})
         programs = [program for program in programs if program.batch_key]
         rows = [plan.plan_row(program, mesh, self.target) for program in programs]
         memory = (max(row.resident for row in rows) + 1000 * free) / (1 - search.MARGIN)
@@ -44,7 +47,7 @@ class Compiler:
         rows = [dataclasses.replace(row, fits=target.fits(row.peak)) for row in rows]
         self.asked.clear()
         self.said = []
-        return search.largest_batch(self.config, target, 4, rows, self.said.append)
+        return search.largest_batch(run, target, rows, self.said.append)
 
 
 @pytest.mark.parametrize("free, largest", [(900, 0), (3_000, 16), (3_900, 24), (10_000, 88), (13_799, 120)])
@@ -116,13 +119,17 @@ def test_a_program_that_the_batch_of_the_others_does_not_fit_makes_it_smaller(mo
     assert len(compiler.asked) == 6
 
 
+def batches_of(config):
+    run = Planned(read(config), plan.make_target(parse_topology("cpu:8")), 4)
+    return search.Batches(run, run.mesh, "ppo.batch_size")
+
+
 def test_batches_are_what_the_checks_of_a_run_allow():
-    target = plan.make_target(parse_topology("cpu:8"))
-    batches = search.Batches(PPO, target.mesh(PPO), "ppo.batch_size")
+    batches = batches_of(PPO)
     with_replay = [batches.nearest(wanted, above=0, upto=64) for wanted in (0, 23, 24, 63.9, float("inf"))]
     assert with_replay == [8, 16, 24, 56, 64]
     halves = tiny(**{"ppo.num_minibatches": 2})
-    assert search.Batches(halves, target.mesh(halves), "ppo.batch_size").nearest(31, above=0, upto=64) == 16
+    assert batches_of(halves).nearest(31, above=0, upto=64) == 16
     assert batches.nearest(40, above=40, upto=47) is None
     assert batches.nearest(8, above=40, upto=64) == 48
-    assert batches.config_with(48).ppo.ptx.batch_size == 3 * PPO.ppo.ptx.batch_size
+    assert batches.values(48) == {"ppo.batch_size": 48, "ppo.ptx.batch_size": 3 * PPO.ppo.ptx.batch_size}

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from icegrt_jax.config import read
 from icegrt_jax.config.file import load_config
 from icegrt_jax.errors import UserError
 from icegrt_jax.plan import shapes
+from icegrt_jax.runs import stage_models
 from icegrt_jax.sharding.mesh import make_mesh
-from tests.plan.examples import ADAPTERS, tiny
+from tests.plan.examples import ADAPTERS, models_of, ppo_state, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -22,7 +24,7 @@ def count(tree) -> int:
 def test_four_roles_of_13_billion_parameters_are_described_in_no_memory(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config("configs/llama2_13b_v5p.py")
-    state = shapes.ppo_state(config, shapes.models_of(config))
+    state = ppo_state(config)
     sizes = {role: count(tree) for role, tree in state.params.items()}
     assert sizes["policy"] == sizes["reference"] == 13_015_864_320  # as published, embedding and head untied
     assert sizes["value"] == sizes["reward"] == 13_015_864_320 - 32000 * 5120 + 5121
@@ -44,7 +46,7 @@ def test_four_roles_of_13_billion_parameters_are_described_in_no_memory(monkeypa
 )
 def test_the_roles_are_put_together_as_the_config_says(values, roles, trained):
     config = tiny(**values)
-    state = shapes.ppo_state(config, shapes.models_of(config))
+    state = ppo_state(config)
     assert set(state.params) == roles and set(state.opt_state) == trained
     assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
     if "base" in roles:
@@ -56,7 +58,7 @@ def test_the_roles_are_put_together_as_the_config_says(values, roles, trained):
 
 def test_a_chip_holds_its_part_of_a_placed_state():
     config = tiny()
-    state = shapes.supervised_state(config, "sft", shapes.models_of(config))
+    state = shapes.supervised_state(read(config).sft, models_of(config), "float32")
     whole = shapes.bytes_per_chip(shapes.placed(state, make_mesh(-1, 1, 1)))
     assert whole == sum(leaf.size * shapes.itemsize(leaf) for leaf in jax.tree.leaves(state))
     part = shapes.bytes_per_chip(shapes.placed(state, make_mesh(1, 4, 2)))
@@ -66,14 +68,28 @@ def test_a_chip_holds_its_part_of_a_placed_state():
 def test_a_model_that_is_not_here_is_planned_by_its_config_json_or_refused(tmp_path):
     config = tiny(**{"model.path": "somebody/their-model"})
     with pytest.raises(UserError, match="'somebody/their-model' is not a folder here; a plan downloads no model: set"):
-        shapes.models_of(config)
+        models_of(config)
     config.model.hf_config = str(ROOT / "configs" / "shapes" / "llama2_13b")
-    assert shapes.models_of(config).policy.num_params == 13_015_864_320
+    assert models_of(config).policy.num_params == 13_015_864_320
 
 
 def test_the_reward_model_has_the_shape_that_its_start_says():
     config = tiny(**{"reward.init": "scratch", "value.init": "sft", "reward.model.d_model": 64})
-    models = shapes.models_of(config)
+    models = models_of(config)
     assert (models.policy.d_model, models.reward.d_model) == (32, 64)
-    state = shapes.ppo_state(config, models)
+    state = ppo_state(config, models)
     assert state.model("value").d_model == 32 and state.model("reward").d_model == 64
+
+
+@pytest.mark.parametrize("attention", ["plain", "auto"])
+def test_a_plan_computes_a_model_as_the_run_does(attention):
+    folder = str(ROOT / "configs" / "shapes" / "llama2_13b")
+    config = tiny(**{
+        "model.path": folder, "model.attention": attention, "model.remat": "full", "model.dtype": "bfloat16",
+        "reward.init": folder, "reward.model.attention": attention, "reward.model.scan_layers": True,
+    })  # fmt: skip
+    models, options = models_of(config), read(config)
+    assert models.policy == stage_models.folder_config(options.model) and models.policy.attention == attention
+    assert models.reward == stage_models.config_in(folder, options.reward.model)
+    scratch = tiny(**{"model.attention": attention})
+    assert models_of(scratch).policy == stage_models.scratch_config(read(scratch).model, 96, 16)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from icegrt_jax.commands.planned import Planned
+from icegrt_jax.config import read
 from icegrt_jax.config.choices import REMATS
 from icegrt_jax.plan import plan, sweep
 from icegrt_jax.plan.compiled import Compiled, Part
@@ -18,6 +20,10 @@ def target(memory):
     )
 
 
+def tried(config, values, where):
+    return sweep.trial(Planned(read(config), where, 4), values, where)
+
+
 def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
     seconds = {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0}
 
@@ -27,7 +33,7 @@ def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
         return Compiled(0.0, MEMORY, {"": Part(flops, 0.0, {}, 0.0, [])}, [])
 
     monkeypatch.setattr(plan.Target, "compile", compile_program)
-    trials = [sweep.trial(CONFIG, values, target(1e12), 4) for values in sweep.ways(8)]
+    trials = [tried(CONFIG, values, target(1e12)) for values in sweep.ways(8)]
     assert len(trials) == 10 * len(REMATS) and all(trial.fits for trial in trials)
     assert sweep.best(trials).values["mesh.tensor"] == 2 and sweep.best(trials).values["mesh.data"] == 1
     assert sweep.best(trials).mesh == "1x4x2" and sweep.best([]) is None
@@ -36,11 +42,11 @@ def test_a_sweep_tries_every_mesh_and_names_the_fastest(monkeypatch):
 def test_a_state_that_is_too_large_is_not_compiled(monkeypatch):
     monkeypatch.setattr(plan.Target, "compile", None)
     (values, *_) = sweep.ways(8)
-    tried = sweep.trial(CONFIG, values, target(1e3), 4)
-    assert tried.fits is False and tried.peak > 1e3 and tried.reason == "sft update does not fit"
+    trial = tried(CONFIG, values, target(1e3))
+    assert trial.fits is False and trial.peak > 1e3 and trial.reason == "sft update does not fit"
 
 
 def test_a_mesh_over_which_a_batch_does_not_divide_has_the_reason():
     config = tiny(**{"reward.steps": 0, "ppo.iterations": 0, "sft.batch_size": 4})
-    tried = sweep.trial(config, {"mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 1}, target(1e12), 4)
-    assert tried.fits is False and tried.reason.startswith("sft.batch_size=4 does not divide over 8 devices")
+    trial = tried(config, {"mesh.data": 1, "mesh.fsdp": 8, "mesh.tensor": 1}, target(1e12))
+    assert trial.fits is False and trial.reason.startswith("sft.batch_size=4 does not divide over 8 devices")

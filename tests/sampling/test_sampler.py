@@ -282,7 +282,7 @@ def test_an_int8_cache_is_near_the_forward_pass(slots):
 
 
 def test_a_cache_dtype_that_does_not_exist_is_refused():
-    with pytest.raises(UserError, match="cache_dtype='int4'; expected one of compute, int8"):
+    with pytest.raises(UserError, match="cache_dtype='int4'; expected one of 'compute', 'int8'"):
         SamplerConfig(max_new_tokens=1, cache_dtype="int4")
 
 

@@ -39,7 +39,7 @@ def test_a_cosine_rate_falls_to_its_final_fraction():
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(UserError, match="schedule='cosin'; expected one of constant, linear, cosine"):
+    with pytest.raises(UserError, match="schedule='cosin'; expected one of 'constant', 'linear', 'cosine'"):
         OptimizerConfig(lr=1.0, total_steps=1, schedule="cosin")
 
 
