@@ -29,6 +29,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_text_atomic
 
 ROLES = ("system", "user", "assistant")
+MAX_DEPTH = 500  # lists and objects in each other; what Python's own reader allows differs from version to version
 Messages = tuple[dict, ...]
 
 
@@ -194,13 +195,25 @@ def read_json_lines(path: str | os.PathLike) -> list[tuple[str, Any]]:
 def parse_json(text: str, where: str) -> Any:
     """The JSON value of one record; what cannot be read is an error that says where it stands."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if text.count("{") + text.count("[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+            raise RecursionError
+        return value
     except json.JSONDecodeError as e:
         raise UserError(f"{where}: not JSON ({e.msg} at column {e.colno}).") from e
     except RecursionError as e:
         raise UserError(f"{where}: lists and objects lie too deep in each other; expected a flat record.") from e
     except ValueError as e:  # Python's limit on the digits of an integer
         raise UserError(f"{where}: holds an integer of too many digits; write it as a string.") from e
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects lie in each other more than `depth` times."""
+    level = [value]
+    for _ in range(depth):
+        level = [x for x in level if isinstance(x, (dict, list)) and x]
+        level = [inner for x in level for inner in (x.values() if isinstance(x, dict) else x)]
+    return any(isinstance(x, (dict, list)) for x in level)
 
 
 def read_jsonl(path: str | os.PathLike, kind: type[Record]) -> list[Record]:
