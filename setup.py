@@ -43,12 +43,15 @@ EXTRAS_REQUIRE = {
         "peft>=0.18",
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "rouge-score>=0.1.2",
         "ruff>=0.12",
         "torch>=2.6",
     ],
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
     "eval": ["lm-eval>=0.4.11"],
+    # One judge's; it brings nltk, which nothing else here needs.
+    "rouge": ["rouge-score>=0.1.2"],
     "tpu": ["jax[tpu]>=0.10"],
 }
 

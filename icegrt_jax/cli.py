@@ -135,7 +135,7 @@ def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags:
 
     def prepare():
         used_by = functools.partial(reruns.used_by, workdir)
-        config_file.check_same(config, workdir, FREE_KEYS, used_by, reruns.GONE)
+        config_file.check_same(config, workdir, FREE_KEYS, used_by, reruns.GONE, reruns.ADDED)
         # A reader leaves the config of whoever trains there as it is.
         saves = not reads or not (workdir / config_file.FILE_NAME).exists()
         is_new = saves and config_file.save_resolved(config, workdir)

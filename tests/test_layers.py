@@ -8,7 +8,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "icegrt_jax"
 # From the top down; a room imports only from those below it. The files beside the rooms stand in the order as well.
 ROOMS = (
     "__main__", "cli", "__init__", "api", "commands", "report", "plan", "runs", "evaluation", "training", "sampling",
-    "models", "domains", "sharding", "data", "hosts", "config", "rl", "files", "errors", "version",
+    "models", "domains", "sharding", "data", "hosts", "config", "rl", "plugins", "files", "errors",
+    "version",
 )  # fmt: skip
 ALONE = {"rl"}  # imports nothing of ours
 READ_BY_ALL = {"hosts", "config"}  # import no room

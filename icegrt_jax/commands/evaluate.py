@@ -4,24 +4,27 @@ In-domain answers are sampled at `evaluate.temperature` (and once more greedily)
 answered greedily. Best-of-n samples n answers of ICE-Instruct and keeps the one ICE-Reward prefers.
 """
 
+import collections
 import pathlib
 
 import jax
 import numpy as np
 
 from icegrt_jax import files
-from icegrt_jax.config.options import DrawOptions, EvaluateOptions, Options, RewardOptions, Specs
+from icegrt_jax.config.options import DrawOptions, EvaluateOptions, Options, RewardOptions
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
-from icegrt_jax.evaluation.judges import BY_NAME, mean_grades
-from icegrt_jax.evaluation.table import format_examples, format_table
+from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_table
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import generation, inputs, notes, rundir, scoring, stage_models
+from icegrt_jax.runs import generation, inputs, judging, notes, rundir, scoring, stage_models
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
 from icegrt_jax.training.progress import Progress
+
+Grades = list[dict[str, float]]
 
 
 def main(config: Options, workdir: pathlib.Path) -> None:
@@ -37,12 +40,12 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
     run = rundir.start(config, workdir)
     folder = run.folder("evaluate")
     if not rundir.finished(run, "evaluate"):
-        domain, general = (_prompts(run, specs, section.limit) for specs in (section.domain, section.general))
+        domain, general = (_questions(run, config, group) for group in ("domain", "general"))
         stages = [("base", *stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps)))]
         stages.append(("ICE-Instruct", *stage_models.stage_params(run, "sft", "policy")))
         if rundir.finished(run, "ppo"):
             stages.append(("ICE-GRT", *stage_models.stage_params(run, "ppo", "policy")))
-        _audit(run, [*domain, *general])
+        _audit(run, [*domain.prompts, *general.prompts])
         rows = {}
         best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
         with Progress(len(stages) + bool(best_of), "evaluate") as progress:
@@ -59,12 +62,13 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
             "prompts": {"domain": len(domain), "general": len(general)},
             "examples": [
                 {
-                    "prompt": domain[i].prompt[-1]["content"],
+                    "prompt": domain.prompts[i].prompt[-1]["content"],
                     "answers": {name: row["answers"][i] for name, row in rows.items()},
                 }
                 for i in _spread(len(domain), section.examples)
             ],
             "order": list(rows),
+            **_columns(domain, rows),
         }
         sync.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
         rundir.finish(run, "evaluate", step=len(rows), models={})
@@ -74,7 +78,8 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
 def show(folder: pathlib.Path) -> None:
     """Prints the table and the examples of a finished evaluation."""
     results = files.read_json(folder / "results.json")
-    print("\n" + format_table(results["rows"]) + "\n\n" + format_examples(results["examples"]) + "\n", flush=True)
+    table = format_table(results["rows"], columns_of(results))
+    print("\n" + table + "\n\n" + format_examples(results["examples"]) + "\n", flush=True)
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -82,14 +87,22 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(wanted, count)).round()]
 
 
-def _prompts(run: rundir.Run, specs: Specs, limit: int) -> list[Prompt]:
-    loaded = run.load(specs, Prompt)
-    chosen = [prompt for records in loaded.values() for prompt in (records[:limit] if limit else records)]
-    longest = run.lengths.max_prompt_length
-    fitting = [p for p in chosen if len(encode_prompt(p, run.tokenizer)) <= longest]
-    if len(fitting) < len(chosen):
-        print(f"evaluate  {len(chosen) - len(fitting)} of {len(chosen)} prompts are over {longest} tokens: left out")
-    return fitting
+def _questions(run: rundir.Run, config: Options, group: str) -> judging.Questions:
+    limit, longest = config.evaluate.limit, run.lengths.max_prompt_length
+    loaded = run.load(getattr(config.evaluate, group), Prompt)
+    limited = {source: records[: limit or None] for source, records in loaded.items()}
+    asked = judging.questions(limited, judging.of_evaluation(config.evaluate, group, config.domain))
+    fitting = [i for i, p in enumerate(asked.prompts) if len(encode_prompt(p, run.tokenizer)) <= longest]
+    if len(fitting) < len(asked):
+        print(f"evaluate  {len(asked) - len(fitting)} of {len(asked)} prompts are over {longest} tokens: left out")
+    return asked.chosen(fitting)
+
+
+def _columns(domain: judging.Questions, rows: dict[str, dict]) -> dict:
+    """The columns of the table, where the judges have other numbers to show than the usual ones."""
+    names = dict.fromkeys(name for row in rows.values() for name in row["graded"])
+    shown = {name: title for judge in dict.fromkeys(domain.judges) for name, title in judge.shows(names).items()}
+    return {} if shown.items() <= dict(COLUMNS).items() else {"columns": columns_with(shown)}
 
 
 def _audit(run: rundir.Run, prompts: list[Prompt]) -> None:
@@ -121,24 +134,27 @@ def _answers(
 
 def _evaluate(run, config: EvaluateOptions, model, params, domain, general, progress: Progress) -> dict:
     """One stage's row: metrics, 95 % intervals over the prompts, and its sampled in-domain answers."""
-    metrics, intervals, sampled, size = {}, {}, None, config.batch_size
+    metrics, intervals, sampled, grades, size = {}, {}, None, [], config.batch_size
     if domain:
         with progress.phase("in-domain"):
-            sampled = _answers(run, model, params, domain, temperature=config.temperature, batch_size=size)
-            greedy = _answers(run, model, params, domain, temperature=0.0, batch_size=size)
-        metrics |= mean_grades(config.judge, domain, sampled.text)
-        metrics |= _by_split(config.judge, domain, sampled.text)
-        metrics["gold_greedy"] = mean_grades(config.judge, domain, greedy.text)["gold"]
+            sampled = _answers(run, model, params, domain.prompts, temperature=config.temperature, batch_size=size)
+            greedy = _answers(run, model, params, domain.prompts, temperature=0.0, batch_size=size)
+        grades, greedy_grades = domain.grade(sampled.text), domain.grade(greedy.text)
+        metrics |= mean_grades(grades)
+        metrics |= _by_split(domain.prompts, grades)
+        metrics["gold_greedy"] = mean_grades(greedy_grades)["gold"]
         metrics["length"] = float(sampled.mask.sum(axis=1).mean())
-        intervals |= grade_intervals(config.judge, domain, sampled.text)
-        intervals["gold_greedy"] = grade_intervals(config.judge, domain, greedy.text)["gold"]
+        intervals |= grade_intervals(grades)
+        intervals["gold_greedy"] = grade_intervals(greedy_grades)["gold"]
     if general:
         with progress.phase("general"):
-            answers = _answers(run, model, params, general, temperature=0.0, batch_size=size).text
-        metrics |= _by_task(config.general_judge, general, answers)
-        tasks = [record.meta.get("task", "general") for record in general]
-        intervals["general"] = task_interval(config.general_judge, general, answers, tasks)
-    return {"metrics": metrics, "intervals": intervals, "answers": sampled.text if sampled else []}
+            answers = _answers(run, model, params, general.prompts, temperature=0.0, batch_size=size).text
+        gold = [grade["gold"] for grade in general.grade(answers)]
+        tasks = [record.meta.get("task", "general") for record in general.prompts]
+        metrics |= _by_task(tasks, gold)
+        intervals["general"] = task_interval(gold, tasks)
+    texts = sampled.text if sampled else []
+    return {"metrics": metrics, "intervals": intervals, "answers": texts, "graded": _names(grades)}
 
 
 def _best_of(
@@ -149,41 +165,41 @@ def _best_of(
     with progress.phase("best of n"):
         n, size = config.best_of, config.batch_size
         out = _answers(
-            run, model, params, domain, temperature=config.temperature, batch_size=size, num_samples=n,
+            run, model, params, domain.prompts, temperature=config.temperature, batch_size=size, num_samples=n,
             stream="best_of",
         )  # fmt: skip
         reader = scoring.load_reader(run, reward_options)
         with jax.set_mesh(run.mesh):
-            scores = scoring.score_generation(reader, reward, reward_config, domain, out, size)
+            scores = scoring.score_generation(reader, reward, reward_config, domain.prompts, out, size)
         best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
     texts = [out.text[i] for i in best]
-    metrics = mean_grades(config.judge, domain, texts)
-    metrics |= _by_split(config.judge, domain, texts)
+    grades = domain.grade(texts)
+    metrics = mean_grades(grades)
+    metrics |= _by_split(domain.prompts, grades)
     metrics["length"] = float(out.mask[best].sum(axis=1).mean())
-    intervals = grade_intervals(config.judge, domain, texts)
-    return {"metrics": metrics, "intervals": intervals, "answers": texts}
-
-
-def _by_split(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, float]:
-    """Gold score of each kind of held-out prompt, where the records say which kind they are."""
-    splits = sorted({record.meta["split"] for record in records if "split" in record.meta})
     return {
-        f"gold/{split}": mean_grades(judge, *_pick(records, texts, lambda r, s=split: r.meta.get("split") == s))["gold"]
-        for split in splits
-    }
+        "metrics": metrics, "intervals": grade_intervals(grades), "answers": texts, "graded": _names(grades)
+    }  # fmt: skip
 
 
-def _by_task(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, float]:
+def _names(grades: Grades) -> list[str]:
+    """The numbers that the judges gave."""
+    return list(dict.fromkeys(name for grade in grades for name in grade))
+
+
+def _by_split(records: list[Prompt], grades: Grades) -> dict[str, float]:
+    """Gold score of each kind of held-out prompt, where the records say which kind they are."""
+    gold = collections.defaultdict(list)
+    for record, grade in zip(records, grades, strict=True):
+        if "split" in record.meta:
+            gold[record.meta["split"]].append(grade["gold"])
+    return {f"gold/{split}": sum(gold[split]) / len(gold[split]) for split in sorted(gold)}
+
+
+def _by_task(tasks: list[str], gold: list[float]) -> dict[str, float]:
     """Score of each general task, and `general`, the mean over the tasks."""
-    tasks = sorted({record.meta.get("task", "general") for record in records})
-    scores = {}
-    for task in tasks:
-        chosen, answers = _pick(records, texts, lambda r, t=task: r.meta.get("task", "general") == t)
-        grades = [BY_NAME[judge](record, answer)["gold"] for record, answer in zip(chosen, answers, strict=True)]
-        scores[f"general/{task}"] = sum(grades) / len(grades)
+    by_task = collections.defaultdict(list)
+    for task, grade in zip(tasks, gold, strict=True):
+        by_task[task].append(grade)
+    scores = {f"general/{task}": sum(by_task[task]) / len(by_task[task]) for task in sorted(by_task)}
     return {"general": sum(scores.values()) / len(scores), **scores}
-
-
-def _pick(records: list[Prompt], texts: list[str], wanted) -> tuple[list[Prompt], list[str]]:
-    chosen = [(record, text) for record, text in zip(records, texts, strict=True) if wanted(record)]
-    return [record for record, _ in chosen], [text for _, text in chosen]

@@ -10,7 +10,7 @@ from icegrt_jax.config.options import KLOptions, Options, PPOOptions
 from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import batch_check, generation, inputs, iteration, loop, notes, rundir, scoring
+from icegrt_jax.runs import batch_check, generation, inputs, iteration, judging, loop, notes, rundir, scoring
 from icegrt_jax.runs.roles import finished_stages, initial_state
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.state import TrainState
@@ -39,8 +39,8 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     state, parts = initial_state(run, finished_stages(run, ppo, config.value, shared_base=shared_base, frozen=frozen))
     _show(run, ppo, state)
     reader = scoring.load_reader(run, config.reward)
-    prompts, batches, replay = _data(run, ppo, reader)
-    once = iteration.make_iteration(run, ppo, state, prompts, reader)
+    asked, batches, replay = _data(run, ppo, config.domain, reader)
+    once = iteration.make_iteration(run, ppo, state, asked, reader)
     iterations = loop.Loop(
         "ppo", ppo.iterations, functools.partial(_host_batch, batches, replay), once.advance,
         save_every=log.ppo_checkpoint_every, shown=("score_raw", "gold", "kl", "length"), waits="learn",
@@ -117,8 +117,8 @@ def _report_kl(run: rundir.Run, kl: KLOptions) -> float:
     return mean
 
 
-def _data(run: rundir.Run, ppo: PPOOptions, reader: scoring.Reader | None):
-    """PPO's prompts, their batches, and the replay batches or None."""
+def _data(run: rundir.Run, ppo: PPOOptions, domain: str, reader: scoring.Reader | None):
+    """PPO's prompts with who judges the answers to each, their batches, and the replay batches or None."""
     sources = run.load(ppo.sources, Prompt)
     batches = prompt_batches(
         sources,
@@ -145,11 +145,11 @@ def _data(run: rundir.Run, ppo: PPOOptions, reader: scoring.Reader | None):
         )
         notes.audit(run, "ppo", replay, run.tokenizer, name="replay_example")
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
-    prompts = [prompt for records in sources.values() for prompt in records]
+    asked = judging.questions(sources, judging.of_ppo(ppo, domain))
     if reader is not None:
-        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in prompts])
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
     notes.write_report(run, "ppo", report)
-    return prompts, batches, replay
+    return asked, batches, replay
 
 
 def _host_batch(batches: Batches, replay: Batches | None, step: int) -> tuple[dict, dict | None]:

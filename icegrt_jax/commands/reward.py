@@ -1,7 +1,6 @@
 """`icegrt reward`: ICE-Reward, a scalar model of which answers people rank higher.
 
-1. Where the embedded domain is used: sample answers of ICE-Instruct and have them ranked by the
-   simulated annotators.
+1. Where the domain ranks answers: sample some of ICE-Instruct and have them ranked.
 2. Train on all rankings.
 3. Measure accuracy and calibration on held-out rankings.
 4. Fit mean and spread of the scores on ICE-Instruct's own answers; they are stored with the model.
@@ -16,7 +15,8 @@ from icegrt_jax.config.options import Options, RewardOptions
 from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.domains.adreview import annotators
+from icegrt_jax.domains import CheckedDomain
+from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.runs import batch_check, generation, inputs, loop, notes, rundir, scoring, stage_models, tokenizers
@@ -62,8 +62,9 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     asked, frozen = Asked(prompts, config.ppo, config.evaluate.batch_size), config.model.param_dtype
     if not section.steps:
         return take_as_it_is(run, section, tokenizer, reader, asked, frozen)
-    if config.domain and section.on_policy_k:
-        rank_own_answers(run, asked, section.on_policy_k)
+    domain = load_domain(config.domain)
+    if domain is not None and domain.ranks and section.on_policy_k:
+        rank_own_answers(run, domain, asked, section.on_policy_k)
     sources = run.load(section.sources, Ranking)
     batches = ranking_batches(
         sources,
@@ -133,8 +134,8 @@ def take_as_it_is(
     )  # fmt: skip
 
 
-def rank_own_answers(run: rundir.Run, like: Asked, k: int) -> None:
-    """Writes data/own_rankings.jsonl: k answers of ICE-Instruct to each prompt, ranked by the simulated annotators.
+def rank_own_answers(run: rundir.Run, domain: CheckedDomain, like: Asked, k: int) -> None:
+    """Writes data/own_rankings.jsonl: k answers of ICE-Instruct to each prompt, ranked by the domain.
 
     They are drawn as those to `like`.
     """
@@ -146,9 +147,9 @@ def rank_own_answers(run: rundir.Run, like: Asked, k: int) -> None:
     answers = sample_instruct(run, asked, run.key("rankings"), num_samples=k).text
     rankings = []
     for i, prompt in enumerate(prompts):
-        # Annotators see each different answer once; an empty one is no answer.
+        # Each different answer is ranked once; an empty one is no answer.
         own = tuple(dict.fromkeys(text for text in answers[i * k : (i + 1) * k] if text.strip()))
         if len(own) > 1:
-            ranks = annotators.rank(f"{run.seed}/own/{i}", prompt.meta, own)
+            ranks = domain.rank(prompt, own, f"{run.seed}/own/{i}")
             rankings.append(Ranking(prompt.prompt, own, ranks, prompt.meta))
     sync.main_first(path, lambda: write_jsonl(path, rankings))

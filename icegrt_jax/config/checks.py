@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from icegrt_jax.config.choices import DOMAINS, JUDGES, check_choice
+from icegrt_jax import plugins
+from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.config.convert import read
 from icegrt_jax.config.options import (
     EvaluateOptions,
@@ -44,10 +45,27 @@ def _check_sources(key: str, section: SupervisedOptions | RewardOptions | PPOOpt
             raise UserError(f"{key}.weights.{name} has no source of that name; the sources are {known}.")
 
 
-def _check_judge(key: str, judge: str, specs_key: str, specs: Mapping[str, str]) -> None:
-    check_choice(key, judge, JUDGES)
-    if specs and not judge:
-        raise UserError(f"{key} is empty, but {specs_key} names prompts; expected one of {', '.join(JUDGES[1:])}.")
+def _check_judges(evaluate: EvaluateOptions, ppo: PPOOptions, domain: str) -> None:
+    """Their names and sources; their files are opened where the inputs are checked."""
+    known = sorted({*JUDGES, *plugins.built_in("domains")})
+    named = {"evaluate.judge": evaluate.judge, "evaluate.general_judge": evaluate.general_judge, "ppo.judge": ppo.judge}
+    for key, group, specs in (("judge", "domain", evaluate.domain), ("general_judge", "general", evaluate.general)):
+        if not named[f"evaluate.{key}"] and set(specs) - set(evaluate.judges):
+            names = ", ".join([*known, plugins.FORMS])
+            raise UserError(f"evaluate.{key} is empty, but evaluate.{group} names prompts; expected one of {names}.")
+    for key, own, sources in (
+        ("evaluate.judges", evaluate.judges, {**evaluate.domain, **evaluate.general}),
+        ("ppo.judges", ppo.judges, ppo.sources),
+    ):
+        for name, judge in own.items():
+            named[f"{key}.{name}"] = judge
+            if name not in sources:
+                there = ", ".join(sources) or "none"
+                raise UserError(f"{key}.{name} has no source of that name; the sources are {there}.")
+    for key, judge in named.items():
+        plugins.check_name(key, judge, ["", *known])
+        if judge == "domain" and not domain:
+            raise UserError(f"{key}='domain', but domain is empty; name a domain, or another judge.")
 
 
 def _divides(key: str, whole: int, parts_key: str, parts: int) -> None:
@@ -69,7 +87,7 @@ def check(config: ConfigDict) -> None:
 
 def check_options(options: Options) -> None:
     """`check` of options that have been read."""
-    check_choice("domain", options.domain, DOMAINS)
+    plugins.check_name("domain", options.domain, ("", *plugins.built_in("domains")))
     _at_least(1, "", options, "max_prompt_length max_response_length")
     _at_least(1, "log.", options.log, "every checkpoint_every ppo_checkpoint_every samples_every")
     for name, section in (("pretrain", options.pretrain), ("sft", options.sft), ("reward", options.reward)):
@@ -79,6 +97,7 @@ def check_options(options: Options) -> None:
     _at_least(0, "reward.", options.reward, "score_length")
     _check_specs("reward.heldout", options.reward.heldout)
     _check_evaluate(options.evaluate)
+    _check_judges(options.evaluate, options.ppo, options.domain)
     _check_ppo(options.ppo)
     for name, lora in (("sft", options.sft.lora), ("reward", options.reward.lora), ("ppo", options.ppo.lora)):
         _check_lora(f"{name}.lora", lora)
@@ -160,8 +179,6 @@ def _check_evaluate(evaluate: EvaluateOptions) -> None:
     _at_least(1, "evaluate.", evaluate, "batch_size")
     _check_specs("evaluate.domain", evaluate.domain)
     _check_specs("evaluate.general", evaluate.general)
-    _check_judge("evaluate.judge", evaluate.judge, "evaluate.domain", evaluate.domain)
-    _check_judge("evaluate.general_judge", evaluate.general_judge, "evaluate.general", evaluate.general)
     _at_least(0, "evaluate.", evaluate, "temperature best_of limit examples")
 
 
@@ -217,7 +234,6 @@ def _check_whole_actor(model: ModelOptions) -> None:
 
 
 def _check_ppo(ppo: PPOOptions) -> None:
-    check_choice("ppo.judge", ppo.judge, JUDGES)
     _at_least(0, "ppo.", ppo, "iterations")
     _at_least(1, "ppo.", ppo, "batch_size samples_per_prompt num_ppo_epochs num_minibatches")
     _check_sources("ppo", ppo)

@@ -21,8 +21,7 @@ CriticInit = Literal["reward", "sft"]
 CriticTrunk = Literal["own", "policy"]
 LoRATarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
-JUDGES = ("", "adreview", "choice", "exact", "overlap")
-DOMAINS = ("", "adreview")
+JUDGES = ("choice", "domain", "exact", "letter", "number", "overlap", "regex", "rouge_l")  # beside those of domains
 LORA_TARGETS: tuple[LoRATarget, ...] = get_args(LoRATarget)
 REMATS: tuple[Remat, ...] = get_args(Remat)
 

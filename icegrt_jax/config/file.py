@@ -78,6 +78,7 @@ def check_same(
     free: tuple[str, ...] = (),
     used_by: Callable[[str], list[pathlib.Path] | None] = lambda key: None,
     gone: Mapping[str, Any] = types.MappingProxyType({}),
+    added: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Refuses a workdir whose run was made with another config.
 
@@ -87,6 +88,7 @@ def check_same(
       free: keys that may differ, "log" standing for "log.every" and all others under it.
       used_by: what is in the workdir that a key has shaped; None: all of it. A key that has shaped nothing may differ.
       gone: keys that there once were, with the value at which the run is as it is without them.
+      added: keys that there once were not, with the value at which the run is as it was without them.
     """
     path = pathlib.Path(workdir) / FILE_NAME
     if not path.exists():
@@ -98,6 +100,7 @@ def check_same(
     # Through JSON, as the old one went: a list in the file and a tuple from get_config() are the same value.
     new = flatten(from_json(to_json(config)))
     old = {key: value for key, value in old.items() if key in new or key not in gone or gone[key] != value}
+    old = {**{key: value for key, value in added.items() if not _has(old, key)}, **old}
     differing = {
         key: used_by(key)
         for key in sorted(old.keys() | new.keys())
@@ -262,6 +265,11 @@ def _check_elements(before: tuple, after: tuple) -> None:
         kinds.add(int)
     if kinds and any(type(element) not in kinds for element in after):
         raise TypeError("elements of another type")
+
+
+def _has(flat: dict[str, Any], key: str) -> bool:
+    """Whether there is such a key, or group of keys."""
+    return any(_is_under(name, (key,)) for name in flat)
 
 
 def _is_under(key: str, prefixes: tuple[str, ...]) -> bool:

@@ -30,6 +30,7 @@ from icegrt_jax.config.choices import (
 # Groups whose names are the user's.
 Specs = Mapping[str, str]  # {source: "FORMAT:PATH"}
 Weights = Mapping[str, float]  # {source: its share}
+Judges = Mapping[str, str]  # {source: its own judge}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class RewardOptions:
     heldout_limit: int = 0  # rankings per held-out source; 0: all
     optimizer: OptimizerOptions = OptimizerOptions(lr=3e-4)  # of the reward model
     lora: LoRAOptions = LoRAOptions()  # of the reward model, on ICE-Instruct or the folder's model
-    on_policy_k: int = 5  # answers per prompt sampled from ICE-Instruct and ranked by the simulated annotators; 0: none
+    on_policy_k: int = 5  # answers per prompt sampled from ICE-Instruct, where the domain ranks them; 0: none
     score_length: int = 0  # tokens of prompt and answer that it scores with a tokenizer of its own; 0: as length
     normalize_on: int = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted (arXiv 1909.08593)
 
@@ -233,7 +234,8 @@ class PPOOptions(DrawOptions, UpdateOptions):
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts
     weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
     rollout_slots: int = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
-    judge: str = ""  # measures the rollouts for the curves; never seen by the training
+    judge: str = ""  # measures the rollouts for the curves, never seen by the training; a name or FILE.py:FUNCTION
+    judges: Judges = field(default_factory=dict)  # {source: its own judge}
     kl: KLOptions = KLOptions()  # the penalty
     score: ScoreOptions = ScoreOptions()  # from score to reward
     ptx: ReplayOptions = field(default_factory=ReplayOptions)  # the replay
@@ -248,9 +250,10 @@ class EvaluateOptions:
     """The table."""
 
     domain: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of in-domain prompts
-    judge: str = ""  # of the answers to them
+    judge: str = ""  # of the answers to them; a name or FILE.py:FUNCTION
     general: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of general tasks
     general_judge: str = "exact"  # of the answers to them
+    judges: Judges = field(default_factory=dict)  # {source of either: its own judge}
     limit: int = 0  # prompts per source; 0: all
     batch_size: int = 64  # prompts at a time, here and wherever answers are sampled outside PPO
     temperature: float = 1.0  # of in-domain answers; greedy ones are judged as well, general tasks are greedy
@@ -272,7 +275,7 @@ class MeshOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerOptions:
-    """The tokenizer trained for the embedded domain."""
+    """The tokenizer trained for the domain."""
 
     vocab_size: int = 1024  # tokens
 
@@ -308,8 +311,8 @@ class Options(LengthOptions):
 
     seed: int = 0  # of every random choice
     data_dir: str = ""  # folder where relative paths of the sources start; empty: $ICEGRT_DATA
-    domain: str = ""  # adreview: the embedded domain writes its data to WORKDIR/data
-    domain_sizes: Mapping[str, int] = field(default_factory=dict)  # {set: records}, see docs/adreview.md
+    domain: str = ""  # one that ships or FILE.py:CLASS (docs/extending.md); its data are written to WORKDIR/data
+    domain_sizes: Mapping[str, int] = field(default_factory=dict)  # {set: records}, the sets being the domain's
     mesh: MeshOptions = MeshOptions()  # of all devices
     tokenizer: TokenizerOptions = TokenizerOptions()  # where model.path is empty
     model: ModelOptions = ModelOptions()  # the policy's, and of all who start from it

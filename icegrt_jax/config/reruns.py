@@ -14,6 +14,8 @@ FIRST_READ = {
 }
 # Keys of earlier versions, with the value at which a run is as it is without them: it may go on.
 GONE = {"ppo.bootstrap_truncated": False}
+# Keys that earlier versions did not have, with the value at which a run is as it was: it may go on.
+ADDED = {"ppo.judges": {}, "evaluate.judges": {}}
 
 
 def used_by(workdir: pathlib.Path, key: str) -> list[pathlib.Path] | None:

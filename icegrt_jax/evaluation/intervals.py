@@ -1,12 +1,9 @@
 """95 % intervals of mean grades over the prompts that were asked."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from icegrt_jax.data.records import Prompt
-from icegrt_jax.evaluation.judges import BY_NAME
 
 Z = 1.96
 
@@ -23,16 +20,16 @@ def interval(mean: float, variance: float, count: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def grade_intervals(judge: str, records: Sequence[Prompt], answers: Sequence[str]) -> dict[str, list[float]]:
-    """For every number the judge gives, low and high of its mean over the prompts."""
-    grades = [BY_NAME[judge](record, answer) for record, answer in zip(records, answers, strict=True)]
-    columns = {name: np.array([grade[name] for grade in grades]) for name in grades[0]}
+def grade_intervals(grades: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """For every number of the answers' grades, low and high of its mean over those that have it."""
+    names = dict.fromkeys(name for grade in grades for name in grade)
+    columns = {name: np.array([grade[name] for grade in grades if name in grade]) for name in names}
     return {name: list(interval(x.mean(), x.var(), len(x))) for name, x in columns.items()}
 
 
-def task_interval(judge: str, records: Sequence[Prompt], answers: Sequence[str], tasks: Sequence[str]) -> list[float]:
+def task_interval(gold: Sequence[float], tasks: Sequence[str]) -> list[float]:
     """Low and high of the mean over tasks of the tasks' mean grades; the tasks stay the same, their prompts vary."""
-    gold = np.array([BY_NAME[judge](record, answer)["gold"] for record, answer in zip(records, answers, strict=True)])
+    gold = np.array(gold)
     parts = [gold[[task == name for task in tasks]] for name in sorted(set(tasks))]
     mean = float(np.mean([part.mean() for part in parts]))
     variance = sum(part.var() / len(part) for part in parts) / len(parts) ** 2

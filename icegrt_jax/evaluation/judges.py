@@ -1,130 +1,140 @@
 """Judges: a prompt record and an answer in, numbers in [0, 1] out.
 
-Every judge gives `gold`, its overall verdict; those of answers with an analysis also give
-`verdict` (the answer is right) and `analysis` (the reasons are good). What a judge reads of a record
-stands in `NEEDS`: without it every answer would be right, every answer wrong, or none could be judged.
+A config names one: of `built_in.py`, "domain" (the domain's own grades; the name of a domain that ships does as well)
+or the user's function as FILE.py:NAME, which returns a number or several by name. Every judge gives `gold`, its overall
+verdict.
 """
 
-import collections
+import math
+import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icegrt_jax import plugins
+from icegrt_jax.data.needs import Need, as_needs, check_needs
 from icegrt_jax.data.records import Prompt, shown
-from icegrt_jax.domains.adreview.judge import grade
-from icegrt_jax.domains.adreview.rules import RULES
+from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
+from icegrt_jax.evaluation import built_in
 
-
-def words(text: str) -> list[str]:
-    """Lower-case words and numbers of a text."""
-    return re.findall(r"\w+", text.lower())
-
-
-def unigram_f1(reference: str, answer: str) -> float:
-    """ROUGE-1 F1: overlap of the two bags of words."""
-    ours, theirs = collections.Counter(words(answer)), collections.Counter(words(reference))
-    shared = sum((ours & theirs).values())
-    return 2 * shared / (sum(ours.values()) + sum(theirs.values())) if shared else 0.0
-
-
-def adreview(record: Prompt, answer: str) -> dict[str, float]:
-    """The embedded domain's exact judge."""
-    return grade(record.meta, answer)
-
-
-def exact(record: Prompt, answer: str) -> dict[str, float]:
-    """1 where the answer equals the reference but for case and spaces."""
-    return {"gold": float(" ".join(answer.lower().split()) == " ".join(record.reference.lower().split()))}
-
-
-def overlap(record: Prompt, answer: str) -> dict[str, float]:
-    """Unigram F1 with the reference."""
-    return {"gold": unigram_f1(record.reference, answer)}
-
-
-def choice(record: Prompt, answer: str) -> dict[str, float]:
-    """`Answer: …` must name the right choice; the explanation is compared with the published one.
-
-    The overlap with one reference is a rough measure of an explanation; it is reported as what it is.
-    """
-    match = re.search(r"answer:\s*(.*?)\s*(?:\n|explanation:|$)", answer, re.IGNORECASE)
-    given = " ".join(words(match.group(1))) if match else ""
-    verdict = float(given == " ".join(words(record.meta["answer"])))
-    _, _, explanation = answer.partition("Explanation:")
-    _, _, reference = record.reference.partition("Explanation:")
-    analysis = unigram_f1(reference, explanation)
-    return {"verdict": verdict, "analysis": analysis, "gold": (verdict + analysis) / 2}
-
-
-BY_NAME = {"adreview": adreview, "exact": exact, "overlap": overlap, "choice": choice}
-
-
-@dataclass(frozen=True)
-class Need:
-    """A field that a judge reads: its name, what it must hold in words, and whether a value does."""
-
-    field: str
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def _has_words(value: Any) -> bool:
-    return isinstance(value, str) and bool(words(value))
-
-
-def _explains(reference: str) -> bool:
-    return _has_words(reference.partition("Explanation:")[2])
-
-
-def _parts(*fields: str) -> Callable[[Any], bool]:
-    """Whether a value is a list of objects in which these fields are strings."""
-    whole = lambda item: isinstance(item, dict) and all(isinstance(item.get(field), str) for field in fields)
-    return lambda value: isinstance(value, list) and all(map(whole, value))
-
-
-def _violations(value: Any) -> bool:
-    objects = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return objects and all(
-        item.get("rule") in [*RULES] and isinstance(item.get("quote"), str) for item in value
-    )  # fmt: skip
-
-
-NEEDS = {
-    "adreview": (
-        Need("meta.ad", "the ad's text", _has_words),
-        Need("meta.violations", "a list of {rule, quote}, each of a rule of the book", _violations),
-        Need("meta.decoys", "a list of {quote, reason}", _parts("quote", "reason")),
-    ),
-    "exact": (Need("reference", "the answer that is right", lambda value: bool(value.strip())),),
-    "overlap": (Need("reference", "an answer of one word or more", _has_words),),
-    "choice": (
-        Need("meta.answer", "the right choice, a string with a word in it", _has_words),
-        Need("reference", "'Explanation:' and the published explanation", _explains),
-    ),
-}
-# What evaluation groups by, where a record has it.
+OF_DOMAIN = "domain"
+# What evaluation groups by, where a record has it, and its own names beside those of a judge.
 GROUPS = ("split", "task")
+TAKEN = ("gold_greedy", "general", "length")
+SLACK = 1e-6  # of a bound: a mean of ones may be a little above 1
 
 
-def check_records(judge: str, records: Iterable[Prompt]) -> None:
-    """Refuses the first record that lacks what the judge reads."""
-    for record in records:
-        where = record.where or "a prompt"
-        for need in NEEDS[judge]:
-            top, _, name = need.field.partition(".")
-            value = record.meta.get(name) if top == "meta" else record.reference
-            if not need.holds(value):
-                got = "missing" if value in (None, "") else shown(value)
-                raise UserError(f"{where}: field {need.field!r} is {got}; the judge {judge!r} needs {need.expected}.")
-        for name in GROUPS:
-            if not isinstance(record.meta.get(name, ""), str):
-                got = shown(record.meta[name])
-                raise UserError(f"{where}: field 'meta.{name}' is {got}; results are grouped by it, expected a string.")
+def needs(*fields: Need | str) -> Callable:
+    """Declares the fields that a judge reads, "reference" or "meta.NAME": a record without one is an error at once.
+
+    >>> @needs("reference")
+    ... def is_short(record, answer):
+    ...     return len(answer) <= len(record.reference)
+    """
+
+    def declare(function: Callable) -> Callable:
+        function.needs = fields
+        return function
+
+    return declare
 
 
-def mean_grades(judge: str, records: list[Prompt], answers: list[str]) -> dict[str, float]:
-    """Mean of every number the judge gives."""
-    grades = [BY_NAME[judge](record, answer) for record, answer in zip(records, answers, strict=True)]
-    return {name: sum(grade[name] for grade in grades) / len(grades) for name in grades[0]}
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """One that can be asked.
+
+    Attributes:
+      name: as the config has it.
+      function: of a record and an answer.
+      needs: what it reads of a record.
+      metrics: title of each number that tables and curves show beside gold; None: all, under their own names.
+      file: of the user's code.
+    """
+
+    name: str
+    function: Callable[[Prompt, str], Any]
+    needs: tuple[Need, ...] = ()
+    metrics: Mapping[str, str] | None = None
+    file: pathlib.Path | None = None
+
+    def grade(self, record: Prompt, answer: str) -> dict[str, float]:
+        """The numbers of one answer, "gold" among them."""
+        said = f"{record.where or 'a prompt'}: the judge {self.name!r}"
+        given = plugins.explained(said, lambda: self.function(record, answer), self.file)
+        grades = given if isinstance(given, Mapping) else {"gold": given}
+        if "gold" not in grades:
+            raise UserError(f"{said} gave {shown(dict(grades))}, in which the overall verdict, 'gold', is missing.")
+        for name in grades:
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*", name) or name in TAKEN:
+                raise UserError(f"{said} calls a number {name!r}; expected a word, and none of {', '.join(TAKEN)}.")
+        return {name: _share(value, name, said) for name, value in grades.items()}
+
+    def check(self, records: Sequence[Prompt]) -> None:
+        """Refuses the first record that lacks what it reads; tried on the first with the reference as the answer."""
+        for record in records:
+            check_needs(self.needs, record, f"the judge {self.name!r}")
+            for name in GROUPS:
+                if not isinstance(record.meta.get(name, ""), str):
+                    where, got = record.where or "a prompt", shown(record.meta[name])
+                    raise UserError(
+                        f"{where}: field 'meta.{name}' is {got}; results are grouped by it, expected a string."
+                    )
+        for record in records[:1]:
+            self.grade(record, record.reference)
+
+    def shows(self, grades: Iterable[str]) -> dict[str, str]:
+        """{name: title} of what is shown of its numbers beside gold, in order."""
+        named = self.metrics if self.metrics is not None else {name: name.replace("_", " ") for name in grades}
+        return {name: title for name, title in named.items() if name != "gold"}
+
+
+def load(key: str, name: str, domain: str = "") -> Judge:
+    """The judge that a key of the config names.
+
+    Args:
+      key: for errors.
+      name: of `built_in.py`, "domain", a domain that ships, or FILE.py:NAME.
+      domain: of the config, whose grades "domain" stands for.
+    """
+    if name in built_in.BY_NAME:
+        return Judge(name, built_in.BY_NAME[name], built_in.NEEDS[name], built_in.METRICS.get(name))
+    if not plugins.is_own(name):
+        return _of_domain(key, name, domain if name == OF_DOMAIN else name)
+    function = plugins.load(key, name)
+    plugins.check_function(key, name, function, "record", "answer")
+    fields = as_needs(getattr(function, "needs", ()), f"{key}: the judge {name!r}")
+    return Judge(name, function, fields, getattr(function, "metrics", None), plugins.file_of(name))
+
+
+def grade_all(judges: Sequence[Judge], records: Sequence[Prompt], answers: Sequence[str]) -> list[dict[str, float]]:
+    """The numbers of every answer, each by the judge of its record."""
+    return [judge.grade(*asked) for judge, *asked in zip(judges, records, answers, strict=True)]
+
+
+def mean_grades(grades: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of every number over the answers that have it."""
+    names = dict.fromkeys(name for grade in grades for name in grade)
+    columns = {name: [grade[name] for grade in grades if name in grade] for name in names}
+    return {name: sum(values) / len(values) for name, values in columns.items()}
+
+
+def _of_domain(key: str, name: str, domain: str) -> Judge:
+    found = load_domain(domain)
+    if found is None or not found.grades:
+        why = f"the domain {domain!r} has no grade(record, answer)" if found else "domain is empty"
+        raise UserError(f"{key}={name!r}, but {why}; name another judge.")
+    file = plugins.file_of(domain) if plugins.is_own(domain) else None
+    return Judge(name, found.domain.grade, found.needs, found.domain.metrics, file)
+
+
+def _share(value: Any, name: str, said: str) -> float:
+    """A number in [0, 1], whatever its type."""
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not -SLACK <= number <= 1 + SLACK:  # false of NaN
+        raise UserError(f"{said} gave {name}={shown(value)}; expected a number from 0 to 1.")
+    return number

@@ -1,6 +1,10 @@
 """The table of a run as text: one row per stage, and the prompts with every stage's answer."""
 
-COLUMNS = (
+from collections.abc import Mapping
+
+Columns = tuple[tuple[str, str], ...]  # (metric, title)
+# Of a judge that gives a verdict and an analysis.
+COLUMNS: Columns = (
     ("verdict", "verdict"),
     ("analysis", "analysis"),
     ("gold", "gold"),
@@ -10,9 +14,19 @@ COLUMNS = (
 )
 
 
-def format_table(rows: list[dict]) -> str:
+def columns_with(shown: Mapping[str, str]) -> Columns:
+    """The columns where the judges have these numbers, {name: title}, beside gold."""
+    return (*shown.items(), *COLUMNS[2:])
+
+
+def columns_of(results: dict) -> Columns:
+    """The columns of a `results.json`, which has its own where they are not the usual ones."""
+    return tuple((key, title) for key, title in results.get("columns", COLUMNS))
+
+
+def format_table(rows: list[dict], columns: Columns = COLUMNS) -> str:
     """`rows` as [{"name", "metrics": {…}}]; shares are shown in per cent."""
-    columns = [(key, title) for key, title in COLUMNS if any(key in row["metrics"] for row in rows)]
+    columns = [(key, title) for key, title in columns if any(key in row["metrics"] for row in rows)]
     name_width = max(len(row["name"]) for row in rows)
     lines = [" " * name_width + "".join(f"  {title:>13}" for _, title in columns)]
     for row in rows:

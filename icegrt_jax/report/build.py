@@ -14,6 +14,7 @@ from icegrt_jax.config import file as config_file
 from icegrt_jax.config.convert import to_config
 from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
+from icegrt_jax.evaluation.table import columns_of
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import curves, page
 from icegrt_jax.training.metrics import read_metrics
@@ -72,7 +73,9 @@ def _evaluation_section(results: dict | None, out: pathlib.Path) -> dict:
     section = {"name": "evaluate", "title": "Evaluation by metric and task", "note": "", "images": []}
     if not results:
         return section | {"note": "No evaluation in this run."}
-    return section | {"images": [_save(curves.evaluation_figure(results["rows"]), out / "evaluate.png")]}
+    return section | {
+        "images": [_save(curves.evaluation_figure(results["rows"], columns_of(results)), out / "evaluate.png")]
+    }
 
 
 def _table(rows: list[dict]) -> dict:

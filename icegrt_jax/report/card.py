@@ -7,13 +7,16 @@ from typing import Any
 
 from icegrt_jax import files
 from icegrt_jax.config.convert import to_config
-from icegrt_jax.config.options import Options
+from icegrt_jax.config.options import EvaluateOptions, Options
 from icegrt_jax.data.licences import UNKNOWN, licence_of
+from icegrt_jax.domains import load as load_domain
+from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.intervals import interval
-from icegrt_jax.evaluation.table import COLUMNS
+from icegrt_jax.evaluation.table import columns_of
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf import card
 from icegrt_jax.models.hf.hub import HUB_NAME
+from icegrt_jax.runs.judging import DEFAULTS
 from icegrt_jax.training.restore import finished
 from icegrt_jax.version import __version__
 
@@ -120,7 +123,7 @@ def _data(config: Options, stage: str) -> str:
         for source, spec in specs.items():
             known, licence = licence_of(spec)
             if config.domain and "{workdir}/data/" in spec:
-                known, licence = f"embedded domain {config.domain}", "made by icegrt_jax, which is Apache-2.0"
+                known, licence = _of_domain(config.domain)
             rows.append([group, source, f"`{without_paths(spec)}`", known or "-", licence])
     if not rows:
         return "No source of data is named in the config."
@@ -131,13 +134,24 @@ def _data(config: Options, stage: str) -> str:
     )
 
 
+def _of_domain(name: str) -> tuple[str, str]:
+    """What the domain says of its records and their licence; of one whose code is not here any more, its name."""
+    try:
+        found = load_domain(name)
+    except UserError:
+        return f"domain {without_paths(name)}", UNKNOWN
+    return ("", UNKNOWN) if found is None else (found.description, found.domain.licence)
+
+
 def _results(config: Options, workdir: pathlib.Path, own: str) -> str:
     """The table of `icegrt evaluate`, if it has run."""
     file = workdir / "evaluate" / "results.json"
     if not (workdir / "evaluate" / "done.json").is_file() or not file.is_file():
         return "No evaluation has run: nothing is known here of how good its answers are.\n"
     results = files.read_json(file)
-    columns = [(key, title) for key, title in COLUMNS if any(key in row["metrics"] for row in results["rows"])]
+    columns = [
+        (key, title) for key, title in columns_of(results) if any(key in row["metrics"] for row in results["rows"])
+    ]
     rows = []
     for row in results["rows"]:
         name = f"**{row['name']}** (this model)" if row["name"] == own else row["name"]
@@ -145,16 +159,22 @@ def _results(config: Options, workdir: pathlib.Path, own: str) -> str:
     said = "Evaluated before intervals were kept."
     if counts := results.get("prompts"):
         judges = [
-            f"{counts[kind]} {title} prompts (judge `{judge}`)"
-            for kind, title, judge in (
-                ("domain", "in-domain", config.evaluate.judge), ("general", "general", config.evaluate.general_judge))
+            f"{counts[kind]} {title} prompts ({_judges(config.evaluate, kind)})"
+            for kind, title in (("domain", "in-domain"), ("general", "general"))
             if counts[kind]
-        ]  # fmt: skip
+        ]
         said = (
             f"In brackets 95 % intervals over the prompts: {' and '.join(judges)}. It is one run: what another seed "
             "would change is not in them."
         )
     return f"{card.table(['Stage', *(title for _, title in columns)], rows)}\n\n{said}\n"
+
+
+def _judges(evaluate: EvaluateOptions, kind: str) -> str:
+    """The judges of a group of prompts."""
+    default = getattr(evaluate, DEFAULTS[kind])
+    names = dict.fromkeys(without_paths(evaluate.judges.get(source, default)) for source in getattr(evaluate, kind))
+    return f"judge{'s' if len(names) > 1 else ''} {', '.join(f'`{name}`' for name in names)}"
 
 
 def _cell(key: str, row: dict) -> str:

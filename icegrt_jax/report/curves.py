@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # before pyplot: a figure is a file here, never a window
 import matplotlib.pyplot as plt
 import numpy as np
 
-from icegrt_jax.evaluation.table import COLUMNS
+from icegrt_jax.evaluation.table import COLUMNS, Columns
 
 _STYLE = {
     "figure.dpi": 110,
@@ -127,14 +127,15 @@ def calibration_figure(calibration: dict) -> plt.Figure:
     return figure
 
 
-def evaluation_figure(rows: Sequence[dict]) -> plt.Figure:
+def evaluation_figure(rows: Sequence[dict], columns: Columns = COLUMNS) -> plt.Figure:
     """Draws the columns of the table as bars, a bar per model; below, each group of detailed metrics.
 
     Args:
       rows: `{"name": model, "metrics": {"verdict": ..., "general/<task>": ...}}`, in order.
+      columns: of the table.
     """
-    names = metric_names(rows)
-    headline = [key for key, _ in COLUMNS if key in names]
+    names, titles = metric_names(rows), dict(columns)
+    headline = [key for key in titles if key in names]
     groups: dict[str, list[str]] = {}
     for name in names:
         if "/" in name:
@@ -149,11 +150,11 @@ def evaluation_figure(rows: Sequence[dict]) -> plt.Figure:
             digits = 1 if name == "length" else 2
             labels = [f"{v:.{digits}f}" if np.isfinite(v) else "–" for v in values]
             ax.bar_label(bars, labels, padding=2, fontsize=9)
-            ax.set_title(dict(COLUMNS)[name])
+            ax.set_title(titles[name])
             ax.set_xticks([])
             ax.margins(y=0.12)
         for i, (group, members) in enumerate(groups.items(), start=1):
-            _bars_by_name(figure.add_subplot(grid[i, :]), rows, members, dict(COLUMNS).get(group, group))
+            _bars_by_name(figure.add_subplot(grid[i, :]), rows, members, titles.get(group, group))
         handles = [plt.Rectangle((0, 0), 1, 1, color=_color(m)) for m in range(len(rows))]
         figure.legend(
             handles, [r["name"] for r in rows], loc="outside upper center", ncols=min(len(rows), 6), fontsize=11

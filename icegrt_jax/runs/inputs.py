@@ -2,8 +2,8 @@
 
 All records are parsed and shown to the judges. Tokenised are up to `LOOKED_AT` of each source, spread over it, and
 more only while none of them fits: that takes seconds whatever the size, and whether anything is left is exact. How
-much is lost is then an estimate; each stage counts it over all records before its own first step. What the embedded
-domain will write is made here on the same scale, where the run has not written it yet.
+much is lost is then an estimate; each stage counts it over all records before its own first step. What the domain
+will write is made here on the same scale, where the run has not written it yet.
 """
 
 import dataclasses
@@ -20,10 +20,9 @@ from icegrt_jax.data.pipeline import check_weights
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record, Text
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.domains.adreview import build
+from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
-from icegrt_jax.evaluation import judges
-from icegrt_jax.runs import model_folders, tokenizers
+from icegrt_jax.runs import judging, model_folders, own_code, tokenizers
 
 LOOKED_AT = 256  # records of a source
 OWN_RANKINGS = "jsonl:{workdir}/data/own_rankings.jsonl"  # the reward stage's own, made after ICE-Instruct
@@ -47,7 +46,7 @@ class Reading:
       fit: what the stage makes of the records, with its counts.
       length: what they have to fit, in words.
       limit: records that are read; 0: all.
-      judge: of the answers to them; "": none.
+      check: refuses records that cannot be judged, or ranked.
     """
 
     key: str
@@ -56,20 +55,23 @@ class Reading:
     fit: Fit
     length: str
     limit: int = 0
-    judge: str = ""
+    check: Callable[[Sequence[Any]], None] = lambda records: None
 
 
 def check(config: Options, workdir: pathlib.Path, *stages: str) -> list[str]:
     """Raises UserError for an input that a stage cannot use; returns warnings."""
     workdir = pathlib.Path(workdir)
     due = [stage for stage in stages if runs(config, stage) and not (workdir / stage / "done.json").is_file()]
+    changed = own_code.changes(workdir)
     if not due:
-        return []
+        return changed
+    if domain := load_domain(config.domain):
+        domain.check_sizes(config.domain_sizes)
     if due != ["evaluate"]:
         tokenizers.check_tokenizers(config, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
     reward = (tokenizers.reward_tokenizer(config, workdir) if "reward" in due else None) or policy
-    warnings = model_folders.check(due, config.model, config.reward, _policy_lengths(config))
+    warnings = changed + model_folders.check(due, config.model, config.reward, _policy_lengths(config))
     for stage in due:
         if stage != "evaluate" and (stage != "reward" or config.reward.steps):
             with read_at(f"{stage}.weights"):
@@ -105,10 +107,13 @@ def readings(config: Options, stage: str, policy: ChatTokenizer, reward: ChatTok
         yield from _rankings(config, policy, reward)
     elif stage == "ppo":
         prompt_fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, config.overlong_prompts)
-        yield from _weighted(
-            "ppo.sources", section, Prompt, prompt_fit, _tokens("max_prompt_length", config.max_prompt_length),
-            judge=section.judge,
-        )  # fmt: skip
+        length, judge_of = (
+            _tokens("max_prompt_length", config.max_prompt_length),
+            judging.of_ppo(section, config.domain),
+        )
+        for reading in _weighted("ppo.sources", section, Prompt, prompt_fit, length):
+            judge = judge_of(reading.key.removeprefix("ppo.sources."))
+            yield dataclasses.replace(reading, check=judge.check) if judge else reading
         if section.ptx.coef:
             fit = lambda records: fit_examples(records, policy, section.ptx.length, "drop")
             length = _tokens("ppo.ptx.length", section.ptx.length)
@@ -116,15 +121,18 @@ def readings(config: Options, stage: str, policy: ChatTokenizer, reward: ChatTok
     elif stage == "evaluate":
         fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, "drop")
         length = _tokens("max_prompt_length", config.max_prompt_length)
-        for group, judge in (("domain", section.judge), ("general", section.general_judge)):
+        for group in ("domain", "general"):
+            judge_of = judging.of_evaluation(section, group, config.domain)
             for name, spec in getattr(section, group).items():
-                yield Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit, judge)
+                yield Reading(
+                    f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit, judge_of(name).check
+                )
 
 
-def _weighted(key: str, section: Weighted, kind: type[Record], fit: Fit, length: str, **more) -> Iterator[Reading]:
+def _weighted(key: str, section: Weighted, kind: type[Record], fit: Fit, length: str) -> Iterator[Reading]:
     for name, spec in section.sources.items():
         if section.weights[name]:
-            yield Reading(f"{key}.{name}", spec, kind, fit, length, **more)
+            yield Reading(f"{key}.{name}", spec, kind, fit, length)
 
 
 def _rankings(config: Options, policy: ChatTokenizer, reward: ChatTokenizer) -> Iterator[Reading]:
@@ -140,10 +148,11 @@ def _rankings(config: Options, policy: ChatTokenizer, reward: ChatTokenizer) -> 
         yield from _weighted("reward.sources", section, Ranking, fit, length)
     for name, spec in section.heldout.items():
         yield Reading(f"reward.heldout.{name}", spec, Ranking, fit, length, section.heldout_limit)
-    if section.steps and config.domain and section.on_policy_k:
+    domain = load_domain(config.domain)
+    if section.steps and domain is not None and domain.ranks and section.on_policy_k:
         spec, asked = "jsonl:{workdir}/data/ranking_prompts.jsonl", _asked(config, policy)
         length = _tokens("max_prompt_length", config.max_prompt_length)
-        yield Reading("reward.on_policy_k", spec, Prompt, asked, length, judge=config.domain)
+        yield Reading("reward.on_policy_k", spec, Prompt, asked, length, check=domain.check_ranking)
 
 
 def _asked(config: Options, policy: ChatTokenizer) -> Fit:
@@ -181,8 +190,7 @@ def check_reading(reading: Reading, config: Options, workdir: pathlib.Path) -> l
     if records is None:
         return []
     records = records[: reading.limit or None]
-    if reading.judge:
-        judges.check_records(reading.judge, records)
+    reading.check(records)
     counts = Counter(records=0)
     parts = -(-len(records) // LOOKED_AT)
     for start in range(parts):
@@ -201,12 +209,15 @@ def check_reading(reading: Reading, config: Options, workdir: pathlib.Path) -> l
 
 
 def _records(reading: Reading, config: Options, workdir: pathlib.Path) -> list[Record] | None:
-    """The source's records; of the embedded domain's unwritten ones some; None for what only a stage can make."""
+    """The source's records; of the domain's unwritten ones some; None for what only a stage can make."""
     file = pathlib.Path(reading.spec.partition(":")[2].replace("{workdir}", str(workdir)))
     if config.domain and not file.is_file() and reading.spec.startswith("jsonl:{workdir}/data/"):
+        domain = load_domain(config.domain)
         if reading.spec == OWN_RANKINGS and config.reward.on_policy_k:
+            if not domain.ranks:
+                raise UserError(f"{reading.key}={reading.spec!r}: the domain {config.domain!r} ranks no answers.")
             return None
         if size := config.domain_sizes.get(file.stem):
-            made = build.build(config.seed, {file.stem: min(size, LOOKED_AT)})[file.stem]
+            made = domain.build({file.stem: min(size, LOOKED_AT)}, config.seed)[file.stem]
             return [reading.kind.from_json(record.to_json(), reading.spec) for record in made]
     return load_source(reading.spec, kind=reading.kind, data_dir=config.data_dir, workdir=str(workdir))

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 
 from icegrt_jax.config.options import KLOptions, PPOOptions
 from icegrt_jax.data.records import Prompt
-from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import rundir, scoring
+from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.loop import Outcome
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
@@ -33,7 +33,7 @@ class Iteration:
     """What the iterations of a run share.
 
     Attributes:
-      prompts: the records that a batch's `index` counts.
+      asked: the prompts that a batch's `index` counts, and their judges.
       reader: of a reward model with a tokenizer of its own, else None.
       layout: the mesh that the policy samples on.
       sizes: of packed rows, see `training.buckets.fitted`.
@@ -42,7 +42,7 @@ class Iteration:
 
     run: rundir.Run
     ppo: PPOOptions
-    prompts: list[Prompt]
+    asked: Questions
     reader: scoring.Reader | None
     sampler: SamplerConfig
     layout: Mesh
@@ -63,18 +63,18 @@ class Iteration:
             with jax.set_mesh(run.mesh):
                 check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
         index = host_rows.all_rows(batch["index"], run.mesh)
-        records = [self.prompts[i] for i in index for _ in range(ppo.samples_per_prompt)]
+        asked = self.asked.chosen([i for i in index for _ in range(ppo.samples_per_prompt)])
         with progress.phase("learn"):
-            texts, scores, counts = self._read_as_text(state, rollout, records)
+            texts, scores, counts = self._read_as_text(state, rollout, asked.prompts)
             state, experience, scored = self.score(state, rollout, *scores)
             if replayed is not None:
                 experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))
             state, learned = self.update(state, experience)
             # The host reads and judges the answers while the device learns from them.
             texts = texts or scoring.texts_of(run, rollout)
-            judged = _judge(ppo.judge, records, texts)
+            judged = asked.judged(texts)
             metrics = {**sync.fetch({**scored, **learned}), **counts, **judged, **kl_target(ppo.kl)}
-        return Outcome(state, metrics, (records, texts))
+        return Outcome(state, metrics, (asked.prompts, texts))
 
     def _read_as_text(
         self, state: TrainState, rollout: Rollout, records: list[Prompt]
@@ -90,11 +90,11 @@ class Iteration:
 
 
 def make_iteration(
-    run: rundir.Run, ppo: PPOOptions, state: TrainState, prompts: list[Prompt], reader: scoring.Reader | None
+    run: rundir.Run, ppo: PPOOptions, state: TrainState, asked: Questions, reader: scoring.Reader | None
 ) -> Iteration:
     """The iteration of a run that begins with `state`."""
     return Iteration(
-        run, ppo, prompts, reader,
+        run, ppo, asked, reader,
         sampler=sampler_for(run.tokenizer, ppo, run.lengths.max_response_length),
         layout=rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor),
         sizes={"pack": ppo.pack, "parts": row_parts(run.mesh)},
@@ -120,14 +120,6 @@ def _rollout(
             num_samples=ppo.samples_per_prompt, slots=ppo.rollout_slots,
         )  # fmt: skip
     return shard_batch(rollout, run.mesh)
-
-
-def _judge(judge: str, records: list[Prompt], texts: list[str]) -> dict[str, float]:
-    """The judge's means, for the curves only."""
-    if not judge:
-        return {}
-    grades = mean_grades(judge, records, texts)
-    return {"gold": grades["gold"], **{f"gold_{k}": v for k, v in grades.items() if k in ("verdict", "analysis")}}
 
 
 def kl_target(kl: KLOptions) -> dict[str, float]:

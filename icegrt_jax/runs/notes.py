@@ -11,6 +11,7 @@ from icegrt_jax.data.pipeline import Batch, Batches
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
+from icegrt_jax.runs import own_code
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.training.compiles import Compiles
 
@@ -21,6 +22,8 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     """Counts of what the data pipeline kept, cut and dropped: to a file and to the log."""
     if not sync.is_main():
         return
+    if code := own_code.fingerprints(run.own_code.get(stage, ())):
+        report = {**report, "code": code}
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import zlib
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import Mesh
@@ -10,12 +11,13 @@ from jax.sharding import Mesh
 from icegrt_jax import files
 from icegrt_jax.config.options import LengthOptions, Options, Specs
 from icegrt_jax.data.host_share import Share
-from icegrt_jax.data.records import Record
+from icegrt_jax.data.records import Record, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.domains.adreview import build
+from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.runs import own_code
 from icegrt_jax.runs.tokenizers import policy_tokenizer
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.mesh import make_mesh
@@ -55,6 +57,7 @@ class Run:
     data_dir: str
     lengths: LengthOptions
     rollout_tensor: int  # of the mesh
+    own_code: Mapping[str, tuple[str, ...]]  # {stage: FILE.py:NAME of the user's code that it runs}
 
     def key(self, stream: str) -> jax.Array:
         """The key of one random choice."""
@@ -86,7 +89,7 @@ class Run:
 
 
 def start(config: Options, workdir: pathlib.Path) -> Run:
-    """Makes the mesh, the embedded domain's data and the tokenizer; cheap when they are there."""
+    """Makes the mesh, the domain's data and the tokenizer; cheap when they are there."""
     workdir = pathlib.Path(workdir)
     cache = str(workdir / "compile_cache") if config.log.compile_cache else None
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -95,20 +98,26 @@ def start(config: Options, workdir: pathlib.Path) -> Run:
     _write_domain(config, workdir)
     return Run(
         workdir, mesh, policy_tokenizer(config, workdir), config.seed, config.data_dir, config.lengths,
-        config.mesh.rollout_tensor,
+        config.mesh.rollout_tensor, own_code.names(config),
     )  # fmt: skip
 
 
 def _write_domain(config: Options, workdir: pathlib.Path) -> None:
-    """The embedded domain's records, once."""
-    if config.domain != "adreview":
+    """The domain's records, once."""
+    if not config.domain:
         return
     data = workdir / "data"
     absent = lambda: [name for name in config.domain_sizes if not (data / f"{name}.jsonl").is_file()]
-    missing = sync.from_main("the embedded domain's data are looked for", absent)
+    missing = sync.from_main("the domain's data are looked for", absent)
+
+    def write() -> None:
+        own_code.note_data(config.domain, data)
+        sets = load_domain(config.domain).build({name: config.domain_sizes[name] for name in missing}, config.seed)
+        for name, records in sets.items():
+            write_jsonl(data / f"{name}.jsonl", records)
+
     if missing:
-        sizes = {name: config.domain_sizes[name] for name in missing}
-        sync.main_first(data / f"{missing[-1]}.jsonl", lambda: build.write(data, build.build(config.seed, sizes)))
+        sync.main_first(data / f"{missing[-1]}.jsonl", write)
 
 
 def finished(run: Run, stage: str) -> bool:
@@ -140,6 +149,8 @@ def finish(
     """
     shapes = {role: dataclasses.asdict(config) for role, config in models.items()}
     records = {role: dataclasses.asdict(record) for role, record in (parts or {}).items()}
-    done = {"step": step, "models": shapes, **({"parts": records} if records else {}), **info}
+    code = own_code.fingerprints(run.own_code.get(stage, ()))
+    parts_and_code = {name: value for name, value in (("parts", records), ("code", code)) if value}
+    done = {"step": step, "models": shapes, **parts_and_code, **info}
     path = run.folder(stage) / "done.json"
     sync.main_first(path, lambda: files.write_json_atomic(path, done))

@@ -7,7 +7,7 @@ import tempfile
 
 from icegrt_jax.config.options import Options
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
-from icegrt_jax.domains.adreview import corpus
+from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.hf.config import is_scalar, read_hf_config, to_model_config
 from icegrt_jax.models.hf.hub import local_folder
@@ -15,7 +15,7 @@ from icegrt_jax.models.vocabulary import check_tokenizer
 
 
 def policy_tokenizer(config: Options, workdir: pathlib.Path) -> ChatTokenizer:
-    """The run's own copy; made at first from the model's, or by training on the embedded domain."""
+    """The run's own copy; made at first from the model's, or the domain's: named by it, or trained on its texts."""
     folder = workdir / "tokenizer"
     if not folder.is_dir():
         _refuse_none(config)
@@ -110,8 +110,12 @@ def _refuse_none(config: Options) -> None:
 def _write_new(config: Options, folder: pathlib.Path) -> None:
     if config.model.path:
         load_tokenizer(local_folder(config.model.path)).save(folder)
+        return
+    found = load_domain(config.domain).tokenizer(config.domain_sizes, config.seed)
+    if isinstance(found, str):
+        load_tokenizer(local_folder(found)).save(folder)
     else:
-        train_bpe(corpus.training_text(), config.tokenizer.vocab_size, folder)
+        train_bpe(found, config.tokenizer.vocab_size, folder)
 
 
 def _emptied(temporary: pathlib.Path) -> pathlib.Path:

@@ -8,7 +8,10 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.commands import evaluate
+from icegrt_jax.config.options import EvaluateOptions, RewardOptions
 from icegrt_jax.data.records import Prompt, user
+from icegrt_jax.evaluation.judges import load
+from icegrt_jax.runs import judging
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.mesh import make_mesh
 from tests.commands.runs import call, copy_parts
@@ -36,23 +39,21 @@ def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]
     out = Generation(None, None, None, mask, None, None, texts)
     scores = np.array([0.1, 0.9, 0.3, -5.0, -4.0, -6.0])
-    stage = types.SimpleNamespace(mesh=make_mesh(), config=types.SimpleNamespace(
-        evaluate=types.SimpleNamespace(temperature=1.0, batch_size=2, judge="exact")
-    ))  # fmt: skip
-    monkeypatch.setattr(evaluate.common, "stage_params", lambda *args: (None, None))
+    stage = types.SimpleNamespace(mesh=make_mesh())
+    monkeypatch.setattr(evaluate.stage_models, "stage_params", lambda *args: (None, None))
     monkeypatch.setattr(evaluate, "_answers", lambda *args, **kwargs: out)
     monkeypatch.setattr(evaluate.scoring, "load_reader", lambda *args: None)
     monkeypatch.setattr(evaluate.scoring, "score_generation", lambda *args: scores)
-    records = [Prompt(user("a"), "a1"), Prompt(user("b"), "b0")]
+    asked = judging.Questions([Prompt(user("a"), "a1"), Prompt(user("b"), "b0")], [load("k", "exact")] * 2)
     progress = types.SimpleNamespace(phase=lambda name: contextlib.nullcontext())
-    row = evaluate._best_of(stage, None, None, records, 3, progress)
+    options = EvaluateOptions(best_of=3, batch_size=2)
+    row = evaluate._best_of(stage, options, RewardOptions(), None, None, asked, progress)
     assert row["answers"] == ["a1", "b1"]
     assert row["metrics"]["gold"] == 0.5 and row["metrics"]["length"] == (2 + 1) / 2
 
 
 def test_general_tasks_weigh_the_same_whatever_their_number_of_prompts():
-    records = [Prompt(user("q"), "yes", {"task": task}) for task in ("copy", "copy", "copy", "sort")]
-    scores = evaluate._by_task("exact", records, ["yes", "no", "no", "yes"])
+    scores = evaluate._by_task(["copy", "copy", "copy", "sort"], [1.0, 0.0, 0.0, 1.0])
     assert scores == pytest.approx({"general": (1 / 3 + 1) / 2, "general/copy": 1 / 3, "general/sort": 1.0})
 
 

@@ -109,6 +109,44 @@ def test_what_a_later_stage_cannot_use_is_said_at_once(data, keys, problem):
     assert problem in str(error.value)
 
 
+OWN = """
+from icegrt_jax.data.records import Prompt
+from icegrt_jax.domains import Domain
+from icegrt_jax.evaluation.judges import needs
+
+def fails(record, answer):
+    return record.meta["tone"]
+
+@needs("meta.tone")
+def declared(record, answer):
+    return 1
+
+class Plain(Domain):
+    sets = {"prompts": Prompt}
+    def records(self, name, size, seed):
+        return [{"prompt": "Is 7 odd?"}] * size
+"""
+
+
+@pytest.mark.parametrize("keys, problem", [
+    ({"evaluate.judge": "own.py:fails"}, "line 1: the judge '{own}:fails': {own}, line 7: KeyError: 'tone'"),
+    ({"ppo.judge": "own.py:declared"}, "asks.jsonl, line 1: field 'meta.tone' is missing; the judge '{own}:declared'"),
+    ({"evaluate.judge": "own.py:none"}, "evaluate.judge='{own}:none': {own} defines no none; it has "),
+    ({"domain": "own.py:None_"}, "domain='{own}:None_': {own} defines no None_; "),
+    ({"domain": "own.py:Plain", "domain_sizes.prompt": 3}, "domain_sizes.prompt: the domain '{own}:Plain' has no such"),
+    ({"domain": "own.py:Plain", "reward.sources.a": "jsonl:{workdir}/data/own_rankings.jsonl"},
+     "reward.sources.a='jsonl:{{workdir}}/data/own_rankings.jsonl': the domain '{own}:Plain' ranks no answers."),
+    ({"domain": "own.py:Plain", "evaluate.judge": "domain"}, "the domain '{own}:Plain' has no grade(record, answer)"),
+])  # fmt: skip
+def test_the_users_own_code_is_tried_before_the_run(data, tmp_path, keys, problem):
+    (tmp_path / "own.py").write_text(OWN)
+    keys = {key: str(value).replace("own.py", str(tmp_path / "own.py")) for key, value in keys.items()}
+    keys |= {key: int(value) for key, value in keys.items() if value.isdigit()}
+    with pytest.raises(UserError) as error:
+        checked(data, **keys)
+    assert problem.format(own=tmp_path / "own.py") in str(error.value)
+
+
 def test_good_inputs_pass_without_a_word_and_write_nothing(data):
     before = sorted(data.rglob("*"))
     assert checked(data) == []

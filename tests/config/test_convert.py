@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from icegrt_jax.config import check, default_config, page, read
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config import options as sections
-from icegrt_jax.config.reruns import GONE
+from icegrt_jax.config.reruns import ADDED, GONE
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig
@@ -52,7 +52,7 @@ def test_every_value_of_a_config_that_ships_is_what_it_was(name):
 
 def test_a_run_with_a_config_saved_before_goes_on(tmp_path):
     config_file.save_resolved(saved_config(), tmp_path)
-    config_file.check_same(default_config(), tmp_path, gone=GONE)
+    config_file.check_same(default_config(), tmp_path, gone=GONE, added=ADDED)
     check(saved_config())
     assert read(saved_config()) == sections.Options()
 

@@ -136,7 +136,11 @@ def test_every_ppo_option_reaches_the_update_steps():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ("domain=adverts", "domain='adverts'; expected one of '', 'adreview'."),
+        ("domain=adverts", "domain='adverts'; expected one of '', 'adreview', or FILE.py:NAME."),
+        ("domain=adverts.py", "domain='adverts.py'; expected one of '', 'adreview', or FILE.py:NAME."),
+        ("domain=adverts:", "domain='adverts:'; expected FILE.py:NAME, or package.module:NAME."),
+        ("ppo.judge=a/judge.txt:f", "ppo.judge='a/judge.txt:f'; expected FILE.py:NAME, or package.module:NAME."),
+        ("domain= ppo.judge=domain", "ppo.judge='domain', but domain is empty; name a domain, or another judge."),
         ("overlong_prompts=crop", "overlong_prompts='crop'; expected one of 'drop', 'cut', 'keep'."),
         ("sft.overlong=keep", "sft.overlong='keep'; expected one of 'drop', 'cut'."),
         ("max_prompt_length=0", "max_prompt_length=0; expected 1 or more."),

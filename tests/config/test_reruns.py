@@ -6,7 +6,7 @@ import pytest
 
 from icegrt_jax.config import default_config
 from icegrt_jax.config import file as config_file
-from icegrt_jax.config.reruns import FIRST_READ, GONE, used_by
+from icegrt_jax.config.reruns import ADDED, FIRST_READ, GONE, used_by
 from icegrt_jax.errors import UserError
 
 
@@ -86,3 +86,15 @@ def test_a_run_made_when_a_key_was_there_goes_on_where_it_did_nothing(tmp_path, 
     config_file.save_resolved(old, tmp_path)
     with pytest.raises(UserError, match=f"{key} true → "):
         config_file.check_same(default_config(), tmp_path, gone=GONE)
+
+
+@pytest.mark.parametrize("key", ADDED)
+def test_a_run_made_before_a_key_was_there_goes_on_where_it_does_nothing(tmp_path, key):
+    old, new = default_config().unlock(), default_config()
+    group, _, name = key.rpartition(".")
+    del old[group][name]
+    config_file.save_resolved(old, tmp_path)
+    config_file.check_same(new, tmp_path, added=ADDED)
+    new[group][name].mine = "exact"
+    with pytest.raises(UserError, match=f'{key}.mine .absent. → "exact"'):
+        config_file.check_same(new, tmp_path, added=ADDED)

@@ -5,7 +5,7 @@ import pytest
 
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.evaluation.intervals import grade_intervals, interval, task_interval
-from icegrt_jax.evaluation.judges import mean_grades
+from icegrt_jax.evaluation.judges import grade_all, load, mean_grades
 
 
 def test_of_right_and_wrong_it_is_wilsons_interval():
@@ -26,14 +26,14 @@ def test_it_holds_the_true_mean_of_fractional_grades_in_about_95_of_100_draws():
 def test_every_number_of_a_judge_gets_one_that_holds_its_mean():
     records = [Prompt(user("?"), reference="Answer: a\nExplanation: it is so", meta={"answer": "a"})] * 4
     answers = ["Answer: a\nExplanation: it is so", "Answer: b\nExplanation: it is", "Answer: a", "no"]
-    means, found = mean_grades("choice", records, answers), grade_intervals("choice", records, answers)
+    grades = grade_all([load("k", "choice")] * 4, records, answers)
+    means, found = mean_grades(grades), grade_intervals(grades)
     assert found.keys() == means.keys()
     assert all(low < means[name] < high for name, (low, high) in found.items())
 
 
 def test_the_mean_over_tasks_weighs_every_task_alike():
-    records = [Prompt(user("?"), reference="a")] * 12
-    answers, tasks = ["a"] * 2 + ["b"] * 9 + ["a"], ["few"] * 2 + ["many"] * 10
-    low, high = task_interval("exact", records, answers, tasks)
+    gold, tasks = [1.0] * 2 + [0.0] * 9 + [1.0], ["few"] * 2 + ["many"] * 10
+    low, high = task_interval(gold, tasks)
     assert low < 0.55 < high and abs((low + high) / 2 - 0.55) < 0.05
-    assert task_interval("exact", records, answers, ["one"] * 12) == grade_intervals("exact", records, answers)["gold"]
+    assert task_interval(gold, ["one"] * 12) == grade_intervals([{"gold": x} for x in gold])["gold"]

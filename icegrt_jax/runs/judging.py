@@ -1,0 +1,68 @@
+"""Which judge grades the answers to the prompts of a source, as the config says."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from icegrt_jax.config.options import EvaluateOptions, PPOOptions
+from icegrt_jax.data.records import Prompt
+from icegrt_jax.evaluation.judges import Judge, grade_all, load, mean_grades
+
+JudgeOf = Callable[[str], Judge | None]  # of a source; None: its answers are not judged
+DEFAULTS = {"domain": "judge", "general": "general_judge"}  # the key of each group of prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """Prompts, and the judge of the answers to each, None where they are not judged."""
+
+    prompts: list[Prompt]
+    judges: list[Judge | None]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def chosen(self, indices: Iterable[int]) -> "Questions":
+        """Some of them, in this order."""
+        indices = list(indices)
+        return Questions([self.prompts[i] for i in indices], [self.judges[i] for i in indices])
+
+    def grade(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """The numbers of each answer."""
+        return grade_all(self.judges, self.prompts, answers)
+
+    def judged(self, answers: Sequence[str]) -> dict[str, float]:
+        """Means of gold and of what the judges show, over the answers that have a judge; for the curves of PPO."""
+        places = [i for i, judge in enumerate(self.judges) if judge is not None]
+        if not places:
+            return {}
+        grades = mean_grades(self.chosen(places).grade([answers[i] for i in places]))
+        shown = {name for judge in {*self.judges} - {None} for name in judge.shows(grades)}
+        return {"gold": grades["gold"], **{f"gold_{name}": value for name, value in grades.items() if name in shown}}
+
+
+def questions(sources: Mapping[str, Sequence[Prompt]], judge_of: JudgeOf) -> Questions:
+    """The prompts of all sources, in order."""
+    judges = {source: judge_of(source) for source in sources}
+    pairs = [(prompt, judges[source]) for source, records in sources.items() for prompt in records]
+    return Questions([prompt for prompt, _ in pairs], [judge for _, judge in pairs])
+
+
+def of_evaluation(section: EvaluateOptions, group: str, domain: str) -> JudgeOf:
+    """The judges of the sources of one group, "domain" or "general"; `domain` is what the judge of that name is of."""
+    key = DEFAULTS[group]
+    return _judge_of("evaluate.judges", section.judges, f"evaluate.{key}", getattr(section, key), domain)
+
+
+def of_ppo(section: PPOOptions, domain: str) -> JudgeOf:
+    """The judges of PPO's sources."""
+    return _judge_of("ppo.judges", section.judges, "ppo.judge", section.judge, domain)
+
+
+def _judge_of(own_key: str, own: Mapping[str, str], key: str, default: str, domain: str) -> JudgeOf:
+    """A source has the judge that `own` names for it, else the default."""
+
+    def judge_of(source: str) -> Judge | None:
+        name = own.get(source, default)
+        return load(f"{own_key}.{source}" if source in own else key, name, domain) if name else None
+
+    return judge_of
