@@ -151,7 +151,7 @@ def test_what_should_not_be_there_is_found(monkeypatch):
     monkeypatch.setattr(checks, "CHUNK", 2**10)
     mesh = make_mesh(1, 4, 2)
     large = {"q": {"kernel": jax.ShapeDtypeStruct((8, 4096, 4096), "float32")}}
-    whole = {"q": {"other": jax.ShapeDtypeStruct((4096, 4098), "float32")}}
+    whole = {"norm": {"scale": jax.ShapeDtypeStruct((4096, 4098), "float32")}}
     compiled = Compiled(0.0, MEMORY, {}, [["bf16", [8, 4096, 4096]], ["f32", [4096, 8192]], ["f32", [2, 512, 50]]])
     program = dataclasses.replace(PROGRAM, params=held(mesh, **large))
     assert checks.offenders(program, compiled, mesh) == [
@@ -159,7 +159,7 @@ def test_what_should_not_be_there_is_found(monkeypatch):
     ]
     program = dataclasses.replace(PROGRAM, params=held(mesh, **whole))
     assert checks.offenders(program, compiled, mesh) == [
-        "params/policy/attn/q/other float32[4096, 4098] is whole on every chip"
+        "params/policy/attn/norm/scale float32[4096, 4098] is whole on every chip"
     ]
     config = tiny(**{"tokenizer.vocab_size": 100})
     model = models_of(config).policy

@@ -122,7 +122,10 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[LoRACon
     if not targets:
         raise UserError(f"{folder / WEIGHTS}: holds no LoRA tensor of a projection.")
     lora = LoRAConfig(
-        rank, float(described["lora_alpha"]), tuple(dict.fromkeys(targets)), bool(described.get("use_rslora"))
+        rank=rank,
+        alpha=float(described["lora_alpha"]),
+        targets=tuple(dict.fromkeys(targets)),
+        rslora=bool(described.get("use_rslora")),
     )
     return lora, jax.tree.map(jax.numpy.asarray, unflatten(leaves))
 
