@@ -77,7 +77,7 @@ def test_what_is_read_does_not_depend_on_who_shares_the_row(rows):
     np.testing.assert_allclose(response_values(make_scalar(1), SCALAR, *ARGS, rows=rows), values, atol=2e-5)
     after = forward.rows_scalars(make_scalar(2), SCALAR, laid)
     tokens, seen = jnp.concatenate(ARGS[0::2], axis=1), jnp.concatenate(ARGS[1::2], axis=1)
-    np.testing.assert_allclose(packing.last(after), answer_scores(make_scalar(2), SCALAR, tokens, seen), atol=2e-5)
+    np.testing.assert_allclose(laid_out.last(after), answer_scores(make_scalar(2), SCALAR, tokens, seen), atol=2e-5)
 
 
 def test_a_value_is_that_of_the_state_before_its_token():
