@@ -27,6 +27,7 @@ test: $(VENV)/test
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 clean-env:
 	rm -rf $(VENV)

@@ -38,6 +38,7 @@ EXTRAS_REQUIRE = {
         "beartype>=0.20",
         "ipykernel",
         "jaxtyping>=0.3",
+        "mypy>=2",
         "nbclient",
         "nbformat",
         "peft>=0.18",

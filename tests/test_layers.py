@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import re
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "icegrt_jax"
 # From the top down; a room imports only from those below it. The files beside the rooms stand in the order as well.
@@ -11,6 +12,7 @@ ROOMS = (
     "models", "domains", "sharding", "data", "hosts", "config", "rl", "plugins", "files", "errors",
     "version",
 )  # fmt: skip
+MOST = 53  # functions that take all options
 ALONE = {"rl"}  # imports nothing of ours
 READ_BY_ALL = {"hosts", "config"}  # import no room
 
@@ -63,3 +65,22 @@ def test_the_maths_imports_nothing_of_ours_and_what_all_read_imports_no_room():
             assert not others, importer
         if room(importer) in READ_BY_ALL:
             assert not others & rooms, importer
+
+
+def takes_all_options(function: ast.FunctionDef) -> bool:
+    """Whether a parameter is a whole config, typed or not; `config/file.py` knows one as names and values only."""
+    arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+    words = {word for one in arguments if one.annotation for word in re.findall(r"\w+", ast.unparse(one.annotation))}
+    return bool(words & {"ConfigDict", "Options"})
+
+
+def test_only_a_program_and_what_a_run_begins_with_take_all_options():
+    """Whoever reads a setting takes its section; the number of those that take all of them is to fall."""
+    found = [
+        f"{module_of(path)}:{node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and takes_all_options(node)
+    ]
+    assert {room(name.replace(":", ".")) for name in found} <= {"cli", "commands", "config", "report", "runs"}
+    assert len(found) <= MOST, found

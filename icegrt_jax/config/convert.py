@@ -94,7 +94,11 @@ def _read(default: Section, values: Mapping[str, Any], prefix: str) -> Section:
             changes[name] = _read(own, value, f"{prefix}{name}.")
         else:
             changes[name] = _value(f"{prefix}{name}", value, hints[name])
-    return dataclasses.replace(default, **changes)
+    return type(default)(**{**_fields(default), **changes})
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    return {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
 
 
 def _value(key: str, value: Any, kind: Any) -> Any:

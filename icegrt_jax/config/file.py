@@ -139,7 +139,7 @@ def from_json(text: str) -> ConfigDict:
 
 def flatten(config: Group) -> dict[str, Any]:
     """Values by dotted key, {"ppo.kl.target": 6.0, ...}; an empty group is a value."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict) and value:
             flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
@@ -167,8 +167,9 @@ def _load_module(path: str) -> types.ModuleType:
     if not os.path.isfile(path):
         raise UserError(f"config file {path} does not exist (looked in {os.getcwd()}).")
     spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    _explained(path, lambda: spec.loader.exec_module(module))
+    assert spec is not None and spec.loader is not None, path  # a name that ends in .py has both
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    _explained(path, lambda: loader.exec_module(module))
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} defines no get_config().")
     return module

@@ -343,5 +343,7 @@ class Options(LengthOptions):
     @property
     def training(self) -> dict[str, SupervisedOptions | RewardOptions | PPOOptions]:
         """The sections of the stages that train."""
-        stages = {"pretrain": self.pretrain, "sft": self.sft, "reward": self.reward, "ppo": self.ppo}
+        stages: dict[str, SupervisedOptions | RewardOptions | PPOOptions] = {
+            "pretrain": self.pretrain, "sft": self.sft, "reward": self.reward, "ppo": self.ppo,
+        }  # fmt: skip
         return {stage: section for stage, section in stages.items() if self.steps[stage]}

@@ -31,9 +31,10 @@ def comments(section: type) -> dict[str, str]:
     """What the source says of each field: the comment lines above it, or the one behind it."""
     source = inspect.getsource(section)
     lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body[0].body:
-        if isinstance(node, ast.AnnAssign):
-            behind = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
+    [definition] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            behind = lines[(node.end_lineno or 0) - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
             first = node.lineno - 1
             while lines[first - 1].lstrip().startswith("#"):
                 first -= 1

@@ -1,6 +1,7 @@
 """What of a run's config may change between two commands in one workdir: what nothing there has been shaped by."""
 
 import pathlib
+from typing import Any
 
 # The parts of a run in their order, and the keys that each is the first to read; of two that fit the first counts.
 # All other keys shape everything. A part rests on those before it, so it is shaped by their keys as well.
@@ -15,7 +16,7 @@ FIRST_READ = {
 # Keys of earlier versions, with the value at which a run is as it is without them: it may go on.
 GONE = {"ppo.bootstrap_truncated": False}
 # Keys that earlier versions did not have, with the value at which a run is as it was: it may go on.
-ADDED = {"ppo.judges": {}, "evaluate.judges": {}}
+ADDED: dict[str, Any] = {"ppo.judges": {}, "evaluate.judges": {}}
 
 
 def used_by(workdir: pathlib.Path, key: str) -> list[pathlib.Path] | None:

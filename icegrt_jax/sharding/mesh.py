@@ -29,7 +29,7 @@ def mesh_shape(data: int, fsdp: int, tensor: int, devices: int) -> tuple[int, in
         sizes[sizes.index(-1)] = devices // known
     elif known != devices:
         raise UserError(f"{text} is {known} devices, but there are {devices}; set one of the sizes to -1.")
-    return tuple(sizes)
+    return sizes[0], sizes[1], sizes[2]
 
 
 def make_mesh(
