@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.rl.checks import Given, as_float32, as_mask
-from icegrt_jax.rl.masked import last_valid, valid_only
+from icegrt_jax.rl.masked import last_valid, masked_mean, masked_sum, valid_only
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Num
@@ -72,14 +72,19 @@ class ScoreStats:
         """f32[], population standard deviation of the scores seen; 0 before any."""
         return jnp.sqrt(self.m2 / jnp.maximum(self.count, 1.0))
 
-    def update(self, scores: Float[Given, " B"]) -> ScoreStats:
+    def update(self, scores: Float[Given, " B"], known: Bool[Given, " B"] | None = None) -> ScoreStats:
         """The moments with `scores`, f32[B], merged in.
 
         Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
         sample variances", eq. 2.1: no sum of squares, hence no cancellation.
+
+        Args:
+          known: bool[B], which of them count; None: all.
         """
         (scores,) = as_float32(scores=scores)
         chex.assert_rank(scores, 1)
+        if known is not None:
+            return self._update_known(scores, as_mask(known, "known"))
         batch_mean = jnp.mean(scores)
         batch_m2 = jnp.sum(jnp.square(scores - batch_mean))
         delta = batch_mean - self.mean
@@ -90,9 +95,28 @@ class ScoreStats:
             m2=self.m2 + batch_m2 + jnp.square(delta) * self.count * scores.size / count,
         )
 
+    def _update_known(self, scores: Float[Given, " B"], known: Bool[Given, " B"]) -> ScoreStats:
+        """`update` with the known scores only; as it was where there is none."""
+        batch_count = masked_sum(jnp.ones_like(scores), known)
+        batch_mean = masked_mean(scores, known)
+        batch_m2 = masked_sum(jnp.square(scores - batch_mean), known)
+        delta = batch_mean - self.mean
+        count = self.count + batch_count
+        share = batch_count / jnp.maximum(count, 1.0)
+        return self.replace(
+            count=count,
+            mean=self.mean + delta * share,
+            m2=self.m2 + batch_m2 + jnp.square(delta) * self.count * share,
+        )
+
 
 def scale_scores(
-    scores: Float[Given, " B"], stats: ScoreStats, *, method: str = "none", clip: float = 0.0
+    scores: Float[Given, " B"],
+    stats: ScoreStats,
+    *,
+    method: str = "none",
+    clip: float = 0.0,
+    known: Bool[Given, " B"] | None = None,
 ) -> tuple[Float[jax.Array, " B"], ScoreStats]:
     """Scores in a size the policy gradient and the KL penalty can live with, f32[B], and new stats.
 
@@ -107,9 +131,10 @@ def scale_scores(
       stats: of the scores before this batch.
       method: as above.
       clip: limit the scaled scores to [-clip, clip]; 0 for no limit.
+      known: bool[B], False where there is no score: it is left out of the moments, and 0 when scaled. None: all are.
     """
     (scores,) = as_float32(scores=scores)
-    stats = stats.update(scores)
+    stats = stats.update(scores, known)
     if method == "none":
         scaled = scores
     elif method == "reference":
@@ -122,7 +147,8 @@ def scale_scores(
         raise ValueError(
             f'method={method!r} does not scale scores; use "none", "reference", "running_std" or "running_mean_std".'
         )
-    return (jnp.clip(scaled, -clip, clip) if clip else scaled), stats
+    scaled = jnp.clip(scaled, -clip, clip) if clip else scaled
+    return (scaled if known is None else jnp.where(known, scaled, 0.0)), stats
 
 
 def _divisor(std: Float[Given, ""]) -> Float[jax.Array, ""]:

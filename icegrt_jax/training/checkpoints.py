@@ -13,6 +13,7 @@ one checkpoint; any number of processes reads it.
         checkpoints.save(step, state, {"data": iterator_state})
 """
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -117,7 +118,8 @@ class Checkpoints:
           UserError: there is no such checkpoint, or it holds another tree.
         """
         folder = self._folder(step)
-        _check_same(ocp.metadata(folder).metadata, abstract_tree, folder, partial)
+        stored = ocp.metadata(folder).metadata
+        _check_same(stored, abstract_tree, folder, partial)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract_tree = jax.tree.map(
             lambda x: x if x.sharding else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
@@ -125,8 +127,12 @@ class Checkpoints:
         )
         context = ocp.Context()
         context.pytree.loading.partial_load = partial
+        newer = _newer_fields(abstract_tree, stored)
         with context:
-            return ocp.load(folder, abstract_tree)
+            if not newer:
+                return ocp.load(folder, abstract_tree)
+            known = {name: value for name, value in _fields(abstract_tree).items() if name not in newer}
+            return abstract_tree.replace(**ocp.load(folder, known))
 
     def metadata(self, step: int | None = None) -> dict:
         """Returns the metadata given to `save`, of the latest step by default."""
@@ -184,6 +190,19 @@ def _check_same(stored_tree: Any, wanted_tree: Any, folder: pathlib.Path, partia
             f"The checkpoint {folder} does not fit this configuration: {named}{more}. "
             "Use the configuration it was written with, or another workdir."
         )
+
+
+def _fields(tree: Any) -> dict[str, Any]:
+    """What a `flax.struct.dataclass` holds in its fields that are no static description; nothing of another tree."""
+    if not dataclasses.is_dataclass(tree):
+        return {}
+    is_node = lambda field: field.metadata.get("pytree_node", True)
+    return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if is_node(field)}
+
+
+def _newer_fields(wanted: Any, stored: Any) -> set[str]:
+    """Fields that hold nothing and that whoever wrote the checkpoint did not have: Orbax would ask for them."""
+    return {name for name, value in _fields(wanted).items() if not jax.tree.leaves(value)} - set(stored)
 
 
 def _specs(tree: Any) -> dict[str, str]:

@@ -24,22 +24,20 @@ from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
-from icegrt_jax.training.state import Experience, PPOConfig, TrainState
+from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
 
-def read_roles(state: TrainState, rollout: Rollout) -> dict[str, jax.Array | None]:
-    """What the models but the reward model say of a rollout, the packed rows of `score_batch` of them at a time.
+def read_roles(state: TrainState, rollout: Rollout, *, reward: bool = False) -> dict[str, jax.Array]:
+    """What the models say of a rollout, the packed rows of `score_batch` of them at a time.
+
+    Args:
+      reward: the reward model as well.
 
     Returns:
       `ref_logprobs`, `values` and `old_logprobs` f32[B, T], the last the sampler's, or with `recompute_logprobs` those
-      of the policy's own forward pass.
+      of the policy's own forward pass; with `reward` also `scores` f32[B], the verdicts on prompt + response.
     """
-    return _read(state, rollout, reward=False)
-
-
-def _read(state: TrainState, rollout: Rollout, *, reward: bool) -> dict[str, jax.Array | None]:
-    """What the models say of a rollout, with `reward` also `scores` f32[B], the verdicts on prompt + response."""
     packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
     rows = packing.tokens(rollout.prompts, rollout.responses)
     count = block_count(rollout.mask.shape[0], state.ppo.score_batch)
@@ -69,29 +67,36 @@ def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, ja
 
 
 def score(
-    state: TrainState, rollout: Rollout, scores: jax.Array | None = None, read: dict | None = None
+    state: TrainState,
+    rollout: Rollout,
+    scores: jax.Array | None = None,
+    read: dict | None = None,
+    opinions: dict[str, Opinions] | None = None,
 ) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
     """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
 
     Args:
       scores: f32[B], the reward model's verdicts where it has read the responses as text, with a tokenizer
         of its own. By default it reads the rollout's ids, here.
-      read: what `read_roles` has returned, where the roles have read the rollout already; with `scores` only.
+      read: what `read_roles` has returned, where the roles have read the rollout already: without `reward` where
+        `scores` are given or there is no reward model.
+      opinions: of each of `PPOConfig.rewards`.
 
     Returns:
-      The state with the score moments and the KL coefficient moved on (the rewards, or the loss, use
+      The state with the moments of the scores and the KL coefficient moved on (the rewards, or the loss, use
       the coefficient from before), the experience, and metrics, each f32[] but `score_histogram` and
-      `scaled_histogram` f32[B].
+      `scaled_histogram` f32[B]. `score_raw` and `score_histogram` are the reward model's alone, where there is one.
     """
+    has_model = bool(state.ppo.reward_model)
     if read is None:
-        read = _read(state, rollout, reward=scores is None)
-    scores = read.pop("scores") if scores is None else scores
+        read = read_roles(state, rollout, reward=has_model and scores is None)
+    scores = read.pop("scores") if has_model and scores is None else scores
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
-    rollout, scores, read = all_rows((rollout, scores, read), state.axis_name)
+    rollout, scores, read, opinions = all_rows((rollout, scores, read, opinions or {}), state.axis_name)
     config, mask = state.ppo, rollout.mask
     ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read["values"]
 
-    scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
+    state, scaled = scaled_sum(state, scores, opinions)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
     penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
@@ -107,8 +112,9 @@ def score(
         unit = unit * whitening_std(advantages, mask)
 
     kl = jnp.mean(jnp.sum(token_kl, axis=1))
+    of_model = {"score_raw": jnp.mean(scores), "score_histogram": scores} if has_model else {}
     metrics = {
-        "score_raw": jnp.mean(scores),
+        **of_model,
         "score_scaled": jnp.mean(scaled),
         "rewards": jnp.mean(jnp.sum(rewards, axis=1)),
         "kl": kl,
@@ -118,7 +124,6 @@ def score(
         "advantage_mean": masked_mean(advantages, mask),
         "advantage_std": jnp.sqrt(masked_mean(jnp.square(advantages - masked_mean(advantages, mask)), mask)),
         "explained_variance": explained_variance(values, returns, mask),
-        "score_histogram": scores,
         "scaled_histogram": scaled,
     }
     if config.recompute_logprobs:
@@ -127,10 +132,38 @@ def score(
         rollout.prompts, rollout.prompt_mask, rollout.responses, mask,
         old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, values=values,
         advantages=normalized, returns=returns, rows=rollout.packing.update,
-        kl_coef=jnp.full(scores.shape, kl_coef / unit) if config.kl_in == "loss" else None,
+        kl_coef=jnp.full(lengths.shape, kl_coef / unit) if config.kl_in == "loss" else None,
     )  # fmt: skip
-    state = state.replace(score_stats=stats, kl=state.kl.update(kl, mask.shape[0]))
+    state = state.replace(kl=state.kl.update(kl, mask.shape[0]))
     return state, own_rows(experience, state.axis_name), metrics
+
+
+def scaled_sum(
+    state: TrainState, scores: jax.Array | None, opinions: dict[str, Opinions]
+) -> tuple[TrainState, jax.Array]:
+    """The state with the moments moved on, and f32[B], what the penalties are taken off.
+
+    That is the sum over the reward model and the user's functions of weight times scaled value. A function without
+    an opinion of a response adds nothing to it.
+
+    Args:
+      scores: f32[B], the reward model's; None where there is no such model.
+    """
+    config, total = state.ppo, None
+    if config.reward_model:
+        scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
+        state = state.replace(score_stats=stats)
+        total = scaled if config.reward_model == 1.0 else config.reward_model * scaled
+    reward_stats = {}
+    for name, rule in config.rewards:
+        given = opinions[name]
+        scaled, reward_stats[name] = scale_scores(
+            given.values, state.reward_stats[name], method=rule.scale, known=given.known,
+            clip=config.score_clip if rule.scale != "none" else 0.0,
+        )  # fmt: skip
+        total = rule.weight * scaled if total is None else total + rule.weight * scaled
+    assert total is not None, "neither a reward model nor a reward function"
+    return state.replace(reward_stats=reward_stats), total
 
 
 def epoch_keys(key: jax.Array, step: jax.Array, epochs: int) -> jax.Array:

@@ -23,6 +23,14 @@ from icegrt_jax.sampling import Rows
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
 
 
+@dataclasses.dataclass(frozen=True)
+class RewardRule:
+    """What becomes of the values of one of the user's reward functions. Hashable."""
+
+    weight: float = 1.0  # in the sum that is the score; 0: the values are only looked at
+    scale: ScoreScale = "none"  # as `PPOConfig.score_scale`; clipped alike where it is not "none"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOConfig(UpdateOptions):
     """What the PPO steps are compiled with: `UpdateOptions`, and of the other groups what the steps need. Hashable."""
@@ -38,6 +46,8 @@ class PPOConfig(UpdateOptions):
     eos_penalty: float = ScoreOptions.eos_penalty
     length_penalty: float = ScoreOptions.length_penalty
     length_target: int = ScoreOptions.length_target
+    reward_model: float = 1.0  # weight of the reward model's scaled score; 0: there is no reward model
+    rewards: tuple[tuple[str, RewardRule], ...] = ()  # of the user's reward functions, by name
 
     def __post_init__(self):
         check_penalty(self.kl_kind, self.kl_in, ("kl_kind", "kl_in"))
@@ -60,7 +70,8 @@ class TrainState:
       may be a part only, put onto another role's tree: an adapter, or a head. A frozen tree that is nobody's own
       is called "base".
     opt_state: {role: optax state} for the trained roles.
-    kl: the controller of the KL coefficient. score_stats: moments of the raw scores.
+    kl: the controller of the KL coefficient. score_stats: moments of the reward model's raw scores.
+    reward_stats: {name: moments of the raw values} of the user's reward functions.
     key: key[], of the order of minibatches; never used up, only folded into. Responses are sampled with others.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
     parts: ((role, `Part`), …) for the roles whose tree is put onto another's.
@@ -79,6 +90,7 @@ class TrainState:
     ppo: PPOConfig = struct.field(pytree_node=False, default=PPOConfig())
     parts: tuple[tuple[str, Part], ...] = struct.field(pytree_node=False, default=())
     microbatch: int = struct.field(pytree_node=False, default=0)
+    reward_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
     axis_name: str | None = struct.field(pytree_node=False, default=None)
 
     def model(self, role: str) -> ModelConfig:
@@ -119,6 +131,7 @@ def create_state(
         ppo=ppo,
         parts=tuple(sorted((parts or {}).items())),
         microbatch=microbatch,
+        reward_stats={name: ScoreStats.create() for name, _ in ppo.rewards},
     )
 
 
@@ -130,6 +143,17 @@ def trained(state: TrainState) -> TrainState:
 def with_trained(state: TrainState, restored: TrainState) -> TrainState:
     """A restored `trained` state with the frozen roles of `state`."""
     return restored.replace(params={**state.params, **restored.params})
+
+
+@struct.dataclass
+class Opinions:
+    """What one of the user's reward functions says of a rollout.
+
+    values: f32[B], raw; anything where not known. known: bool[B], False where it has no opinion.
+    """
+
+    values: jax.Array
+    known: jax.Array
 
 
 @struct.dataclass
