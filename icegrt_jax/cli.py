@@ -43,8 +43,9 @@ READERS = ("report", "export", "sample")  # of a workdir: may run while a stage 
 TRAINED = ("pretrain", "sft", "reward", "ppo")  # stages that leave a model
 DOUBTED = ("run", "reward", "ppo", "plan")  # that begin with what is doubtful in their config
 KINDS = ("instruction", "ranking", "prompt", "text")
-# Keys that change what a run prints and keeps but not its numbers: a rerun in the same workdir may change them.
-FREE_KEYS = ("log",)
+# Keys that change what a run prints and keeps but not its numbers, and what is done where a reward function fails: a
+# rerun in the same workdir may change them.
+FREE_KEYS = ("log", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed")
 # Modules that only an extra installs.
 EXTRAS = {"lm_eval": "eval", "trl": "bench", "libtpu": "tpu", "torch": "test", "pytest": "test"}
 USAGE = """\

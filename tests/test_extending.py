@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -107,6 +108,26 @@ def test_the_model_card_says_what_the_domain_says_of_its_records(sums, monkeypat
     monkeypatch.chdir(folder)
     assert card._of_domain("my_sums.py:Sums") == ("sums of two digits", "CC0-1.0")
     assert card._of_domain(str(folder / "gone.py:Sums")) == ("domain .../gone.py:Sums", "not known")
+
+
+def test_the_recipe_of_a_reward_function_trains_with_it_beside_the_model_and_alone(sums):
+    folder, _ = sums
+    shown, (both, alone) = files_of("A reward function")
+    (folder / "my_rewards.py").write_text(shown["my_rewards.py"])
+    # What the recipe would make anew before PPO is there already, made with the same values.
+    for name, parts in (("both", ("reward",)), ("alone", ())):
+        for part in ("data", "tokenizer", "pretrain", "sft", *parts, "compile_cache"):
+            shutil.copytree(folder / "runs" / "sums" / part, folder / "runs" / name / part)
+    process = icegrt(both, folder)
+    assert process.returncode == 0, process.stderr
+    row = files.read_jsonl(folder / "runs" / "both" / "ppo" / "metrics.jsonl")[-1]
+    assert 0 <= row["reward/right"] <= 1 and row["reward/right/known"] == 1 and row["reward/brief"] < 0
+    assert "score_raw" in row
+    process = icegrt(alone, folder)
+    assert process.returncode == 0, process.stderr
+    row = files.read_jsonl(folder / "runs" / "alone" / "ppo" / "metrics.jsonl")[-1]
+    assert "score_raw" not in row and "reward/right" in row
+    assert not (folder / "runs" / "alone" / "reward").exists()
 
 
 def test_a_fault_in_a_domain_is_said_before_anything_is_written(sums):

@@ -67,8 +67,8 @@ class Planned:
             programs.append(reward_program(options.reward, mesh, models, frozen, self.answers))
         if options.ppo.iterations:
             state = shapes.ppo_state(
-                options.ppo, options.value, models, shared_base=options.roles.shared_base, frozen=frozen,
-                reward=options.reward.lora,
+                options.ppo, options.value, models, reward_model=options.reward_model,
+                shared_base=options.roles.shared_base, frozen=frozen, reward=options.reward.lora,
             )  # fmt: skip
             programs += ppo_programs(
                 options.ppo, options.lengths, mesh, state, rollout_tensor=options.mesh.rollout_tensor,

@@ -11,6 +11,9 @@ from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import batch_check, generation, inputs, iteration, judging, loop, notes, rundir, scoring
+from icegrt_jax.runs.reward_model import Asked, normalization_prompts
+from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference
+from icegrt_jax.runs.rewards import own_rewards
 from icegrt_jax.runs.roles import finished_stages, initial_state
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.state import TrainState
@@ -28,26 +31,35 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
         return
-    check_given_reward(config.reward, config.ppo.iterations)
+    check_given_reward(config.reward, config.ppo.iterations, config.reward_model)
     batch_check.check_batches(config.mesh, {"ppo": config.ppo}, workdir)
-    rundir.require(workdir, "ppo", "sft", "reward")
+    rundir.require(workdir, "ppo", "sft", *(["reward"] if config.reward_model else []))
     run = rundir.start(config, workdir)
     if rundir.finished(run, "ppo"):
         return
     ppo, log = config.ppo, config.log
     frozen, shared_base = config.model.param_dtype, config.roles.shared_base
-    state, parts = initial_state(run, finished_stages(run, ppo, config.value, shared_base=shared_base, frozen=frozen))
+    source = finished_stages(
+        run, ppo, config.value, reward_model=config.reward_model, shared_base=shared_base, frozen=frozen
+    )
+    state, parts = initial_state(run, source)
     _show(run, ppo, state)
-    reader = scoring.load_reader(run, config.reward)
+    reader = scoring.load_reader(run, config.reward) if config.reward_model else None
     asked, batches, replay = _data(run, ppo, config.domain, reader)
-    once = iteration.make_iteration(run, ppo, state, asked, reader)
-    iterations = loop.Loop(
-        "ppo", ppo.iterations, functools.partial(_host_batch, batches, replay), once.advance,
-        save_every=log.ppo_checkpoint_every, shown=("score_raw", "gold", "kl", "length"), waits="learn",
-        watchers=(Alarm(ppo.logprob_alarm), Samples(run.folder("ppo"), log.samples_every, ppo.iterations)),
-    )  # fmt: skip
-    state, start = loop.resumed(run, "ppo", state)
-    state, step = loop.train(run, iterations, state, start)
+    with own_rewards(ppo, run.folder("ppo")) as rewards:
+        once = iteration.make_iteration(run, ppo, state, asked, reader, rewards)
+        shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
+        iterations = loop.Loop(
+            "ppo", ppo.iterations, functools.partial(_host_batch, batches, replay), once.advance,
+            save_every=log.ppo_checkpoint_every, shown=shown, waits="learn",
+            watchers=(Alarm(ppo.logprob_alarm), Samples(run.folder("ppo"), log.samples_every, ppo.iterations)),
+        )  # fmt: skip
+        state, start = loop.resumed(run, "ppo", state)
+        if start is None and (names := scaled_by_reference(state.ppo)):
+            instruct = normalization_prompts(run, ppo.sources, config.reward.normalize_on)
+            answered = Asked(instruct, ppo, config.evaluate.batch_size)
+            state = with_reference(run, state, rewards, names, answered)
+        state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
     rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=_report_kl(run, ppo.kl))
 
@@ -88,7 +100,7 @@ class Samples:
 
     def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
         if sync.is_main() and (step % self.every == 0 or step in (1, self.iterations)):
-            rows = _sample_rows(step, *outcome.more, outcome.metrics)
+            rows = _sample_rows(step, outcome.more, outcome.metrics)
             files.append_jsonl(self.folder / "samples.jsonl", rows)
         return False
 
@@ -157,9 +169,12 @@ def _host_batch(batches: Batches, replay: Batches | None, step: int) -> tuple[di
     return batches[step - 1], None if replay is None else replay[step - 1]
 
 
-def _sample_rows(step: int, records: list[Prompt], texts: list[str], metrics: dict) -> list[dict]:
-    scores = metrics["score_histogram"]
-    return [
-        {"step": step, "prompt": list(records[i].prompt), "response": texts[i], "score": float(scores[i])}
-        for i in range(min(SAMPLES_KEPT, len(texts)))
-    ]
+def _sample_rows(step: int, texts: iteration.Texts, metrics: dict) -> list[dict]:
+    """The first rollouts with their raw scores: the reward model's, and by name those of the reward functions."""
+    scores, rows = metrics.get("score_histogram"), []
+    for i in range(min(SAMPLES_KEPT, len(texts.responses))):
+        row = {"step": step, "prompt": list(texts.records[i].prompt), "response": texts.responses[i]}
+        score = {} if scores is None else {"score": float(scores[i])}
+        rewards = {"rewards": texts.answer.of(i)} if texts.answer.values else {}
+        rows.append({**row, **score, **rewards})
+    return rows

@@ -45,7 +45,7 @@ def main(config: Options, workdir: pathlib.Path) -> None:
 def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
     section = config.reward
-    check_given_reward(section, config.ppo.iterations)
+    check_given_reward(section, config.ppo.iterations, config.reward_model)
     if not section.steps and section.init in ("sft", "scratch"):
         return
     batch_check.check_batches(config.mesh, {"reward": config.reward}, workdir)
@@ -55,7 +55,8 @@ def train(config: Options, workdir: pathlib.Path) -> None:
         return
     tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
-    if section.steps and reader is None and section.init not in ("sft", "scratch") and config.ppo.iterations:
+    scores = config.ppo.iterations and config.reward_model
+    if section.steps and reader is None and section.init not in ("sft", "scratch") and scores:
         for doubt in short_reward(section, config.total):
             print(f"reward  warning: {doubt}", flush=True)
     prompts = normalization_prompts(run, config.ppo.sources, section.normalize_on)

@@ -24,7 +24,7 @@ STEPS = (
 def main(config: Options, workdir: pathlib.Path) -> None:
     """Runs the stages that are not finished yet."""
     began = time.perf_counter()
-    check_given_reward(config.reward, config.ppo.iterations)
+    check_given_reward(config.reward, config.ppo.iterations, config.reward_model)
     batch_check.check_batches(config.mesh, config.training, workdir)
     # Each stage would say the same of its own inputs, hours later.
     notes.warn("run", inputs.check(config, workdir, *(name for name, *_ in STEPS[:-1])))

@@ -1,5 +1,7 @@
 """The checks of a config made before any device is touched; of types and choices they are in `convert.read`."""
 
+import math
+import re
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -103,8 +105,9 @@ def check_options(options: Options) -> None:
         _check_lora(f"{name}.lora", lora)
     _check_critic(options.value)
     _check_model(options.model)
+    _check_rewards(options.ppo, options.value, options.reward_model)
     if options.roles.shared_base:
-        _check_shared_base(options.reward, options.ppo.lora)
+        _check_shared_base(options.reward if options.reward_model else None, options.ppo.lora)
     if options.ppo.iterations and not options.ppo.lora.rank:
         _check_whole_actor(options.model)
     if options.sft.lora.rank and not options.model.path and not options.pretrain.steps:
@@ -113,18 +116,20 @@ def check_options(options: Options) -> None:
         raise UserError("reward.lora.rank is for a trunk that exists; use another reward.init, or rank 0.")
 
 
-def check_given_reward(reward: RewardOptions, iterations: int) -> None:
+def check_given_reward(reward: RewardOptions, iterations: int, weight: float = 1.0) -> None:
     """Refuses a run that trains no reward model and is given none; a plan, or another stage alone, needs none.
 
     Args:
       iterations: of PPO.
+      weight: of the reward model in PPO; 0: it has none.
     """
     if reward.steps:
         return
-    if reward.init in ("sft", "scratch") and iterations:
+    if reward.init in ("sft", "scratch") and iterations and weight:
         raise UserError(
             f"reward.steps=0 with reward.init={reward.init!r}: PPO would have no reward model; set reward.steps, or "
-            "name the folder of a finished one in reward.init, which is then used as it is."
+            "name the folder of a finished one in reward.init, which is then used as it is; or set "
+            "ppo.reward_weights.model=0 beside reward functions in ppo.rewards."
         )
     if reward.init not in ("sft", "scratch") and reward.lora.rank:
         raise UserError(f"reward.lora.rank={reward.lora.rank} with reward.steps=0: no adapter is trained; set it to 0.")
@@ -134,9 +139,8 @@ def doubts(config: ConfigDict) -> list[str]:
     """What is allowed but hardly meant, a sentence each, for whoever starts the run."""
     options, said = read(config), []
     reward, ppo = options.reward, options.ppo
-    if (
-        reward.steps and reward.init in ("sft", "scratch") and ppo.iterations
-    ):  # a folder's tokenizer may count otherwise
+    scores = ppo.iterations and options.reward_model
+    if reward.steps and reward.init in ("sft", "scratch") and scores:  # a folder's tokenizer may count otherwise
         said += short_reward(reward, options.total)
     if reward.steps and reward.score_length > reward.length:
         said.append(
@@ -206,7 +210,53 @@ def _check_model(model: ModelOptions) -> None:
             raise UserError(f"model.{key}={getattr(model, key)!r} belongs to a model; set model.path as well.")
 
 
-def _check_shared_base(reward: RewardOptions, lora: LoRAOptions) -> None:
+def _check_rewards(ppo: PPOOptions, value: ValueOptions, weight: float) -> None:
+    """Refuses reward functions and rules for them that do not fit, and PPO with nothing to learn from.
+
+    Args:
+      weight: of the reward model; 0: there is none.
+    """
+    for name, spec in ppo.rewards.items():
+        key = f"ppo.rewards.{name}"
+        if name == "model" or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            what = "is ICE-Reward's name" if name == "model" else "is no name"
+            raise UserError(f"{key}: {name!r} {what}; use another one, of letters, digits, _ and -.")
+        if ":" not in spec:
+            raise UserError(f"{key}={spec!r}; expected FILE.py:FUNCTION.")
+        plugins.check_name(key, spec, ())
+    known = ", ".join(ppo.rewards) or "none"
+    for name in ppo.reward_weights:
+        if name not in (*ppo.rewards, "model"):
+            raise UserError(f"ppo.reward_weights.{name}: no function of that name; there are: {known}, and model.")
+    for name in ppo.reward_scales:
+        if name not in ppo.rewards:
+            said = "ICE-Reward's is ppo.score.scale" if name == "model" else f"there are: {known}"
+            raise UserError(f"ppo.reward_scales.{name}: no function of that name; {said}.")
+    _at_least(0, "ppo.", ppo, "reward_timeout reward_workers")
+    if ppo.reward_failed not in ("stop", "none") and not _is_number(ppo.reward_failed):
+        raise UserError(f"ppo.reward_failed={ppo.reward_failed!r}; expected 'stop', 'none' or a number such as '-1'.")
+    if not any([weight, *(ppo.reward_weights.get(name, 1.0) for name in ppo.rewards)]):
+        raise UserError("every weight in ppo.reward_weights is 0: PPO would have nothing to learn from.")
+    if ppo.iterations and not weight and value.trunk == "own" and value.init == "reward":
+        raise UserError(
+            "value.init='reward': PPO has no reward model (its weight is 0, or there is no reward stage), so the "
+            "critic cannot start from it; set value.init='sft'."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_shared_base(reward: RewardOptions | None, lora: LoRAOptions) -> None:
+    """Refuses roles that cannot all be adapters on ICE-Instruct; without a reward model (None) those of PPO."""
+    if reward is None:
+        if not lora.rank:
+            raise UserError(f"roles.shared_base needs adapters: ppo.lora.rank={lora.rank} must be above 0.")
+        return
     if not (reward.lora.rank and lora.rank):
         raise UserError(
             f"roles.shared_base needs adapters: reward.lora.rank={reward.lora.rank} and "

@@ -5,9 +5,12 @@ A config file is Python with `get_config()`, which returns an ml_collections `Co
 only names and values. Every mistake is a `UserError`, and nothing here imports jax.
 """
 
+import contextlib
 import difflib
+import functools
 import importlib.util
 import json
+import operator
 import os
 import pathlib
 import re
@@ -43,7 +46,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Args:
       spec: "FILE.py" or "FILE.py:SWITCH".
-      overrides: "--config.key=value" strings; a boolean may also be given as "--config.key" or "--noconfig.key".
+      overrides: "--config.key=value" strings; a boolean may also be given as "--config.key" or "--noconfig.key". A
+        group that is not locked takes new names: "--config.sft.sources.mine=jsonl:rows.jsonl".
     """
     path, _, switch = spec.partition(":")
     module = _load_module(path)
@@ -55,9 +59,11 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         got = type(config).__name__
         raise UserError(f"{path}: get_config() returned {got}, expected an ml_collections ConfigDict.")
+    groups = _group_names(config) if config.is_locked else ()  # else nobody has said which take new names
+    named = [name for name in groups if not _holder(config, name).is_locked]
     config.lock()
     for override in overrides:
-        _override(config, override)
+        _override(config, override, named)
     return config
 
 
@@ -226,11 +232,20 @@ def _group_names(config: Group) -> list[str]:
     return [key for key, _ in groups] + [f"{key}.{name}" for key, value in groups for name in _group_names(value)]
 
 
-def _override(config: ConfigDict, override: str) -> None:
-    """Sets one key of `config` in place, through the parser of `ml_collections.config_flags`."""
+def _holder(group: Any, name: str) -> Any:
+    """The group of that dotted name within another; "" is that one."""
+    return functools.reduce(operator.getitem, filter(None, name.split(".")), group)
+
+
+def _override(config: ConfigDict, override: str, named: Sequence[str]) -> None:
+    """Sets one key of `config` in place, a new one in a group of `named`, through `ml_collections.config_flags`."""
     flag, has_value, value = override.partition("=")
     key = flag.lstrip("-").removeprefix("no").removeprefix("config.")
-    leaves = flatten(config)
+    leaves, (group, _, name) = flatten(config), key.rpartition(".")
+    if key not in leaves and group in named and name and has_value:
+        with _holder(config, group).unlocked() as holder:
+            holder[name] = _literal(value)
+        return
     if key not in leaves:
         if any(leaf.startswith(f"{key}.") for leaf in leaves):
             inner = ", ".join(f"--config.{leaf}" for leaf in leaves if leaf.startswith(f"{key}."))
@@ -238,10 +253,7 @@ def _override(config: ConfigDict, override: str) -> None:
         close = nearest(key, leaves)
         raise UserError(f"unknown key --config.{key}{f'; did you mean --config.{close}?' if close else ''}")
     # Of the config, not of the value: a placeholder that is None still has a type.
-    *groups, name = key.split(".")
-    holder = config
-    for group in groups:
-        holder = holder[group]
+    holder = _holder(config, group)
     expected = holder.get_type(name)
     if expected not in _EXPECTED:
         raise UserError(f"--config.{key} is a {expected.__name__}, which only the config file can set.")
@@ -257,6 +269,14 @@ def _override(config: ConfigDict, override: str) -> None:
             _check_elements(before, holder[name])
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f"--config.{key} expects {_EXPECTED[expected]}, got {value!r}.") from error
+
+
+def _literal(text: str) -> int | float | str:
+    """A number where the text is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _check_elements(before: tuple, after: tuple) -> None:

@@ -31,6 +31,7 @@ from icegrt_jax.config.choices import (
 Specs = Mapping[str, str]  # {source: "FORMAT:PATH"}
 Weights = Mapping[str, float]  # {source: its share}
 Judges = Mapping[str, str]  # {source: its own judge}
+Scales = Mapping[str, ScoreScale]  # {reward function: its rule}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +235,12 @@ class PPOOptions(DrawOptions, UpdateOptions):
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts
     weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
     rollout_slots: int = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
+    rewards: Specs = field(default_factory=dict)  # {name: "FILE.py:FUNCTION"}, see docs/extending.md
+    reward_weights: Weights = field(default_factory=dict)  # {name or model: in the score}; 1 where not given
+    reward_scales: Scales = field(default_factory=dict)  # {name: see ppo.score.scale}; none where not given
+    reward_timeout: float = 600.0  # seconds that a call of a function may take; 0: no limit
+    reward_workers: int = 0  # processes that call them, each for a part of the batch; 0: a thread of the run itself
+    reward_failed: str = "stop"  # where one fails: stop, or what the response is given: none (no opinion) or a number
     judge: str = ""  # measures the rollouts for the curves, never seen by the training; a name or FILE.py:FUNCTION
     judges: Judges = field(default_factory=dict)  # {source: its own judge}
     kl: KLOptions = KLOptions()  # the penalty
@@ -333,6 +340,12 @@ class Options(LengthOptions):
             overlong_prompts=self.overlong_prompts,
             max_response_length=self.max_response_length,
         )
+
+    @property
+    def reward_model(self) -> float:
+        """Weight of ICE-Reward in PPO's score; 0: PPO has no reward model, reward functions only."""
+        no_stage = not self.reward.steps and self.reward.init in ("sft", "scratch")
+        return self.ppo.reward_weights.get("model", 0.0 if no_stage and self.ppo.rewards else 1.0)
 
     @property
     def steps(self) -> dict[str, int]:

@@ -16,7 +16,10 @@ FIRST_READ = {
 # Keys of earlier versions, with the value at which a run is as it is without them: it may go on.
 GONE = {"ppo.bootstrap_truncated": False}
 # Keys that earlier versions did not have, with the value at which a run is as it was: it may go on.
-ADDED: dict[str, Any] = {"ppo.judges": {}, "evaluate.judges": {}}
+ADDED: dict[str, Any] = {
+    "ppo.judges": {}, "evaluate.judges": {}, "ppo.rewards": {}, "ppo.reward_weights": {}, "ppo.reward_scales": {},
+    "ppo.reward_timeout": 600.0, "ppo.reward_workers": 0, "ppo.reward_failed": "stop",
+}  # fmt: skip
 
 
 def used_by(workdir: pathlib.Path, key: str) -> list[pathlib.Path] | None:

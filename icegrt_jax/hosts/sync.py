@@ -28,9 +28,9 @@ def is_main() -> bool:
     return not _meetings or _meetings[-1].index == 0
 
 
-def exchange(what: str, value: Any = None) -> list[Any]:
-    """The JSON value of every process, in their order."""
-    return _meetings[-1].exchange(what, value) if _meetings else [value]
+def exchange(what: str, value: Any = None, timeout: float | None = None) -> list[Any]:
+    """The JSON value of every process, in their order; they come within `timeout` seconds, by default the run's own."""
+    return _meetings[-1].exchange(what, value, timeout=timeout) if _meetings else [value]
 
 
 def barrier(what: str) -> None:
@@ -38,9 +38,9 @@ def barrier(what: str) -> None:
     exchange(what)
 
 
-def from_main(what: str, make: Callable[[], T]) -> T:
-    """What `make` gives in the main process (JSON), in all of them; the others wait for it."""
-    return exchange(what, make() if is_main() else None)[0]
+def from_main(what: str, make: Callable[[], T], timeout: float | None = None) -> T:
+    """What `make` gives in the main process (JSON), in all of them; the others wait for it, see `exchange`."""
+    return exchange(what, make() if is_main() else None, timeout)[0]
 
 
 def main_first(path: pathlib.Path, write: Callable[[], None]) -> None:

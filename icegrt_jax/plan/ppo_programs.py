@@ -19,7 +19,7 @@ from icegrt_jax.sampling.layout import as_computed, lies_already, moved_to_rollo
 from icegrt_jax.sampling.sampler import prompts_at_a_time
 from icegrt_jax.training.first_check import disagreement
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
-from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.state import Opinions, TrainState
 
 
 def ppo_programs(
@@ -102,19 +102,26 @@ def _sampling(
 
 
 def _reading(length: int, mesh: Mesh, state: TrainState, rollout, program) -> tuple[list[Program], tuple]:
-    """What runs before `score` where the reward model reads text, and what it hands over; else nothing."""
-    if state.model("reward").vocab_size == state.model("policy").vocab_size:
+    """What runs before `score` where text is read, by a reward model or functions, and what it hands over."""
+    models, rows = dict(state.models), rollout.mask.shape[0]
+    by_text = "reward" in models and models["reward"].vocab_size != models["policy"].vocab_size
+    if not (by_text or state.ppo.rewards):
         return [], ()
-    rows = rollout.mask.shape[0]
+    by_ids = "reward" in models and not by_text
+    found = jax.eval_shape(functools.partial(read_roles, reward=by_ids), state, rollout)
+    read, of_roles = shapes.split_rows(found, mesh, rows), jax.jit(read_roles, static_argnames="reward")
+    programs = [program(name="read roles", lower=within(mesh, of_roles, state, rollout, reward=by_ids))]
+    said = {
+        name: Opinions(**shapes.batch(mesh, values=(jnp.float32, rows), known=(MASK, rows)))
+        for name, _ in state.ppo.rewards
+    }
+    if not by_text:
+        return programs, (None, read, said)
     texts = shapes.batch(mesh, tokens=(IDS, rows, length), mask=(MASK, rows, length))
     reward = shapes.placed(jax.eval_shape(lambda state: state.full("reward"), state), mesh)
     verdicts = shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]
-    read = shapes.split_rows(jax.eval_shape(read_roles, state, rollout), mesh, rows)
-    programs = [
-        program(name="read roles", lower=within(mesh, jax.jit(read_roles), state, rollout)),
-        program(
-            name="read texts", lower=within(mesh, compiled_scores, reward, config=state.model("reward"), **texts),
-            resident=(state, rollout, texts, read), model=None,
-        ),
-    ]  # fmt: skip
-    return programs, (verdicts, read)
+    of_texts = program(
+        name="read texts", lower=within(mesh, compiled_scores, reward, config=state.model("reward"), **texts),
+        resident=(state, rollout, texts, read), model=None,
+    )  # fmt: skip
+    return [*programs, of_texts], (verdicts, read, said)

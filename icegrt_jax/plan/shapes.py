@@ -90,11 +90,19 @@ def reward_state(section: RewardOptions, models: Models, frozen: ParamDtype) -> 
 
 
 def ppo_state(
-    ppo: PPOOptions, value: ValueOptions, models: Models, *, shared_base: bool, frozen: ParamDtype, reward: LoRAOptions
+    ppo: PPOOptions,
+    value: ValueOptions,
+    models: Models,
+    *,
+    reward_model: float = 1.0,
+    shared_base: bool,
+    frozen: ParamDtype,
+    reward: LoRAOptions,
 ) -> TrainState:
     """The abstract state of PPO before its first iteration: all roles, put together as the stage does.
 
     Args:
+      reward_model: its weight; 0: there is none.
       frozen: dtype of frozen trees.
       reward: adapter of the reward model, where the base is shared.
     """
@@ -111,7 +119,9 @@ def ppo_state(
             record = PartRecord(lora, roles.INSTRUCT, frozen)
             return model, init_adapter(key, base, lora, head=new_head(key, model)), record
 
-        source = roles.Source(ppo, value, shared_base, frozen, whole, own, lambda stream: key, lambda role: key)
+        source = roles.Source(
+            ppo, value, reward_model, shared_base, frozen, whole, own, lambda stream: key, lambda role: key
+        )
         return roles.first_state(source, {"ref_mean": 0.0, "ref_std": 1.0})[0]
 
     return jax.eval_shape(build, jax.random.key(0))

@@ -39,11 +39,12 @@ _FEW = 25  # up to so many points every one is drawn, unsmoothed
 
 @dataclass(frozen=True)
 class Panel:
-    """One axes: its title and the names of its metrics, `*` standing for anything."""
+    """One axes: its title and the names of its metrics, `*` standing for anything; `without` those it leaves out."""
 
     title: str
     names: tuple[str, ...]
     smooth: bool = True  # False for what has no noise: smoothing would round its corners
+    without: tuple[str, ...] = ()
 
 
 LANGUAGE_MODEL = (
@@ -60,6 +61,9 @@ REWARD = (
 )
 PPO = (
     Panel("Score by the reward model", ("score_raw",)),
+    Panel("Own rewards", ("reward/*",), without=("*/known", "*/failed")),
+    Panel("Own rewards: share with an opinion", ("reward/*/known",)),
+    Panel("Own rewards: responses where one failed", ("reward/*/failed",), smooth=False),
     Panel("Score, scaled", ("score_scaled",)),
     Panel("Gold verdict", ("gold",)),
     Panel("KL to the reference (nats)", ("kl",)),
@@ -182,7 +186,10 @@ def metric_names(rows: Sequence[dict]) -> list[str]:
 
 def _present(rows: Sequence[dict], panel: Panel) -> list[str]:
     known = dict.fromkeys(name for row in rows for name in row)
-    matching = [name for pattern in panel.names for name in known if fnmatch.fnmatchcase(name, pattern)]
+    left_out = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in panel.without)
+    matching = [
+        name for pattern in panel.names for name in known if fnmatch.fnmatchcase(name, pattern) and not left_out(name)
+    ]
     return [name for name in dict.fromkeys(matching) if np.isfinite(_series(rows, name)[1]).any()][: len(_LINES)]
 
 

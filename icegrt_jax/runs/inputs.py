@@ -22,9 +22,10 @@ from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
-from icegrt_jax.runs import judging, model_folders, own_code, tokenizers
+from icegrt_jax.runs import judging, model_folders, own_code, rewards, tokenizers
 
 LOOKED_AT = 256  # records of a source
+TRIED = 2  # records of a source that reward functions are tried on
 OWN_RANKINGS = "jsonl:{workdir}/data/own_rankings.jsonl"  # the reward stage's own, made after ICE-Instruct
 
 # A section with sources and their weights.
@@ -71,7 +72,12 @@ def check(config: Options, workdir: pathlib.Path, *stages: str) -> list[str]:
         tokenizers.check_tokenizers(config, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
     reward = (tokenizers.reward_tokenizer(config, workdir) if "reward" in due else None) or policy
-    warnings = changed + model_folders.check(due, config.model, config.reward, _policy_lengths(config))
+    warnings = changed
+    if "ppo" in due and config.ppo.rewards:
+        asked = [reading for reading in readings(config, "ppo", policy, reward) if reading.kind is Prompt]
+        loaded = [_records(reading, config, workdir) or [] for reading in asked]
+        warnings += rewards.try_out(config.ppo, [record for records in loaded for record in records[:TRIED]])
+    warnings += model_folders.check(due, config.model, config.reward, _policy_lengths(config))
     for stage in due:
         if stage != "evaluate" and (stage != "reward" or config.reward.steps):
             with read_at(f"{stage}.weights"):

@@ -14,6 +14,7 @@ from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import rundir, scoring
 from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.loop import Outcome
+from icegrt_jax.runs.rewards import Answer, Rewards
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.sampling.layout import rollout_layout, to_rollout
@@ -29,12 +30,22 @@ from icegrt_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
+class Texts:
+    """What was asked and answered in an iteration: the record of each response, its text, and what functions say."""
+
+    records: list[Prompt]
+    responses: list[str]
+    answer: Answer
+
+
+@dataclasses.dataclass(frozen=True)
 class Iteration:
     """What the iterations of a run share.
 
     Attributes:
       asked: the prompts that a batch's `index` counts, and their judges.
       reader: of a reward model with a tokenizer of its own, else None.
+      rewards: the user's reward functions.
       layout: the mesh that the policy samples on.
       sizes: of packed rows, see `training.buckets.fitted`.
       score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
@@ -44,6 +55,7 @@ class Iteration:
     ppo: PPOOptions
     asked: Questions
     reader: scoring.Reader | None
+    rewards: Rewards
     sampler: SamplerConfig
     layout: Mesh
     sizes: dict[str, Any]
@@ -65,41 +77,57 @@ class Iteration:
         index = host_rows.all_rows(batch["index"], run.mesh)
         asked = self.asked.chosen([i for i in index for _ in range(ppo.samples_per_prompt)])
         with progress.phase("learn"):
-            texts, scores, counts = self._read_as_text(state, rollout, asked.prompts)
-            state, experience, scored = self.score(state, rollout, *scores)
+            texts, given, answer, counts = self._read_as_text(state, step, rollout, asked.prompts)
+            state, experience, scored = self.score(state, rollout, *given)
             if replayed is not None:
                 experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))
             state, learned = self.update(state, experience)
             # The host reads and judges the answers while the device learns from them.
             texts = texts or scoring.texts_of(run, rollout)
             judged = asked.judged(texts)
+            counts |= answer.metrics()
             metrics = {**sync.fetch({**scored, **learned}), **counts, **judged, **kl_target(ppo.kl)}
-        return Outcome(state, metrics, (asked.prompts, texts))
+        return Outcome(state, metrics, Texts(asked.prompts, texts, answer))
 
     def _read_as_text(
-        self, state: TrainState, rollout: Rollout, records: list[Prompt]
-    ) -> tuple[list[str], tuple, dict]:
-        """The texts, what `score` is given and counts for the metrics; nothing where the reward model reads ids."""
-        if self.reader is None:
-            return [], (), {}
-        # The other roles read ids while the host decodes and tokenises.
-        with jax.set_mesh(self.run.mesh):
-            roles_read = self.read(shard_tree(state, self.run.mesh), rollout)
-        texts, scores, counts = scoring.score_as_text(self.run, self.reader, state, rollout, records)
-        return texts, (scores, roles_read), counts
+        self, state: TrainState, step: int, rollout: Rollout, records: list[Prompt]
+    ) -> tuple[list[str], tuple, Answer, dict]:
+        """The texts, what `score` is given, what the functions say and counts for the metrics.
+
+        Nothing where no text is looked at: `score` reads the ids.
+        """
+        if self.reader is None and not self.rewards:
+            return [], (), Answer({}), {}
+        run, by_ids = self.run, self.reader is None and bool(state.ppo.reward_model)
+        # The roles read ids while the host decodes, tokenises and calls the functions.
+        with jax.set_mesh(run.mesh):
+            roles_read = self.read(shard_tree(state, run.mesh), rollout, reward=by_ids)
+        scores, counts = None, {}
+        if self.reader is not None:
+            texts, scores, counts = scoring.score_as_text(run, self.reader, state, rollout, records)
+        else:
+            texts = scoring.texts_of(run, rollout)
+        wait = self.rewards.ask(f"ppo, iteration {step}", records, texts, group=self.ppo.samples_per_prompt)
+        answer = wait()
+        return texts, (scores, roles_read, shard_batch(answer.opinions(), run.mesh)), answer, counts
 
 
 def make_iteration(
-    run: rundir.Run, ppo: PPOOptions, state: TrainState, asked: Questions, reader: scoring.Reader | None
+    run: rundir.Run,
+    ppo: PPOOptions,
+    state: TrainState,
+    asked: Questions,
+    reader: scoring.Reader | None,
+    rewards: Rewards | None = None,
 ) -> Iteration:
     """The iteration of a run that begins with `state`."""
     return Iteration(
-        run, ppo, asked, reader,
+        run, ppo, asked, reader, rewards or Rewards({}),
         sampler=sampler_for(run.tokenizer, ppo, run.lengths.max_response_length),
         layout=rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor),
         sizes={"pack": ppo.pack, "parts": row_parts(run.mesh)},
         score=jit_step(score, run.mesh, state),
-        read=jax.jit(read_roles),
+        read=jax.jit(read_roles, static_argnames="reward"),
         update=jit_step(ppo_update, run.mesh, state),
     )  # fmt: skip
 

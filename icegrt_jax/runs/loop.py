@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from icegrt_jax.config.options import LogOptions
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.prefetch import Ahead
+from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import heap, sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs.notes import write_compiles
@@ -29,6 +30,13 @@ from icegrt_jax.training.metrics import MetricsWriter, Writer, Writers
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.state import TrainState, trained, with_trained
+
+
+class Unlearned(UserError):
+    """A step cannot go on and has changed nothing: raised by `advance` while the state is still the one it was given.
+
+    That one is saved: the same command goes on from the step before.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +147,14 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             step = start or 0
             while step < loop.steps and not ended:
                 step += 1
-                outcome = loop.advance(state, step, made, progress)
+                try:
+                    outcome = loop.advance(state, step, made, progress)
+                except Unlearned:
+                    if step - 1 > (checkpoints.latest() or 0):
+                        rows.settle(step - 1, last=False)
+                        writer.flush()
+                        _save(run, loop, step - 1, state, checkpoints, progress, last=False)
+                    raise
                 state = outcome.state
                 with progress.phase(loop.waits):
                     rows.add(step, outcome.metrics)

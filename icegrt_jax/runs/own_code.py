@@ -15,7 +15,7 @@ def names(config: Options) -> dict[str, tuple[str, ...]]:
     ppo, evaluate = config.ppo, config.evaluate
     named = {
         "reward": [config.domain] if ranks else [],
-        "ppo": [ppo.judge, *ppo.judges.values()],
+        "ppo": [ppo.judge, *ppo.judges.values(), *ppo.rewards.values()],
         "evaluate": [evaluate.judge, evaluate.general_judge, *evaluate.judges.values()],
     }
     of_domain = lambda name: config.domain if name == "domain" else name

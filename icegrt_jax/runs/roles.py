@@ -26,7 +26,7 @@ from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.runs import rundir, sections, stage_models
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.restore import PartRecord, load_own
-from icegrt_jax.training.state import Part, PPOConfig, TrainState, create_state
+from icegrt_jax.training.state import Part, PPOConfig, RewardRule, TrainState, create_state
 
 INSTRUCT = {"stage": "sft", "role": "policy"}  # as a `PartRecord` names it
 
@@ -49,7 +49,8 @@ class Roles:
 class Source:
     """What the roles are put together from: of a run, the finished stages; of a plan, shapes only.
 
-    ppo, value: their options. shared_base: one frozen tree for all. frozen: dtype of frozen trees.
+    ppo, value: their options. reward_model: its weight; 0: there is none.
+    shared_base: one frozen tree for all. frozen: dtype of frozen trees.
     whole: (stage, role) -> shape and complete float32 parameters.
     own: (stage, role) -> shape, the tree that was trained, and its record, see `training.restore.load_own`.
     key: stream -> key[]. adapter_key: role -> key[].
@@ -57,6 +58,7 @@ class Source:
 
     ppo: PPOOptions
     value: ValueOptions
+    reward_model: float
     shared_base: bool
     frozen: ParamDtype
     whole: Callable[[str, str], tuple[ModelConfig, dict]]
@@ -66,12 +68,18 @@ class Source:
 
 
 def finished_stages(
-    run: rundir.Run, ppo: PPOOptions, value: ValueOptions, *, shared_base: bool, frozen: ParamDtype
+    run: rundir.Run,
+    ppo: PPOOptions,
+    value: ValueOptions,
+    *,
+    reward_model: float = 1.0,
+    shared_base: bool,
+    frozen: ParamDtype,
 ) -> Source:
     """The source of a run."""
     own = lambda stage, role: load_own(run.folder(stage), role, run.mesh)
     whole = functools.partial(stage_models.stage_params, run)
-    return Source(ppo, value, shared_base, frozen, whole, own, run.key, run.adapter_key)
+    return Source(ppo, value, reward_model, shared_base, frozen, whole, own, run.key, run.adapter_key)
 
 
 def whole_or_adapter(
@@ -98,7 +106,8 @@ def whole_or_adapter(
 
 def initial_state(run: rundir.Run, source: Source) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first iteration, and what `done.json` says of actor and critic that are parts."""
-    state, records = first_state(source, files.read_json(run.folder("reward") / "done.json"))
+    done = files.read_json(run.folder("reward") / "done.json") if source.reward_model else {}
+    state, records = first_state(source, done)
     # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
     return shard_tree(state, run.mesh), records
 
@@ -106,7 +115,8 @@ def initial_state(run: rundir.Run, source: Source) -> tuple[TrainState, dict[str
 def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartRecord]]:
     """PPO's state before the first iteration, from a run's stages or from shapes alone, and records of roles in parts.
 
-    `done` has the mean and spread that the reward stage measured, `ref_mean` and `ref_std`.
+    `done` has the mean and spread that the reward stage measured, `ref_mean` and `ref_std`; nothing without a reward
+    model.
     """
     ppo = run.ppo
     roles = _frozen_and_actor(run)
@@ -120,17 +130,18 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
             "policy": sections.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
             "value": sections.optimizer_config(ppo.value_optimizer, updates * ppo.iterations),
         },
-        ppo=ppo_config(ppo, run.value),
+        ppo=ppo_config(ppo, run.value, run.reward_model),
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
-        score_stats=ScoreStats.create(done["ref_mean"], done["ref_std"]),
+        score_stats=ScoreStats.create(done.get("ref_mean", 0.0), done.get("ref_std", 1.0)),
         parts=roles.parts,
         microbatch=ppo.microbatch,
     )
     return state, roles.records
 
 
-def ppo_config(ppo: PPOOptions, value: ValueOptions) -> PPOConfig:
-    """The part of the options that the update steps are compiled with."""
+def ppo_config(ppo: PPOOptions, value: ValueOptions, reward_model: float = 1.0) -> PPOConfig:
+    """The part of the options that the update steps are compiled with; `reward_model` is its weight."""
+    rule = lambda name: RewardRule(ppo.reward_weights.get(name, 1.0), ppo.reward_scales.get(name, "none"))
     return PPOConfig(
         **{field.name: getattr(ppo, field.name) for field in dataclasses.fields(UpdateOptions)},
         temperature=ppo.temperature,
@@ -144,23 +155,25 @@ def ppo_config(ppo: PPOOptions, value: ValueOptions) -> PPOConfig:
         eos_penalty=ppo.score.eos_penalty,
         length_penalty=ppo.score.length_penalty,
         length_target=ppo.score.length_target,
+        reward_model=reward_model,
+        rewards=tuple((name, rule(name)) for name in sorted(ppo.rewards)),
     )
 
 
 def _frozen_and_actor(run: Source) -> Roles:
-    """Reference, reward model and actor."""
+    """Reference, reward model where there is one, and actor."""
     frozen, lora = run.frozen, sections.lora_config(run.ppo.lora)
     model, instruct = run.whole("sft", "policy")
+    base = "base" if run.shared_base else "reference"
+    roles = Roles({base: stored_as(instruct, frozen)}, {"policy": model})
     if run.shared_base:
-        reward_model, adapter, record = run.own("reward", "reward")
-        params = {"base": stored_as(instruct, frozen), "reference": {}, "reward": adapter}
-        parts = {"reference": Part("base"), "reward": Part("base", record.lora)}
-        base = "base"
-    else:
-        reward_model, reward = run.whole("reward", "reward")
-        params = {"reference": stored_as(instruct, frozen), "reward": stored_as(reward, frozen)}
-        parts, base = {}, "reference"
-    roles = Roles(params, {"policy": model, "reward": reward_model}, parts)
+        roles.params["reference"], roles.parts["reference"] = {}, Part("base")
+    if run.reward_model and run.shared_base:
+        roles.models["reward"], roles.params["reward"], record = run.own("reward", "reward")
+        roles.parts["reward"] = Part("base", record.lora)
+    elif run.reward_model:
+        roles.models["reward"], reward = run.whole("reward", "reward")
+        roles.params["reward"] = stored_as(reward, frozen)
     if lora:
         adapter = init_adapter(run.adapter_key("policy"), instruct, lora)
         _add_part(roles, "policy", adapter, base, lora, INSTRUCT, frozen)

@@ -7,16 +7,16 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from icegrt_jax import files
 from icegrt_jax.commands import report
+from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
 from icegrt_jax.report import curves
 
 BAND = {"kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0}
 
-CONFIG = ConfigDict({"seed": 7, "note": "</pre><script>config</script>"})
+CONFIG = Options(seed=7, data_dir="</pre><script>config</script>")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -105,6 +105,17 @@ def test_a_run_under_way_can_be_reported(tmp_path):
     (tmp_path / "ppo" / "metrics.jsonl").write_text(text)
     report.main(CONFIG, tmp_path)
     assert "not finished, last metrics at step 1" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_own_rewards_are_drawn_by_name_apart_from_their_counts():
+    rows = [{"step": s, "reward/right": 0.1 * s, "reward/right/known": 1.0, "reward/brief": -s} for s in (1, 2)]
+    figure = curves.training_figure(rows, curves.PPO, "PPO")
+    drawn = {axes.get_title(loc="left"): [line.get_label() for line in axes.get_lines()] for axes in figure.axes}
+    plt.close(figure)
+    assert drawn == {
+        "Own rewards": ["reward/right", "reward/brief"],
+        "Own rewards: share with an opinion": ["reward/right/known"],
+    }
 
 
 def test_panels_without_data_are_left_out():

@@ -251,3 +251,15 @@ def test_an_unused_workdir_is_taken_back_and_a_used_one_kept(tmp_path):
         config_file.forget_if_unused(tmp_path / name)
     assert not (tmp_path / "unused").exists()
     assert json.loads((tmp_path / "used" / "config.json").read_text()) == {"a": 1}
+
+
+def test_a_group_named_freely_takes_new_names_on_the_command_line(tmp_path):
+    (tmp_path / "c.py").write_text("from icegrt_jax.config import default_config as get_config\n")
+    overrides = ("ppo.rewards.exact=own.py:exact", "ppo.reward_weights.exact=2", "ppo.reward_weights.model=-0.5",
+                 "domain_sizes.asked=40", "ppo.rewards.exact=other.py:exact")  # fmt: skip
+    config = config_file.load_config(f"{tmp_path / 'c.py'}", [f"--config.{override}" for override in overrides])
+    assert config.ppo.rewards.to_dict() == {"exact": "other.py:exact"} and config.domain_sizes.asked == 40
+    assert config.ppo.reward_weights.to_dict() == {"exact": 2, "model": -0.5}
+    for bad in ("ppo.rewards.exact", "ppo.reward=1", "ppo.kl.targets=1", "ppo.rewards=1", "ppo.rewards.=1"):
+        with pytest.raises(UserError, match=f"--config.{bad.partition('=')[0]}"):
+            config_file.load_config(f"{tmp_path / 'c.py'}", [f"--config.{bad}"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import pathlib
 import re
 import runpy
@@ -11,7 +12,7 @@ import sys
 import pytest
 
 from icegrt_jax.config import default_config, read
-from icegrt_jax.config.checks import check, check_given_reward, doubts
+from icegrt_jax.config.checks import check, check_given_reward, check_options, doubts
 from icegrt_jax.config.file import load_config
 from icegrt_jax.errors import UserError
 from icegrt_jax.runs.roles import ppo_config
@@ -123,11 +124,14 @@ def test_every_ppo_option_reaches_the_update_steps():
             section = section[group]
         section[name] = value
     config.value.trunk, config.value.vf_coef = "policy", 0.7
-    got = dataclasses.asdict(ppo_config(*ppo_and_value(config)))
+    config.ppo.rewards.update({"exact": "own.py:exact", "brief": "own.py:brief"})
+    config.ppo.reward_weights.exact, config.ppo.reward_scales.brief = 0.5, "running_std"
+    got = dataclasses.asdict(ppo_config(*ppo_and_value(config), reward_model=0.3))
     names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip
-    assert got == {**expected, "vf_coef": 0.7}
+    rewards = ("brief", {"weight": 1.0, "scale": "running_std"}), ("exact", {"weight": 0.5, "scale": "none"})
+    assert got == {**expected, "vf_coef": 0.7, "reward_model": 0.3, "rewards": rewards}
     assert ppo_config(*ppo_and_value(default_config())).vf_coef == 0.0, "a critic of its own has a loss of its own"
     unread = set(dataclasses.asdict(PPOConfig())) - set(got)
     assert not unread
@@ -236,3 +240,63 @@ def test_sources_and_weights_must_be_there_and_name_the_same(gone, message):
     with pytest.raises(UserError) as refused:
         check(config)
     assert str(refused.value).startswith(message)
+
+
+REWARDS = {"ppo.rewards.exact": "own.py:exact", "value.init": "sft"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ppo.rewards.model": "own.py:exact"}, "ppo.rewards.model: 'model' is ICE-Reward's name; use another one"),
+        ({"ppo.rewards.a b": "own.py:exact"}, "'a b' is no name; use another one, of letters"),
+        ({"ppo.rewards.exact": "own.py"}, "ppo.rewards.exact='own.py'; expected FILE.py:FUNCTION."),
+        ({"ppo.rewards.exact": "own py:exact"}, "ppo.rewards.exact='own py:exact'; expected FILE.py:NAME"),
+        ({"ppo.reward_weights.exat": 1.0}, "ppo.reward_weights.exat: no function of that name; there are: exact, and"),
+        ({"ppo.reward_scales.exat": "none"}, "ppo.reward_scales.exat: no function of that name; there are: exact."),
+        ({"ppo.reward_scales.model": "none"}, "ICE-Reward's is ppo.score.scale"),
+        ({"ppo.reward_scales.exact": "std"}, "ppo.reward_scales.exact='std'; expected one of 'none', 'reference'"),
+        ({"ppo.reward_failed": "go on"}, "ppo.reward_failed='go on'; expected 'stop', 'none' or a number"),
+        ({"ppo.reward_failed": "nan"}, "ppo.reward_failed='nan'; expected 'stop', 'none' or a number"),
+        ({"ppo.reward_timeout": -1.0}, "ppo.reward_timeout=-1.0; expected 0 or more"),
+        ({"ppo.reward_workers": -1}, "ppo.reward_workers=-1; expected 0 or more"),
+        ({"ppo.reward_weights.model": 0.0, "ppo.reward_weights.exact": 0.0}, "every weight in ppo.reward_weights is 0"),
+        ({"ppo.reward_weights.model": 0.0, "ppo.iterations": 1, "value.init": "reward"}, "set value.init='sft'"),
+        ({"ppo.iterations": 1, "value.init": "reward"}, "PPO has no reward model .* so the critic cannot start from"),
+    ],
+)
+def test_reward_functions_that_do_not_fit_are_one_sentence(values, message):
+    config = with_prompts({**REWARDS, **values})
+    with pytest.raises(UserError, match=message):
+        check(config)
+
+
+def with_prompts(values):
+    config = default_config().unlock()
+    config.ppo.sources.own, config.ppo.weights.own = "jsonl:own.jsonl", 1.0
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        functools.reduce(operator.getitem, group.split("."), config)[name] = value
+    return config
+
+
+def test_the_reward_model_counts_where_there_is_one_and_its_weight_is_not_zero():
+    weight = lambda **values: read(with_prompts({key.replace("__", "."): v for key, v in values.items()})).reward_model
+    exact = {"ppo__rewards__exact": "own.py:exact"}
+    assert weight() == weight(reward__steps=1) == weight(**exact, reward__steps=1) == 1.0
+    assert weight(**exact) == 0.0, "no reward stage"
+    assert weight(**exact, reward__init="models/reward") == 1.0
+    assert weight(**exact, reward__steps=1, ppo__reward_weights__model=0.25) == 0.25
+    alone = read(with_prompts({**REWARDS, "ppo.iterations": 1}))
+    check_options(alone)
+    check_given_reward(alone.reward, 1, alone.reward_model)
+    wanted = read(with_prompts({**REWARDS, "ppo.iterations": 1, "ppo.reward_weights.model": 1.0}))
+    with pytest.raises(UserError, match=r"PPO would have no reward model; .*ppo.reward_weights.model=0"):
+        check_given_reward(wanted.reward, 1, wanted.reward_model)
+
+
+def test_without_a_reward_model_a_shared_base_needs_the_actors_adapter_only():
+    values = {**REWARDS, "ppo.iterations": 1, "roles.shared_base": True, "ppo.lora.rank": 2}
+    check(with_prompts(values))
+    with pytest.raises(UserError, match=r"roles.shared_base needs adapters: ppo.lora.rank=0 must be above 0"):
+        check(with_prompts({**values, "ppo.lora.rank": 0}))

@@ -95,6 +95,9 @@ def test_a_run_made_before_a_key_was_there_goes_on_where_it_does_nothing(tmp_pat
     del old[group][name]
     config_file.save_resolved(old, tmp_path)
     config_file.check_same(new, tmp_path, added=ADDED)
-    new[group][name].mine = "exact"
-    with pytest.raises(UserError, match=f'{key}.mine .absent. → "exact"'):
+    if isinstance(ADDED[key], dict):
+        new[group][name].mine, said = "exact", f'{key}.mine .absent. → "exact"'
+    else:
+        new[group][name], said = type(ADDED[key])(5), f"{key} .* → "
+    with pytest.raises(UserError, match=said):
         config_file.check_same(new, tmp_path, added=ADDED)

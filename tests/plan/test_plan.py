@@ -202,6 +202,14 @@ def test_a_reward_model_with_another_vocabulary_reads_text_in_programs_of_its_ow
     assert not {"read roles", "read texts"} & {program.name for program in same}
 
 
+def test_reward_functions_are_given_what_the_roles_read_beside_a_model_and_alone():
+    own = {"ppo.rewards.right": "own.py:right", "sft.steps": 0, "reward.steps": 0}
+    for model in ({"ppo.reward_weights.model": 1.0}, {"value.init": "sft"}):
+        programs = Planned(read(tiny(**own, **model)), plan.make_target(EIGHT), 4).programs({})[1]
+        names = [program.name for program in programs]
+        assert names == ["to rollout", "rollout", "first check", "read roles", "score", "ppo update"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, ADAPTERS], ids=["full", "shared_base"])
 def test_every_program_of_a_run_is_planned(values, tmp_path, capsys):

@@ -17,6 +17,9 @@ from tests.plan.examples import ADAPTERS, models_of, ppo_state, tiny
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
+ALONE = {"ppo.rewards.right": "own.py:right", "ppo.reward_weights.model": 0.0}
+
+
 def count(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
@@ -41,8 +44,11 @@ def test_four_roles_of_13_billion_parameters_are_described_in_no_memory(monkeypa
         ({"ppo.lora.rank": 2}, {"policy", "value", "reward", "reference"}, {"policy", "value"}),
         (ADAPTERS, {"base", "policy", "value", "reward", "reference"}, {"policy", "value"}),
         ({"value.trunk": "policy"}, {"policy", "value", "reward", "reference"}, {"policy", "value"}),
+        ({**ALONE, "value.init": "sft"}, {"policy", "value", "reference"}, {"policy", "value"}),
+        ({**ALONE, **ADAPTERS, "value.init": "sft"}, {"base", "policy", "value", "reference"}, {"policy", "value"}),
+        ({**ALONE, "value.trunk": "policy"}, {"policy", "value", "reference"}, {"policy", "value"}),
     ],
-    ids=["full", "lora", "shared_base", "head_on_policy"],
+    ids=["full", "lora", "shared_base", "head_on_policy", "no_reward", "no_reward_shared_base", "no_reward_head"],
 )
 def test_the_roles_are_put_together_as_the_config_says(values, roles, trained):
     config = tiny(**values)

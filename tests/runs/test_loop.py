@@ -9,7 +9,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs.loop import Loop, Outcome, resumed, train
+from icegrt_jax.runs.loop import Loop, Outcome, Unlearned, resumed, train
 from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.finite import TrainingError
@@ -162,3 +162,21 @@ def test_a_step_that_is_not_finite_is_neither_written_nor_saved(tmp_path, row_ev
         fit(tmp_path, advance=spoiled, row_every=row_every)
     assert saved(tmp_path) == [2]
     assert all(row["step"] < 4 for row in files.read_jsonl(tmp_path / "toy" / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("row_every", [0, 4])
+@pytest.mark.parametrize("fails", [1, 6, 7])
+def test_a_step_that_has_changed_nothing_leaves_the_step_before(tmp_path, fails, row_every):
+    def refuses(state, step, made, progress):
+        if step == fails:
+            raise Unlearned("not today")
+        return advance(state, step, made, progress)
+
+    whole, _ = fit(tmp_path / "whole", row_every=row_every)
+    with pytest.raises(Unlearned):
+        fit(tmp_path, advance=refuses, row_every=row_every)
+    assert (max(saved(tmp_path)) if (tmp_path / "toy" / "checkpoints").exists() else 0) == fails - 1
+    state, step = fit(tmp_path, row_every=row_every)
+    assert (total(state), step) == (total(whole), STEPS)
+    rows = [(folder / "toy" / "metrics.jsonl").read_bytes() for folder in (tmp_path, tmp_path / "whole")]
+    assert rows[0] == rows[1]

@@ -1,0 +1,34 @@
+"""Mean and spread of the values of ICE-Instruct's own answers, for reward functions that are scaled by them."""
+
+import math
+from collections.abc import Sequence
+
+from icegrt_jax.rl import ScoreStats
+from icegrt_jax.runs.reward_model import Asked, sample_instruct
+from icegrt_jax.runs.rewards import Rewards
+from icegrt_jax.runs.rundir import Run
+from icegrt_jax.sharding.put import shard_tree
+from icegrt_jax.training.state import PPOConfig, TrainState
+
+
+def scaled_by_reference(ppo: PPOConfig) -> list[str]:
+    """The functions that need it."""
+    return [name for name, rule in ppo.rewards if rule.scale == "reference"]
+
+
+def with_reference(run: Run, state: TrainState, rewards: Rewards, names: Sequence[str], asked: Asked) -> TrainState:
+    """The state before the first iteration with the moments of these functions, measured on the answers to `asked`.
+
+    They are the answers on which the reward stage normalises ICE-Reward: same prompts, same keys.
+    """
+    answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1).text
+    found = rewards.ask("ppo, ICE-Instruct's answers", asked.prompts, answers, names=names)().values
+    stats = dict(state.reward_stats)
+    for name in names:
+        known = [value for value in found[name] if value is not None]
+        mean = math.fsum(known) / max(len(known), 1)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / max(len(known), 1))
+        stats[name] = ScoreStats.create(mean, std)
+        of = f"{len(known)} of {len(answers)} answers of ICE-Instruct"
+        print(f"ppo  reward {name}: mean {mean:.4g}, deviation {std:.4g} over {of}", flush=True)
+    return shard_tree(state.replace(reward_stats=stats), run.mesh)
