@@ -48,3 +48,26 @@ def test_the_picture_of_the_readme_shows_the_numbers_of_the_study():
     plt.close(figure)
     assert "](docs/quickstart.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (ROOT / "docs" / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_study_of_own_rewards_compares_arms_by_seed_and_values_form_alone(tmp_path):
+    import matplotlib.pyplot as plt
+
+    study, own = (runpy.run_path(str(ROOT / "experiments" / "own_reward" / name)) for name in ("run.py", "form.py"))
+    row = lambda x: {name: x for name in study["COLUMNS"]}
+    curves = lambda x: {name: [x] * 12 for name in study["CURVES"]}
+    seeds = {
+        str(i): {arm: {"rows": {"ICE-Instruct": row(x), "ICE-GRT": row(2 * x)}, "curves": curves(x)}
+                 for arm in study["ARMS"]}
+        for i, x in enumerate((0.1, 0.2, 0.3))
+    }  # fmt: skip
+    text = study["table"](seeds)
+    assert f"| ICE-Instruct | {' | '.join(['20.0 ± 24.8'] * 5)} | 0.2 ± 0.2 |" in text
+    assert f"| PPO, both | {' | '.join(['40.0 ± 49.7'] * 5)}" in text and "function 0.200 ± 0.248" in text
+    study["plot"](seeds, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()
+
+    prompts = [[{"role": "user", "content": "review this ad. ad: doctors love it."}]] * 5
+    reviews = ['"doctors love it" breaks rule 6, fake authority. verdict: reject', "verdict: approve",
+               '"nurses love it" breaks rule 6. verdict: reject', "no rule is broken. verdict: reject", ""]  # fmt: skip
+    assert own["form"](prompts, reviews, [None] * 5) == [1.0, 0.25, 0.75, 0.75, 0.0]
