@@ -70,7 +70,7 @@ def file_of(spec: str) -> pathlib.Path | None:
     """The file that the name is read from; None of a module that cannot be found."""
     place = spec.rpartition(":")[0]
     if place.endswith(".py"):
-        return pathlib.Path(place).expanduser().absolute()
+        return _path(place)
     _add_working_folder()
     try:
         found = importlib.util.find_spec(place)
@@ -124,8 +124,12 @@ def _parts(key: str, spec: str) -> tuple[str, str]:
     return place, name
 
 
+def _path(place: str) -> pathlib.Path:
+    return pathlib.Path(place).expanduser().absolute()
+
+
 def _module_of_file(key: str, spec: str) -> types.ModuleType:
-    path = file_of(spec)
+    path = _path(spec.rpartition(":")[0])
     if not path.is_file():
         raise UserError(f"{key}={spec!r}: there is no file {path.name} in {path.parent}.")
     source = path.read_bytes()

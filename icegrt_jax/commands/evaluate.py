@@ -101,7 +101,7 @@ def _questions(run: rundir.Run, config: Options, group: str) -> judging.Question
 def _columns(domain: judging.Questions, rows: dict[str, dict]) -> dict:
     """The columns of the table, where the judges have other numbers to show than the usual ones."""
     names = dict.fromkeys(name for row in rows.values() for name in row["graded"])
-    shown = {name: title for judge in dict.fromkeys(domain.judges) for name, title in judge.shows(names).items()}
+    shown = domain.shows(names)
     return {} if shown.items() <= dict(COLUMNS).items() else {"columns": columns_with(shown)}
 
 

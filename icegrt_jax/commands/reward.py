@@ -63,8 +63,7 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     asked, frozen = Asked(prompts, config.ppo, config.evaluate.batch_size), config.model.param_dtype
     if not section.steps:
         return take_as_it_is(run, section, tokenizer, reader, asked, frozen)
-    domain = load_domain(config.domain)
-    if domain is not None and domain.ranks and section.on_policy_k:
+    if config.domain and section.on_policy_k and (domain := load_domain(config.domain)).ranks:
         rank_own_answers(run, domain, asked, section.on_policy_k)
     sources = run.load(section.sources, Ranking)
     batches = ranking_batches(

@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from icegrt_jax import plugins
 from icegrt_jax.data.needs import Need, as_needs, check_needs
@@ -110,14 +110,12 @@ class CheckedDomain:
         return UserError(f"domain={self.name!r}: {method} gave {problem}.")
 
 
-def load(name: str) -> CheckedDomain | None:
-    """The domain that a config names; None of an empty name."""
-    if not name:
-        return None
+def load(name: str) -> CheckedDomain:
+    """The domain that a config names."""
     if plugins.is_own(name):
         found = plugins.load("domain", name)
     else:
-        plugins.check_name("domain", name, ("", *plugins.built_in("domains")))
+        plugins.check_name("domain", name, plugins.built_in("domains"))
         found = importlib.import_module(f"icegrt_jax.domains.{name}.domain").DOMAIN
     return _opened(name, found)
 
@@ -135,7 +133,7 @@ def _opened(name: str, found: Any) -> CheckedDomain:
     if missing := sorted(found.__abstractmethods__):
         arguments = ", ".join(["self", *_arguments(missing[0])])
         raise UserError(f"{said} has no method {missing[0]}; write {missing[0]}({arguments}).")
-    kinds = Record.__args__
+    kinds = get_args(Record)
     if not found.sets or any(kind not in kinds for kind in found.sets.values()):
         raise UserError(
             f"{said} has sets={shown(found.sets)}; expected {{name: kind}} with the kinds "

@@ -110,7 +110,7 @@ def load(key: str, name: str, domain: str = "") -> Judge:
 
 def grade_all(judges: Sequence[Judge], records: Sequence[Prompt], answers: Sequence[str]) -> list[dict[str, float]]:
     """The numbers of every answer, each by the judge of its record."""
-    return [judge.grade(*asked) for judge, *asked in zip(judges, records, answers, strict=True)]
+    return [judge.grade(record, answer) for judge, record, answer in zip(judges, records, answers, strict=True)]
 
 
 def mean_grades(grades: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -121,10 +121,11 @@ def mean_grades(grades: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _of_domain(key: str, name: str, domain: str) -> Judge:
+    if not domain:
+        raise UserError(f"{key}={name!r}, but domain is empty; name another judge.")
     found = load_domain(domain)
-    if found is None or not found.grades:
-        why = f"the domain {domain!r} has no grade(record, answer)" if found else "domain is empty"
-        raise UserError(f"{key}={name!r}, but {why}; name another judge.")
+    if not found.grades:
+        raise UserError(f"{key}={name!r}, but the domain {domain!r} has no grade(record, answer); name another judge.")
     file = plugins.file_of(domain) if plugins.is_own(domain) else None
     return Judge(name, found.domain.grade, found.needs, found.domain.metrics, file)
 

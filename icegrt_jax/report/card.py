@@ -140,7 +140,7 @@ def _of_domain(name: str) -> tuple[str, str]:
         found = load_domain(name)
     except UserError:
         return f"domain {without_paths(name)}", UNKNOWN
-    return ("", UNKNOWN) if found is None else (found.description, found.domain.licence)
+    return found.description, found.domain.licence
 
 
 def _results(config: Options, workdir: pathlib.Path, own: str) -> str:

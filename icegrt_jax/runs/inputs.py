@@ -22,6 +22,7 @@ from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
+from icegrt_jax.evaluation.judges import Judge
 from icegrt_jax.runs import judging, model_folders, own_code, rewards, tokenizers
 
 LOOKED_AT = 256  # records of a source
@@ -66,8 +67,8 @@ def check(config: Options, workdir: pathlib.Path, *stages: str) -> list[str]:
     changed = own_code.changes(workdir)
     if not due:
         return changed
-    if domain := load_domain(config.domain):
-        domain.check_sizes(config.domain_sizes)
+    if config.domain:
+        load_domain(config.domain).check_sizes(config.domain_sizes)
     if due != ["evaluate"]:
         tokenizers.check_tokenizers(config, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
@@ -113,13 +114,10 @@ def readings(config: Options, stage: str, policy: ChatTokenizer, reward: ChatTok
         yield from _rankings(config, policy, reward)
     elif stage == "ppo":
         prompt_fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, config.overlong_prompts)
-        length, judge_of = (
-            _tokens("max_prompt_length", config.max_prompt_length),
-            judging.of_ppo(section, config.domain),
-        )
+        length = _tokens("max_prompt_length", config.max_prompt_length)
+        judge_of = judging.of_ppo(section, config.domain)
         for reading in _weighted("ppo.sources", section, Prompt, prompt_fit, length):
-            judge = judge_of(reading.key.removeprefix("ppo.sources."))
-            yield dataclasses.replace(reading, check=judge.check) if judge else reading
+            yield _judged(reading, judge_of(reading.key.removeprefix("ppo.sources.")))
         if section.ptx.coef:
             fit = lambda records: fit_examples(records, policy, section.ptx.length, "drop")
             length = _tokens("ppo.ptx.length", section.ptx.length)
@@ -130,9 +128,12 @@ def readings(config: Options, stage: str, policy: ChatTokenizer, reward: ChatTok
         for group in ("domain", "general"):
             judge_of = judging.of_evaluation(section, group, config.domain)
             for name, spec in getattr(section, group).items():
-                yield Reading(
-                    f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit, judge_of(name).check
-                )
+                reading = Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit)
+                yield _judged(reading, judge_of(name))
+
+
+def _judged(reading: Reading, judge: Judge | None) -> Reading:
+    return reading if judge is None else dataclasses.replace(reading, check=judge.check)
 
 
 def _weighted(key: str, section: Weighted, kind: type[Record], fit: Fit, length: str) -> Iterator[Reading]:
@@ -154,8 +155,7 @@ def _rankings(config: Options, policy: ChatTokenizer, reward: ChatTokenizer) -> 
         yield from _weighted("reward.sources", section, Ranking, fit, length)
     for name, spec in section.heldout.items():
         yield Reading(f"reward.heldout.{name}", spec, Ranking, fit, length, section.heldout_limit)
-    domain = load_domain(config.domain)
-    if section.steps and domain is not None and domain.ranks and section.on_policy_k:
+    if section.steps and config.domain and section.on_policy_k and (domain := load_domain(config.domain)).ranks:
         spec, asked = "jsonl:{workdir}/data/ranking_prompts.jsonl", _asked(config, policy)
         length = _tokens("max_prompt_length", config.max_prompt_length)
         yield Reading("reward.on_policy_k", spec, Prompt, asked, length, check=domain.check_ranking)

@@ -28,7 +28,12 @@ class Questions:
 
     def grade(self, answers: Sequence[str]) -> list[dict[str, float]]:
         """The numbers of each answer."""
-        return grade_all(self.judges, self.prompts, answers)
+        return grade_all([judge for judge in self.judges if judge is not None], self.prompts, answers)
+
+    def shows(self, names: Iterable[str]) -> dict[str, str]:
+        """{name: title} of what the judges show beside gold, of the numbers of these names."""
+        judges = dict.fromkeys(judge for judge in self.judges if judge is not None)
+        return {name: title for judge in judges for name, title in judge.shows(names).items()}
 
     def judged(self, answers: Sequence[str]) -> dict[str, float]:
         """Means of gold and of what the judges show, over the answers that have a judge; for the curves of PPO."""
@@ -36,7 +41,7 @@ class Questions:
         if not places:
             return {}
         grades = mean_grades(self.chosen(places).grade([answers[i] for i in places]))
-        shown = {name for judge in {*self.judges} - {None} for name in judge.shows(grades)}
+        shown = self.shows(grades)
         return {"gold": grades["gold"], **{f"gold_{name}": value for name, value in grades.items() if name in shown}}
 
 

@@ -38,7 +38,8 @@ def test_the_embedded_domain_gives_what_its_modules_make():
     assert domain.rank(prompt, answers, "3/own/0") == annotators.rank("3/own/0", prompt.meta, answers)
     assert domain.tokenizer(sizes, 3) == list(corpus.training_text())
     assert domain.ranks and domain.grades and domain.description == "embedded domain adreview"
-    assert domains.load("") is None
+    with pytest.raises(UserError, match="^domain='ad'; expected one of 'adreview', or FILE.py:NAME.$"):
+        domains.load("ad")
 
 
 class Toy(Domain):
