@@ -29,8 +29,8 @@ def grade_intervals(grades: Sequence[Mapping[str, float]]) -> dict[str, list[flo
 
 def task_interval(gold: Sequence[float], tasks: Sequence[str]) -> list[float]:
     """Low and high of the mean over tasks of the tasks' mean grades; the tasks stay the same, their prompts vary."""
-    gold = np.array(gold)
-    parts = [gold[[task == name for task in tasks]] for name in sorted(set(tasks))]
+    grades = np.array(gold)
+    parts = [grades[[task == name for task in tasks]] for name in sorted(set(tasks))]
     mean = float(np.mean([part.mean() for part in parts]))
     variance = sum(part.var() / len(part) for part in parts) / len(parts) ** 2
     return list(interval(mean, variance * len(gold), len(gold)))

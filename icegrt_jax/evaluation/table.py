@@ -26,7 +26,7 @@ def columns_of(results: dict) -> Columns:
 
 def format_table(rows: list[dict], columns: Columns = COLUMNS) -> str:
     """`rows` as [{"name", "metrics": {…}}]; shares are shown in per cent."""
-    columns = [(key, title) for key, title in columns if any(key in row["metrics"] for row in rows)]
+    columns = tuple((key, title) for key, title in columns if any(key in row["metrics"] for row in rows))
     name_width = max(len(row["name"]) for row in rows)
     lines = [" " * name_width + "".join(f"  {title:>13}" for _, title in columns)]
     for row in rows:
