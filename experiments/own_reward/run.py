@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 HERE = pathlib.Path(__file__).parent
 CONFIG = "configs/quickstart.py"
 # In every arm the critic starts from ICE-Instruct, and the function is called: with weight 0 it is only looked at.
-ALL = ("value.init=sft", f"ppo.rewards.form={HERE / 'form.py'}:form", "ppo.reward_scales.form=reference")
+ALL = ("value.init=sft", "ppo.rewards.form=experiments/own_reward/form.py:form", "ppo.reward_scales.form=reference")
 ARMS = {
     "function": ("ppo.reward_weights.model=0", "ppo.reward_weights.form=1"),
     "model": ("ppo.reward_weights.model=1", "ppo.reward_weights.form=0"),
