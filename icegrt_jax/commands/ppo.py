@@ -1,16 +1,14 @@
 """`icegrt ppo`: ICE-GRT. Every iteration samples, scores in one program, and learns in another."""
 
 import dataclasses
-import functools
 import pathlib
 
 from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward
 from icegrt_jax.config.options import KLOptions, Options, PPOOptions
-from icegrt_jax.data.pipeline import Batches, prompt_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import batch_check, generation, inputs, iteration, judging, loop, notes, rundir, scoring
+from icegrt_jax.runs import batch_check, generation, inputs, iteration, judging, loop, notes, ppo_data, rundir, scoring
 from icegrt_jax.runs.reward_model import Asked, normalization_prompts
 from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference
 from icegrt_jax.runs.rewards import own_rewards
@@ -45,12 +43,12 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     state, parts = initial_state(run, source)
     _show(run, ppo, state)
     reader = scoring.load_reader(run, config.reward) if config.reward_model else None
-    asked, batches, replay = _data(run, ppo, config.domain, reader)
+    data = _data(run, ppo, config.domain, reader)
     with own_rewards(ppo, run.folder("ppo")) as rewards:
-        once = iteration.make_iteration(run, ppo, state, asked, reader, rewards)
+        once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards)
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
-            "ppo", ppo.iterations, functools.partial(_host_batch, batches, replay), once.advance,
+            "ppo", ppo.iterations, data.batch, once.advance,
             save_every=log.ppo_checkpoint_every, shown=shown, waits="learn",
             watchers=(Alarm(ppo.logprob_alarm), Samples(run.folder("ppo"), log.samples_every, ppo.iterations)),
         )  # fmt: skip
@@ -129,52 +127,26 @@ def _report_kl(run: rundir.Run, kl: KLOptions) -> float:
     return mean
 
 
-def _data(run: rundir.Run, ppo: PPOOptions, domain: str, reader: scoring.Reader | None):
-    """PPO's prompts with who judges the answers to each, their batches, and the replay batches or None."""
-    sources = run.load(ppo.sources, Prompt)
-    batches = prompt_batches(
-        sources,
-        ppo.weights,
-        run.tokenizer,
-        batch_size=ppo.batch_size,
-        max_prompt_length=run.lengths.max_prompt_length,
-        seed=run.data_seed("ppo"),
-        overlong=run.lengths.overlong_prompts,
-        share=run.share,
-    )
-    notes.audit(run, "ppo", batches, run.tokenizer)
-    report, replay = dict(batches.report), None
-    if ppo.ptx.coef:
-        replay = sft_batches(
-            run.load(ppo.ptx.sources, Instruction),
-            ppo.ptx.weights,
-            run.tokenizer,
-            batch_size=ppo.ptx.batch_size,
-            length=ppo.ptx.length,
-            seed=run.data_seed("replay"),
-            overlong="drop",
-            share=run.share,
-        )
-        notes.audit(run, "ppo", replay, run.tokenizer, name="replay_example")
-        report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
-    asked = judging.questions(sources, judging.of_ppo(ppo, domain))
+def _data(run: rundir.Run, ppo: PPOOptions, domain: str, reader: scoring.Reader | None) -> ppo_data.Data:
+    """What the iterations read, looked at and counted."""
+    replay = run.load(ppo.ptx.sources, Instruction) if ppo.ptx.coef else {}
+    data = ppo_data.prepare(run, ppo, run.load(ppo.sources, Prompt), replay, judging.of_ppo(ppo, domain))
+    notes.audit(run, "ppo", data.prompts, run.tokenizer)
+    if data.replay is not None:
+        notes.audit(run, "ppo", data.replay, run.tokenizer, name="replay_example")
+    report = data.report
     if reader is not None:
-        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in data.asked.prompts])
     notes.write_report(run, "ppo", report)
-    return asked, batches, replay
+    return data
 
 
-def _host_batch(batches: Batches, replay: Batches | None, step: int) -> tuple[dict, dict | None]:
-    """The prompts of an iteration, and its replay rows or None."""
-    return batches[step - 1], None if replay is None else replay[step - 1]
-
-
-def _sample_rows(step: int, texts: iteration.Texts, metrics: dict) -> list[dict]:
+def _sample_rows(step: int, sampled: iteration.Sampled, metrics: dict) -> list[dict]:
     """The first rollouts with their raw scores: the reward model's, and by name those of the reward functions."""
     scores, rows = metrics.get("score_histogram"), []
-    for i in range(min(SAMPLES_KEPT, len(texts.responses))):
-        row = {"step": step, "prompt": list(texts.records[i].prompt), "response": texts.responses[i]}
+    for i in range(min(SAMPLES_KEPT, len(sampled.responses))):
+        row = {"step": step, "prompt": list(sampled.records[i].prompt), "response": sampled.responses[i]}
         score = {} if scores is None else {"score": float(scores[i])}
-        rewards = {"rewards": texts.answer.of(i)} if texts.answer.values else {}
+        rewards = {"rewards": sampled.answer.of(i)} if sampled.answer.values else {}
         rows.append({**row, **score, **rewards})
     return rows

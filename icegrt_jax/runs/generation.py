@@ -7,7 +7,7 @@ import jax
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs.mesh_fit import undivided
-from icegrt_jax.runs.rundir import Run
+from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, generate_batches
 from icegrt_jax.sampling.layout import layout_bytes, lies_already, rollout_layout, to_rollout, ways_of
@@ -15,7 +15,7 @@ from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.preemption import stop_if_asked
 
 
-def show_mesh(run: Run, stage: str, models: dict[str, ModelConfig]) -> None:
+def show_mesh(run: Session, stage: str, models: dict[str, ModelConfig]) -> None:
     """Says what of the roles' models the mesh does not split; refuses an axis that splits nothing of one."""
     for role, model in models.items():
         for sentence in undivided(role, model, run.mesh):
@@ -23,7 +23,7 @@ def show_mesh(run: Run, stage: str, models: dict[str, ModelConfig]) -> None:
 
 
 def show_layout(
-    run: Run, stage: str, model: ModelConfig, params: dict, *, rows: int, length: int, cache_dtype: str
+    run: Session, stage: str, model: ModelConfig, params: dict, *, rows: int, length: int, cache_dtype: str
 ) -> None:
     """Says how the policy is split while it samples, where that is not how it is split for training."""
     if lies_already(params, model, run.mesh):
@@ -35,7 +35,7 @@ def show_layout(
 
 
 def generate(
-    run: Run,
+    run: Session,
     model: ModelConfig,
     params: dict,
     prompts: Sequence,

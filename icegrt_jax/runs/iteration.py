@@ -11,11 +11,12 @@ from icegrt_jax.config.options import KLOptions, PPOOptions
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
-from icegrt_jax.runs import rundir, scoring
+from icegrt_jax.runs import scoring
 from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.loop import Outcome
 from icegrt_jax.runs.rewards import Answer, Rewards
 from icegrt_jax.runs.sections import sampler_for
+from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
 from icegrt_jax.sampling.layout import rollout_layout, to_rollout
 from icegrt_jax.sharding import host_rows
@@ -26,16 +27,24 @@ from icegrt_jax.training.buckets import fitted
 from icegrt_jax.training.first_check import check_first_rollout
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.progress import Progress
-from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.state import Experience, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """What was asked and answered in an iteration: the record of each response, its text, and what functions say."""
+class Sampled:
+    """What was asked and answered in an iteration.
+
+    Attributes:
+      records, responses: record and text of each response.
+      answer: what the reward functions say.
+      rollout, experience: the tokens, and what the roles made of them.
+    """
 
     records: list[Prompt]
     responses: list[str]
     answer: Answer
+    rollout: Rollout
+    experience: Experience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Iteration:
       score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
     """
 
-    run: rundir.Run
+    run: Session
     ppo: PPOOptions
     asked: Questions
     reader: scoring.Reader | None
@@ -87,7 +96,7 @@ class Iteration:
             judged = asked.judged(texts)
             counts |= answer.metrics()
             metrics = {**sync.fetch({**scored, **learned}), **counts, **judged, **kl_target(ppo.kl)}
-        return Outcome(state, metrics, Texts(asked.prompts, texts, answer))
+        return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience))
 
     def _read_as_text(
         self, state: TrainState, step: int, rollout: Rollout, records: list[Prompt]
@@ -113,7 +122,7 @@ class Iteration:
 
 
 def make_iteration(
-    run: rundir.Run,
+    run: Session,
     ppo: PPOOptions,
     state: TrainState,
     asked: Questions,
@@ -133,7 +142,7 @@ def make_iteration(
 
 
 def _rollout(
-    run: rundir.Run, ppo: PPOOptions, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
+    run: Session, ppo: PPOOptions, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
 ) -> Rollout:
     """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
     count = ppo.batch_size * ppo.samples_per_prompt

@@ -10,7 +10,7 @@ A step that has begun is finished and saved, whatever signal comes.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from icegrt_jax.config.options import LogOptions
@@ -22,6 +22,7 @@ from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs.notes import write_compiles
 from icegrt_jax.runs.rows import Means, Single
 from icegrt_jax.runs.rundir import Run
+from icegrt_jax.runs.session import Session
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.sharding.steps import jit_step
@@ -144,32 +145,52 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             progress = open_.enter_context(Progress(loop.steps, loop.stage, start=start or 0))
             made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
             rows = _rows(loop, folder, start, checkpoints, writer, progress)
-            step = start or 0
-            while step < loop.steps and not ended:
-                step += 1
-                try:
-                    outcome = loop.advance(state, step, made, progress)
-                except Unlearned:
-                    if step - 1 > (checkpoints.latest() or 0):
-                        rows.settle(step - 1, last=False)
+            step = begun = start or 0
+            steps = iter(()) if ended else walked(loop, state, begun, made, rows, writer, progress)
+            try:
+                for step, outcome, last in steps:
+                    state, stopping = outcome.state, preemption.reached(step)
+                    if last or stopping or step % loop.save_every == 0:
+                        rows.settle(step, last=last)
                         writer.flush()
-                        _save(run, loop, step - 1, state, checkpoints, progress, last=False)
-                    raise
-                state = outcome.state
-                with progress.phase(loop.waits):
-                    rows.add(step, outcome.metrics)
-                write = functools.partial(writer.write, step)
-                ended = any([watcher.after(step, outcome, write) for watcher in loop.watchers])
-                last, stopping = ended or step == loop.steps, preemption.reached(step)
-                if last or stopping or step % loop.save_every == 0:
-                    rows.settle(step, last=last)
+                        _save(run, loop, step, state, checkpoints, progress, last=last)
+                    if stopping:
+                        checkpoints.wait()
+                        raise Preempted(step, preemption.signum)
+            except Unlearned:
+                if step > (checkpoints.latest() or 0):
+                    rows.settle(step, last=False)
                     writer.flush()
-                    _save(run, loop, step, state, checkpoints, progress, last=last)
-                if stopping:
-                    checkpoints.wait()
-                    raise Preempted(step, preemption.signum)
+                    _save(run, loop, step, state, checkpoints, progress, last=False)
+                raise
     heap.give_back()
     return state, step
+
+
+def walked(
+    loop: Loop,
+    state: TrainState,
+    start: int,
+    made: Callable[[int], Any],
+    rows: Means | Single,
+    writer: Writers,
+    progress: Progress,
+) -> Iterator[tuple[int, Outcome, bool]]:
+    """The steps after `start`: each with what it has come to, and whether it is the last one.
+
+    The state that is given, and that of each outcome, is taken by the step that follows.
+    """
+    step, last = start, start >= loop.steps
+    while not last:
+        step += 1
+        outcome = loop.advance(state, step, made, progress)
+        state = outcome.state
+        with progress.phase(loop.waits):
+            rows.add(step, outcome.metrics)
+        write = functools.partial(writer.write, step)
+        ended = any([watcher.after(step, outcome, write) for watcher in loop.watchers])
+        last = ended or step == loop.steps
+        yield step, outcome, last
 
 
 def _rows(
@@ -206,8 +227,19 @@ def train_on_batches(
     shown: tuple[str, ...],
 ) -> tuple[TrainState, int]:
     """`train` of a supervised stage: applies `update` to batch 0, 1, … steps - 1."""
-    vocabulary = min(model.vocab_size for _, model in state.models)
     state, start = resumed(run, stage, state)
+    loop = over_batches(
+        run, stage, steps, state, update, batches,
+        save_every=log.checkpoint_every, shown=shown, row_every=log.every, last_alone=True,
+    )  # fmt: skip
+    return train(run, loop, state, start)
+
+
+def over_batches(
+    run: Session, stage: str, steps: int, state: TrainState, update, batches: Batches, **more: Any
+) -> Loop:
+    """The loop that applies `update` to batch 0, 1, … steps - 1; `more` is what else a loop is given."""
+    vocabulary = min(model.vocab_size for _, model in state.models)
     update = jit_step(update, run.mesh, state)
 
     def advance(state: TrainState, step: int, made: Callable[[int], Any], progress: Progress) -> Outcome:
@@ -218,8 +250,4 @@ def train_on_batches(
         with progress.phase("update"):
             return Outcome(*update(state, batch))
 
-    loop = Loop(
-        stage, steps, lambda step: batches[step - 1], advance,
-        save_every=log.checkpoint_every, shown=shown, row_every=log.every, last_alone=True,
-    )  # fmt: skip
-    return train(run, loop, state, start)
+    return Loop(stage, steps, lambda step: batches[step - 1], advance, **more)

@@ -27,6 +27,12 @@ def write_report(run: Run, stage: str, report: dict) -> None:
     files.write_json_atomic(run.folder(stage) / "data.json", report)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
+    warn_of_losses(stage, report)
+
+
+def warn_of_losses(stage: str, report: dict) -> None:
+    """Says where much of a source was cut or dropped."""
+    for name, counts in report.items():
         if "records" in counts:
             warn(stage, losses.warnings(f"source {name}", counts, "the length"))
 
@@ -53,13 +59,18 @@ def audit(
       tokenizer: the one they were made with.
       cut: overlong rows may have lost their end.
     """
-    count = min(AUDITED, len(batches)) if isinstance(batches, Sequence) else AUDITED
-    try:
-        texts = [data_audit.check(batches[step], tokenizer, cut=cut) for step in range(count)]
-    except UserError as error:
-        raise UserError(f"{stage}: {error}") from error
+    text = checked_example(stage, batches, tokenizer, cut=cut)
     if not sync.is_main():
         return
-    files.write_text_atomic(run.folder(stage) / f"{name}.txt", texts[0] + "\n")
-    head, _, example = texts[0].partition("\n")
+    files.write_text_atomic(run.folder(stage) / f"{name}.txt", text + "\n")
+    head, _, example = text.partition("\n")
     print(f"{stage}  {name}: {head}\n{textwrap.indent(data_audit.shorten(example), '    ')}", flush=True)
+
+
+def checked_example(stage: str, batches: Batches | Sequence[Batch], tokenizer: ChatTokenizer, *, cut=False) -> str:
+    """One example as the model reads it; refuses batches that must not be trained on."""
+    count = min(AUDITED, len(batches)) if isinstance(batches, Sequence) else AUDITED
+    try:
+        return [data_audit.check(batches[step], tokenizer, cut=cut) for step in range(count)][0]
+    except UserError as error:
+        raise UserError(f"{stage}: {error}") from error

@@ -1,6 +1,7 @@
 """ICE-Reward: what it starts from, how right it is on held-out rankings, and the scale of its scores."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
 from icegrt_jax.runs.roles import whole_or_adapter
+from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.preemption import stop_if_asked
@@ -54,7 +56,7 @@ def first_state(
     return state, records
 
 
-def fitting_prompts(run: rundir.Run, prompts: list[Prompt]) -> list[Prompt]:
+def fitting_prompts(run: Session, prompts: list[Prompt]) -> list[Prompt]:
     """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
     if run.lengths.overlong_prompts == "keep":
         return prompts
@@ -75,7 +77,13 @@ class Asked:
 
 def sample_instruct(run: rundir.Run, asked: Asked, key: jax.Array, *, num_samples: int) -> Generation:
     """Answers of ICE-Instruct."""
-    model, params = stage_models.stage_params(run, "sft", "policy")
+    return answers_of(run, *stage_models.stage_params(run, "sft", "policy"), asked, key, num_samples=num_samples)
+
+
+def answers_of(
+    run: Session, model: ModelConfig, params: dict, asked: Asked, key: jax.Array, *, num_samples: int
+) -> Generation:
+    """Answers of a policy."""
     sampler = sections.sampler_for(run.tokenizer, asked.draw, run.lengths.max_response_length)
     return generation.generate(
         run, model, params, [p.prompt for p in asked.prompts], key, sampler, num_samples=num_samples,
@@ -100,17 +108,36 @@ def initial_reward_model(run: rundir.Run, tokenizer: ChatTokenizer, section: Rew
 
 def heldout_batches(run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions) -> dict[str, Batches]:
     """Of each held-out source its rankings one by one, an epoch of them being all that are kept."""
+    return single_rankings(run.load(section.heldout, Ranking), tokenizer, section)
+
+
+def single_rankings(
+    sources: Mapping[str, Sequence[Ranking]], tokenizer: ChatTokenizer, section: RewardOptions
+) -> dict[str, Batches]:
+    """The same of rankings that have been read."""
     return {
         name: ranking_batches(
             {name: rankings[: section.heldout_limit or None]}, {name: 1.0}, tokenizer, batch_size=1,
             length=section.length, seed=0, overlong=section.overlong,
         )
-        for name, rankings in run.load(section.heldout, Ranking).items()
+        for name, rankings in sources.items()
     }  # fmt: skip
 
 
 def measure(run: rundir.Run, params: dict, model: ModelConfig, batches: dict[str, Batches]) -> dict[str, float]:
     """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
+    heldout, report = measured(run, params, model, batches)
+    if sync.is_main():
+        first = next(iter(report.values()))
+        files.write_json_atomic(run.folder("reward") / "calibration.json", first | {"all": report})
+    print("reward  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in heldout.items()), flush=True)
+    return heldout
+
+
+def measured(
+    run: Session, params: dict, model: ModelConfig, batches: dict[str, Batches]
+) -> tuple[dict[str, float], dict[str, dict]]:
+    """The numbers of `measure`, and of each source the bins of its calibration."""
     heldout, report = {}, {}
     for name, source in batches.items():
         stop_if_asked()
@@ -128,11 +155,7 @@ def measure(run: rundir.Run, params: dict, model: ModelConfig, batches: dict[str
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays, same=same))
         heldout[f"{name}/calibration_error"] = float(bins.ece)
         report[name] = {x: np.asarray(getattr(bins, x)).tolist() for x in ("confidence", "accuracy", "count")}
-    if sync.is_main():
-        first = next(iter(report.values()))
-        files.write_json_atomic(run.folder("reward") / "calibration.json", first | {"all": report})
-    print("reward  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in heldout.items()), flush=True)
-    return heldout
+    return heldout, report
 
 
 def normalization_prompts(run: rundir.Run, sources: Specs, count: int) -> list[Prompt]:
@@ -151,6 +174,18 @@ def fit_normalization(
 ) -> ScoreStats:
     """Mean and standard deviation of the scores of ICE-Instruct's answers to prompts of PPO."""
     answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1)
+    return normalization(run, params, model, reader, asked, answers)
+
+
+def normalization(
+    run: Session,
+    params: dict,
+    model: ModelConfig,
+    reader: scoring.Reader | None,
+    asked: Asked,
+    answers: Generation,
+) -> ScoreStats:
+    """Mean and standard deviation of the scores of these answers."""
     with jax.set_mesh(run.mesh):
         scores = scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size)
     return ScoreStats.create(float(scores.mean()), float(scores.std()))

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 
+from icegrt_jax.data.records import Prompt
 from icegrt_jax.rl import ScoreStats
 from icegrt_jax.runs.reward_model import Asked, sample_instruct
 from icegrt_jax.runs.rewards import Rewards
 from icegrt_jax.runs.rundir import Run
+from icegrt_jax.runs.session import Session
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.state import PPOConfig, TrainState
 
@@ -22,7 +24,19 @@ def with_reference(run: Run, state: TrainState, rewards: Rewards, names: Sequenc
     They are the answers on which the reward stage normalises ICE-Reward: same prompts, same keys.
     """
     answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1).text
-    found = rewards.ask("ppo, ICE-Instruct's answers", asked.prompts, answers, names=names)().values
+    return with_moments(run, state, rewards, names, asked.prompts, answers)
+
+
+def with_moments(
+    run: Session,
+    state: TrainState,
+    rewards: Rewards,
+    names: Sequence[str],
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+) -> TrainState:
+    """The state with the moments of these functions, measured on these answers."""
+    found = rewards.ask("ppo, ICE-Instruct's answers", prompts, answers, names=names)().values
     stats = dict(state.reward_stats)
     for name in names:
         known = [value for value in found[name] if value is not None]

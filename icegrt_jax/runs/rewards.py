@@ -166,7 +166,10 @@ class Rewards:
         # As long as it takes: of a main process that is gone its silence is noticed.
         told = sync.from_main(f"reward functions, {what}", settle or dict, timeout=math.inf)
         if "stop" in told:
-            raise RewardError(told["stop"])
+            error = RewardError(told["stop"])
+            if told.get("trace") and self._folder is None:  # else it is in a file there
+                error.add_note(told["trace"])
+            raise error
         return Answer(told["values"], told["failed"])
 
     def _settled(
@@ -181,7 +184,7 @@ class Rewards:
             if bad:
                 self._write(what, name, bad, records, responses)
             if bad and self._failed == STOP:
-                return {"stop": self._sentence(what, name, bad, records)}
+                return {"stop": self._sentence(what, name, bad, records), "trace": bad[min(bad)].trace}
             if self._failed != STOP:
                 failed[name] = len(bad)
             values[name] = [instead if isinstance(value, Failed) else value for value in given]

@@ -2,80 +2,31 @@
 
 import dataclasses
 import pathlib
-import zlib
 from collections.abc import Mapping
 
 import jax
-from jax.sharding import Mesh
 
 from icegrt_jax import files
-from icegrt_jax.config.options import LengthOptions, Options, Specs
-from icegrt_jax.data.host_share import Share
+from icegrt_jax.config.options import Options, Specs
 from icegrt_jax.data.records import Record, write_jsonl
 from icegrt_jax.data.sources import load_source
-from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs import own_code
+from icegrt_jax.runs.session import Session
 from icegrt_jax.runs.tokenizers import policy_tokenizer
-from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.training.restore import PartRecord
 from icegrt_jax.training.restore import finished as finished_stage
 
-# Each random choice of a run has its own stream: the run's key folded with one of these. From a stream are made either
-# the numbers of one choice or the keys of the members of one kind, never both: fold_in(key, i) and split(key)[i] are
-# the same key.
-STREAMS = {
-    "base": 0,  # parameters of a model from scratch
-    "sft": 1,
-    "reward": 2,  # a reward model's new head, or all of it
-    "ppo": 3,  # responses of the rollouts, one key for each sequence of the run
-    "evaluate": 4,  # answers; every stage's model draws with the same keys, so that they are compared in pairs
-    "rankings": 5,  # answers of ICE-Instruct for the simulated annotators
-    "normalize": 6,  # answers of ICE-Instruct on which the scores are normalised
-    "sample": 7,
-    "adapters": 8,  # one key for each trained role, see `ADAPTERS`
-    "minibatches": 9,  # their order, one key for each iteration
-    "best_of": 10,  # the n answers that ICE-Reward chooses from
-    "pretrain": 11,
-    "reward_updates": 12,
-    "replay": 13,  # order of the replayed data
-}
-ADAPTERS = {"policy": 0, "value": 1, "sft": 2, "reward": 3}  # of the stream "adapters"
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One stage's view of the run."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Session):
+    """One stage's view of the run: a session with a folder."""
 
     workdir: pathlib.Path
-    mesh: Mesh
-    tokenizer: ChatTokenizer
-    seed: int
-    data_dir: str
-    lengths: LengthOptions
-    rollout_tensor: int  # of the mesh
-    own_code: Mapping[str, tuple[str, ...]]  # {stage: FILE.py:NAME of the user's code that it runs}
-
-    def key(self, stream: str) -> jax.Array:
-        """The key of one random choice."""
-        return jax.random.fold_in(jax.random.key(self.seed), STREAMS[stream])
-
-    def adapter_key(self, name: str) -> jax.Array:
-        """The key of one new adapter: "policy", "value", "sft" or "reward"."""
-        return jax.random.fold_in(self.key("adapters"), ADAPTERS[name])
-
-    def data_seed(self, stream: str) -> int:
-        """The seed of the order of a stage's data: sources of one name in two stages are shuffled differently."""
-        return zlib.crc32(f"{self.seed}/{stream}".encode())
-
-    @property
-    def share(self) -> Share:
-        """What this process does of the data work."""
-        rows = lambda size: host_rows.own_rows(self.mesh, size)
-        return Share(jax.process_index(), jax.process_count(), rows, sync.exchange)
+    own_code: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # {stage: FILE.py:NAME, ...}
 
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
@@ -97,9 +48,15 @@ def start(config: Options, workdir: pathlib.Path) -> Run:
     sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(config, workdir))
     _write_domain(config, workdir)
     return Run(
-        workdir, mesh, policy_tokenizer(config, workdir), config.seed, config.data_dir, config.lengths,
-        config.mesh.rollout_tensor, own_code.names(config),
-    )  # fmt: skip
+        workdir=workdir,
+        mesh=mesh,
+        tokenizer=policy_tokenizer(config, workdir),
+        seed=config.seed,
+        data_dir=config.data_dir,
+        lengths=config.lengths,
+        rollout_tensor=config.mesh.rollout_tensor,
+        own_code=own_code.names(config),
+    )
 
 
 def _write_domain(config: Options, workdir: pathlib.Path) -> None:

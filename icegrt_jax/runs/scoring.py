@@ -22,6 +22,7 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.runs.rundir import Run
+from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.sampling.generate import Generation, decode_responses
 from icegrt_jax.sharding.put import shard_batch, shard_tree
@@ -63,7 +64,7 @@ class Reader:
         return {"prompts": len(sizes), "longest": max(sizes, default=0), "no_room": no_room}
 
 
-def make_reader(run: Run, tokenizer: ChatTokenizer, reward: RewardOptions) -> Reader | None:
+def make_reader(run: Session, tokenizer: ChatTokenizer, reward: RewardOptions) -> Reader | None:
     """How the reward model reads with `tokenizer`; None where it takes the policy's ids as they are."""
     return None if same_tokenizer(tokenizer, run.tokenizer) else Reader(tokenizer, reward.text_length)
 
@@ -111,7 +112,7 @@ def finite_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def score_as_text(
-    run: Run, reader: Reader, state: TrainState, rollout: Rollout, prompts: Sequence[Prompt]
+    run: Session, reader: Reader, state: TrainState, rollout: Rollout, prompts: Sequence[Prompt]
 ) -> tuple[list[str], jax.Array, dict[str, int]]:
     """What a reward model with a tokenizer of its own makes of a rollout.
 
@@ -134,6 +135,6 @@ def score_as_text(
     return texts, shard_batch(scores, run.mesh), {"score_cut": cut}
 
 
-def texts_of(run: Run, rollout: Rollout) -> list[str]:
+def texts_of(run: Session, rollout: Rollout) -> list[str]:
     """The responses as text, without special tokens."""
     return decode_responses(*sync.fetch((rollout.responses, rollout.mask)), run.tokenizer)

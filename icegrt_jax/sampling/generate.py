@@ -7,6 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,7 +21,7 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.sampling.draw import SamplerConfig
-from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
+from icegrt_jax.sampling.sampler import Rollout, compiled_sampler, sequence_keys
 from icegrt_jax.sharding.put import shard_batch
 from icegrt_jax.sharding.rules import row_parts
 
@@ -34,6 +35,14 @@ class Generation:
     prompts: i32[N·K, P], left-padded, with prompt_mask bool[N·K, P].
     tokens: i32[N·K, T], right-padded. mask: bool[N·K, T], up to and including the first EOS.
     finished: bool[N·K], ended with EOS. logprobs: f32[N·K, T]. text: without special tokens.
+    sampler: how they were drawn: its temperature, top_k, top_p and so on.
+
+    >>> model = ice.load_model("models/policy")
+    >>> out = ice.generate(model, ["the cat"], key=jax.random.key(0), max_new_tokens=4, temperature=0.7, num_samples=2)
+    >>> out.tokens.shape, out.sampler.temperature
+    ((2, 4), 0.7)
+    >>> out.rollout().temperature
+    0.7
     """
 
     prompts: np.ndarray
@@ -43,6 +52,19 @@ class Generation:
     finished: np.ndarray
     logprobs: np.ndarray
     text: list[str]
+    sampler: SamplerConfig | None = None
+
+    def rollout(self) -> Rollout:
+        """The same as PPO's update steps take it; they refuse one that was sampled at another temperature than theirs.
+
+        >>> model = ice.load_model("models/policy")
+        >>> out = ice.generate(model, ["the cat"], key=jax.random.key(0), max_new_tokens=4)
+        >>> out.rollout().responses.shape
+        (1, 4)
+        """
+        arrays = (self.prompts, self.prompt_mask, self.tokens, self.mask, self.logprobs, self.finished)
+        temperature = None if self.sampler is None else self.sampler.temperature
+        return Rollout(*map(jnp.asarray, arrays), temperature=temperature)
 
 
 def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
@@ -136,6 +158,7 @@ def generate_batches(
         joined.finished,
         joined.logprobs,
         decode_responses(joined.responses, joined.mask, tokenizer),
+        config,
     )
 
 
@@ -161,7 +184,13 @@ def generate(
       top_k: 0 for all tokens.
       top_p: 1 for all tokens.
       num_samples: K responses for each prompt.
+
+    >>> model = ice.load_model("models/policy")
+    >>> out = ice.generate(model, ["the cat", "the end"], key=jax.random.key(0), max_new_tokens=4, num_samples=2)
+    >>> len(out.text), out.tokens.shape, out.logprobs.dtype.name
+    (4, (4, 4), 'float32')
     """
+    model.need_logits("generate")
     config = SamplerConfig(
         max_new_tokens=max_new_tokens,
         temperature=temperature,

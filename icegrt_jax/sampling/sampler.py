@@ -54,6 +54,12 @@ class Rollout:
     logprobs: f32[B, T], of the full softmax at the sampling temperature (at 1 when greedy), 0 where not mask.
     finished: bool[B], the response ended with EOS within T tokens.
     packing: how what reads the rollout packs it.
+    temperature: at which it was sampled; None: not known.
+
+    >>> model = ice.load_model("models/policy")
+    >>> rollout = ice.generate(model, ["the cat"], key=jax.random.key(0), max_new_tokens=4).rollout()
+    >>> rollout.responses.shape, rollout.temperature
+    ((1, 4), 1.0)
     """
 
     prompts: jax.Array
@@ -63,6 +69,7 @@ class Rollout:
     logprobs: jax.Array
     finished: jax.Array
     packing: Packings = struct.field(pytree_node=False, default=Packings())
+    temperature: float | None = struct.field(pytree_node=False, default=None)
 
 
 def sequence_keys(key: jax.Array, start: int | jax.Array, count: int) -> jax.Array:
@@ -169,6 +176,7 @@ def sample_responses(
         mask=mask,
         logprobs=jnp.where(mask, out["logprobs"], 0.0),
         finished=out["ended"],
+        temperature=config.temperature,
     )
 
 

@@ -135,6 +135,12 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
 
 
+def plain_row(metrics: dict[str, Any]) -> dict[str, int | float | None]:
+    """The scalars among some metrics, f32[] or numbers, as `metrics.jsonl` has them."""
+    fetched = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    return {name: _plain(fetched[name]) for name in metrics if not fetched[name].ndim}
+
+
 def _plain(value: np.ndarray) -> int | float | None:
     """Returns a scalar as JSON has it; a float32 with its own few digits, not float64's."""
     if value.dtype.kind in "biu":

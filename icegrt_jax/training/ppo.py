@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.errors import UserError
 from icegrt_jax.rl import (
     eos_penalty,
     explained_variance,
@@ -38,6 +39,11 @@ def read_roles(state: TrainState, rollout: Rollout, *, reward: bool = False) -> 
       `ref_logprobs`, `values` and `old_logprobs` f32[B, T], the last the sampler's, or with `recompute_logprobs` those
       of the policy's own forward pass; with `reward` also `scores` f32[B], the verdicts on prompt + response.
     """
+    if rollout.temperature not in (None, state.ppo.temperature):
+        raise UserError(
+            f"the rollout was sampled at temperature {rollout.temperature:g} and PPO is at {state.ppo.temperature:g}: "
+            "their log-probs are of different distributions; use one temperature for both."
+        )
     packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
     rows = packing.tokens(rollout.prompts, rollout.responses)
     count = block_count(rollout.mask.shape[0], state.ppo.score_batch)
@@ -98,10 +104,8 @@ def score(
 
     state, scaled = scaled_sum(state, scores, opinions)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
-    penalized = eos_penalty(scaled, rollout.finished, config.eos_penalty)
-    penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
     token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
-    rewards = token_rewards(penalized, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
+    rewards = rewards_of(config, scaled, rollout.finished, token_kl, mask, kl_coef)
     unit = jnp.ones(())  # of the reward that the advantages are in: a KL in the loss has to be in it as well
     if config.whiten_rewards:
         unit = unit * whitening_std(rewards, mask)
@@ -164,6 +168,16 @@ def scaled_sum(
         total = rule.weight * scaled if total is None else total + rule.weight * scaled
     assert total is not None, "neither a reward model nor a reward function"
     return state.replace(reward_stats=reward_stats), total
+
+
+def rewards_of(
+    config: PPOConfig, scaled: jax.Array, finished: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: jax.Array
+) -> jax.Array:
+    """The reward of each token, f32[B, T], of scaled scores f32[B] and the KL f32[B, T], before any whitening."""
+    penalized = eos_penalty(scaled, finished, config.eos_penalty)
+    lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
+    penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
+    return token_rewards(penalized, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
 
 
 def epoch_keys(key: jax.Array, step: jax.Array, epochs: int) -> jax.Array:

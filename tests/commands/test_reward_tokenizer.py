@@ -58,7 +58,11 @@ def folder(second, tmp_path_factory):
 def a_run(tmp_path, tokenizer, **reward_keys):
     """A run in its first moment, and its reward section."""
     section = with_values(RewardOptions(), reward_keys)
-    return rundir.Run(tmp_path, make_mesh(), tokenizer, 0, "", LengthOptions(), 0), section
+    run = rundir.Run(
+        workdir=tmp_path, mesh=make_mesh(), tokenizer=tokenizer, seed=0, data_dir="", lengths=LengthOptions(),
+        rollout_tensor=0,
+    )  # fmt: skip
+    return run, section
 
 
 def generation(tokenizer) -> Generation:

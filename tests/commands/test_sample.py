@@ -6,7 +6,7 @@ import pytest
 from icegrt_jax import cli
 from icegrt_jax.api import load_model
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, read_jsonl
-from icegrt_jax.runs.rundir import STREAMS
+from icegrt_jax.runs.session import STREAMS
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import generate, generate_batches
 from tests.commands.reward_folders import tiny_folder

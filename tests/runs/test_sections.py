@@ -29,7 +29,10 @@ def test_the_scores_are_normalised_on_answers_of_the_sampler_that_ppo_uses(monke
     asked_with = []
     monkeypatch.setattr(stage_models, "stage_params", lambda *_: (None, None))
     monkeypatch.setattr(generation, "generate", lambda *args, **keys: asked_with.append((args[-1], keys["batch_size"])))
-    run = rundir.Run(tmp_path, make_mesh(), TOKENIZER, 0, "", LengthOptions(max_response_length=7), 0)
+    run = rundir.Run(
+        workdir=tmp_path, mesh=make_mesh(), tokenizer=TOKENIZER, seed=0, data_dir="",
+        lengths=LengthOptions(max_response_length=7), rollout_tensor=0,
+    )  # fmt: skip
     ppo = PPOOptions(temperature=0.5, cache_dtype=cache_dtype)
     reward_model.sample_instruct(run, reward_model.Asked([], ppo, 3), run.key("normalize"), num_samples=1)
     assert asked_with == [(sampler_for(TOKENIZER, ppo, 7), 3)] and asked_with[0][0].cache_dtype == cache_dtype
