@@ -3,6 +3,8 @@
 import icegrt_jax as ice
 model = ice.load_model("runs/quickstart/ppo")
 print(ice.generate(model, ["review this ad. ..."], key=jax.random.key(0)).text)
+
+`dir(ice)` lists what there is; docs/python.md tells it.
 """
 
 import importlib
@@ -16,19 +18,38 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 if TYPE_CHECKING:
     from icegrt_jax import rl, training
-    from icegrt_jax.api import load_model
+    from icegrt_jax.api.models import load_model, score
+    from icegrt_jax.api.policy import ppo
+    from icegrt_jax.api.rollout import ScoredRollout
+    from icegrt_jax.api.supervised import sft, train_reward
+    from icegrt_jax.api.training import Training
+    from icegrt_jax.config import options
+    from icegrt_jax.errors import UserError
     from icegrt_jax.models.api import Model, save_model
-    from icegrt_jax.sampling.generate import generate
+    from icegrt_jax.sampling.generate import Generation, generate
+    from icegrt_jax.sampling.sampler import Rollout
 
 _HOME = {
+    "Generation": "icegrt_jax.sampling.generate",
     "Model": "icegrt_jax.models.api",
-    "load_model": "icegrt_jax.api",
-    "save_model": "icegrt_jax.models.api",
+    "Rollout": "icegrt_jax.sampling.sampler",
+    "ScoredRollout": "icegrt_jax.api.rollout",
+    "Training": "icegrt_jax.api.training",
+    "UserError": "icegrt_jax.errors",
     "generate": "icegrt_jax.sampling.generate",
+    "load_model": "icegrt_jax.api.models",
+    "ppo": "icegrt_jax.api.policy",
+    "save_model": "icegrt_jax.models.api",
+    "score": "icegrt_jax.api.models",
+    "sft": "icegrt_jax.api.supervised",
+    "train_reward": "icegrt_jax.api.supervised",
 }
-_MODULES = ("rl", "training")
+_MODULES = {"options": "icegrt_jax.config.options", "rl": "icegrt_jax.rl", "training": "icegrt_jax.training"}
 
-__all__ = ["Model", "__version__", "generate", "load_model", "rl", "save_model", "training"]
+__all__ = [
+    "Generation", "Model", "Rollout", "ScoredRollout", "Training", "UserError", "__version__", "generate", "load_model",
+    "options", "ppo", "rl", "save_model", "score", "sft", "train_reward", "training",
+]  # fmt: skip
 
 
 def __getattr__(name: str):
@@ -36,5 +57,9 @@ def __getattr__(name: str):
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"icegrt_jax.{name}")
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'icegrt_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

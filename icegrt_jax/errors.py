@@ -6,4 +6,10 @@ class UserError(ValueError):
 
     The message is one sentence or two: what was got, what was expected, what to
     do. The command line prints it as `error: <message>` and exits with status 2.
+
+    >>> try:
+    ...     ice.load_model("nowhere")
+    ... except ice.UserError as error:
+    ...     print(error)
+    nowhere: no model here; expected a Hugging Face folder with config.json.
     """

@@ -9,6 +9,7 @@ from icegrt_jax import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+OWN_REWARD = ROOT / "notebooks" / "own_reward.ipynb"
 STAGES = ("pretrain", "sft", "reward", "ppo")
 
 pytestmark = pytest.mark.slow
@@ -61,9 +62,28 @@ def test_every_stage_draws_its_curves_once(executed):
     assert pictures == [1, 1, 2, 1, 1]
 
 
-def test_the_notebook_is_stored_without_outputs_and_defines_nothing():
+def test_the_notebook_of_a_reward_function_draws_its_curve_and_a_response(executed):
+    _, folder = executed
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(OWN_REWARD, as_version=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICEGRT_NOTEBOOK_RUN", str(folder / "runs" / "quickstart"))
+        patch.setenv("ICEGRT_NOTEBOOK_ITERATIONS", "2")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        patch.delenv("XLA_FLAGS", raising=False)
+        where = {"metadata": {"path": str(folder)}}
+        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    shown = [output.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in data for data in shown) == 1
+    assert sum("<table>" in data.get("text/html", "") for data in shown) == 1
+    assert "2: form " in printed(notebook) and "after PPO: " in printed(notebook)
+
+
+@pytest.mark.parametrize("path", [NOTEBOOK, OWN_REWARD], ids=lambda path: path.stem)
+def test_the_notebook_is_stored_without_outputs_and_defines_nothing(path):
     nbformat = pytest.importorskip("nbformat", reason="nbformat reads the notebook: pip install -e '.[test]'")
-    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
     assert not any(re.search(r"^\s*(def|class|async def)\b|lambda", cell.source, re.MULTILINE) for cell in cells)
 

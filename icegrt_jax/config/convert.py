@@ -44,16 +44,27 @@ def read(config: ConfigDict) -> Options:
     return _read(Options(), config.to_dict(), "")
 
 
-def with_values(section: Section, values: Mapping[str, Any]) -> Section:
-    """The section, or all options, with other values under dotted keys."""
+def with_values(section: Section, values: Mapping[str, Any], group: str = "") -> Section:
+    """The section, or all options, with other values under dotted keys; for errors it is the `group` of the config."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *groups, name = key.split(".")
-        group = nested
+        inner = nested
         for part in groups:
-            group = group.setdefault(part, {})
-        group[name] = value
-    return _read(section, nested, "")
+            inner = inner.setdefault(part, {})
+        inner[name] = value
+    return _read(section, nested, f"{group}." if group else "")
+
+
+def checked(section: Section, group: str = "") -> Section:
+    """The section that a program has made: the same, its types and choices checked as those of a config."""
+    return _read(section, _plain(section), f"{group}." if group else "")
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """A section as groups of values."""
+    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+    return {name: _plain(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
 
 
 def to_config(section: Any) -> ConfigDict:
@@ -91,7 +102,7 @@ def _read(default: Section, values: Mapping[str, Any], prefix: str) -> Section:
             raise UserError(f"unknown key {prefix}{name}{f'; did you mean {close}?' if close else ''}")
         own = getattr(default, name)
         if dataclasses.is_dataclass(own):
-            changes[name] = _read(own, value, f"{prefix}{name}.")
+            changes[name] = _read(own, _plain(value) if type(value) is type(own) else value, f"{prefix}{name}.")
         else:
             changes[name] = _value(f"{prefix}{name}", value, hints[name])
     return type(default)(**{**_fields(default), **changes})

@@ -3,6 +3,9 @@
 Nothing has a default anywhere else. From these sections come the config that a file in `configs/` starts from and the
 typed options that a program reads it into (`convert.py`), the defaults of what the maths takes, and docs/config.md
 (`page.py`). A value whose comment names no paper or program is ours.
+
+>>> ice.options.PPOOptions().kl.target, ice.options.PPOOptions(batch_size=16).batch_size
+(6.0, 16)
 """
 
 from collections.abc import Mapping

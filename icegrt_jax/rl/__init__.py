@@ -2,6 +2,11 @@
 
 Arguments are float32 with explicit boolean masks; `masked` says how means are taken when every
 device sees a part of the batch.
+
+>>> rewards, values = jnp.array([[0.0, 0.0, 0.7]]), jnp.array([[0.1, 0.2, 0.4]])
+>>> advantages, returns = ice.rl.gae(rewards, values, jnp.ones((1, 3), bool), gamma=1.0, lam=1.0)
+>>> [f"{x:.2f}" for x in returns[0]]
+['0.70', '0.70', '0.70']
 """
 
 from icegrt_jax.rl.advantages import gae

@@ -8,7 +8,7 @@
 >>> tokens = jnp.array([[5, 6, 7, 8]])
 >>> ones = jnp.ones_like(tokens)
 >>> batch = {"tokens": tokens, "segment_ids": ones, "positions": jnp.arange(4)[None], "loss_mask": ones > 0}
->>> state, metrics = ice.training.sft_update(state, batch)
+>>> state, metrics = jax.jit(ice.training.sft_update)(state, batch)
 >>> int(state.step), int(metrics["targets"])
 (1, 3)
 """

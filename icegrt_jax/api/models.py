@@ -1,0 +1,130 @@
+"""Models by path, and what a reward model says of answers."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from icegrt_jax.api import records
+from icegrt_jax.config.options import EvaluateOptions
+from icegrt_jax.data.encode import fit_answers
+from icegrt_jax.data.packing import right_pad
+from icegrt_jax.data.records import Prompt
+from icegrt_jax.data.tokenizers import load_tokenizer
+from icegrt_jax.errors import UserError
+from icegrt_jax.hosts import sync
+from icegrt_jax.models.api import Model, load_hf_model
+from icegrt_jax.models.gguf.file import load_gguf
+from icegrt_jax.runs.scoring import compiled_scores, finite_scores
+from icegrt_jax.sampling.generate import BUCKET
+from icegrt_jax.training.restore import SCALAR_ROLES, finished, load_role, with_peft
+
+STAGES = ("ppo", "sft", "pretrain")  # whose policy a run's folder stands for: the first that has finished
+ROLES = ("policy", *SCALAR_ROLES)
+
+
+def load_model(path: str | pathlib.Path, *, role: str = "", adapter: str | pathlib.Path | None = None) -> Model:
+    """The model in `path`, with its tokenizer.
+
+    Args:
+      path: a Hugging Face folder (config.json and safetensors) or a name on the hub, a .gguf file, the folder of a
+        finished stage, such as runs/quickstart/ppo or runs/quickstart/reward, or of a run: its newest policy.
+      role: of a stage that has several models, "policy", "value" or "reward"; by default its policy, or what it has.
+      adapter: a folder that PEFT saved, a LoRA adapter of that model; it is merged in.
+
+    >>> model = ice.load_model("models/policy")
+    >>> model.logits(model.params, jnp.array([[5, 6]]), jnp.ones((1, 2), bool)).shape == (1, 2, model.config.vocab_size)
+    True
+    >>> ice.load_model("models/reward").scalar
+    True
+    """
+    model = _load(path, role)
+    return dataclasses.replace(model, params=with_peft(model.config, model.params, str(adapter or "")))
+
+
+def _load(path: str | pathlib.Path, role: str) -> Model:
+    folder = pathlib.Path(path).expanduser()
+    if role and role not in ROLES:
+        raise UserError(f"role={role!r}; expected one of {', '.join(map(repr, ROLES))}.")
+    if (folder / "checkpoints").is_dir() or (folder / "done.json").is_file():
+        return _load_stage(folder, role)
+    if any((folder / stage).is_dir() for stage in (*STAGES, "reward")) and (folder / "tokenizer").is_dir():
+        return _load_stage(_newest(folder, role), role)
+    model = Model(*load_gguf(folder)) if folder.suffix == ".gguf" else load_hf_model(path, scalar=True)
+    if role and model.scalar != (role in SCALAR_ROLES):
+        raise UserError(f"{folder}: holds a {'reward or value' if model.scalar else 'language'} model, no {role}.")
+    return model
+
+
+def _newest(folder: pathlib.Path, role: str) -> pathlib.Path:
+    """The finished stage that the folder of a run stands for."""
+    stages = ("reward",) if role == "reward" else ("ppo",) if role == "value" else STAGES
+    for stage in stages:
+        if (folder / stage / "done.json").is_file():
+            return folder / stage
+    raise UserError(
+        f"{folder}: the run has no {role or 'policy'} yet, none of its stages {', '.join(stages)} has finished; let "
+        "one end, or name another folder."
+    )
+
+
+def _load_stage(folder: pathlib.Path, role: str) -> Model:
+    done = finished(folder)
+    held = [name for name in ROLES if name in done["models"]]
+    role = role or held[0]
+    own = folder / "tokenizer"  # a reward model may have another than the policy
+    tokenizer = load_tokenizer(own if role == "reward" and own.is_dir() else folder.parent / "tokenizer")
+    measured = (done["ref_mean"], done["ref_std"]) if role == "reward" and "ref_mean" in done else None
+    return Model(*load_role(folder, role), tokenizer, measured)
+
+
+def score(
+    model: Model,
+    prompts: Sequence,
+    responses: Sequence[str],
+    *,
+    finished: Sequence[bool] | None = None,
+    batch_size: int = EvaluateOptions.batch_size,
+) -> np.ndarray:
+    """Raw scores of a reward model, f32[N], one for each response.
+
+    Args:
+      model: with a scalar head, from `load_model` or `train_reward`.
+      prompts: strings, chats or records.
+      responses: N texts; as many for each prompt, those of one prompt neighbours, as `generate` gives them.
+      finished: of each whether it came to its end; by default all did. One that did not is not ended here either.
+      batch_size: responses scored at a time.
+
+    >>> reward_model = ice.load_model("models/reward")
+    >>> scores = ice.score(reward_model, ["the cat", "the end"], ["sat", "on the mat", "is", "near"])
+    >>> scores.shape, scores.dtype.name
+    ((4,), 'float32')
+    """
+    model.need_scores("score")
+    asked = records.read(prompts, Prompt, "prompts")
+    if isinstance(responses, str) or not all(isinstance(text, str) for text in responses):
+        raise UserError("responses: expected a list of texts, those of `generate` for instance.")
+    each, left = divmod(len(responses), len(asked))
+    if left or not each:
+        raise UserError(
+            f"{len(responses)} responses to {len(asked)} prompts; expected as many for each prompt, those of one "
+            "prompt neighbours."
+        )
+    ended = [True] * len(responses) if finished is None else list(finished)
+    if len(ended) != len(responses):
+        raise UserError(f"finished has {len(ended)} items for {len(responses)} responses; give one for each.")
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}; expected 1 or more.")
+    messages = [record.prompt for record in asked for _ in range(each)]
+    longest = 2**31
+    rows, _ = fit_answers(messages, responses, ended, model.tokenizer, longest)
+    width = -(-max(map(len, rows)) // BUCKET) * BUCKET
+    size = min(batch_size, len(rows))
+    padded = rows + [rows[-1]] * (-len(rows) % size)  # few shapes, few programs
+    tokens, mask = right_pad(padded, width, model.tokenizer.pad_id)
+    parts = [
+        compiled_scores(model.params, config=model.config, tokens=tokens[i : i + size], mask=mask[i : i + size])
+        for i in range(0, len(padded), size)
+    ]
+    return finite_scores(np.concatenate(sync.fetch(parts))[: len(rows)])
