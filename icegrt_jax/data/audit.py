@@ -58,7 +58,7 @@ def check(batch: dict[str, np.ndarray], tokenizer: ChatTokenizer, *, cut: bool =
 
 def mark(sequence: Sequence, tokenizer: ChatTokenizer) -> str:
     """The sequence as text with its targets in ⟦ ⟧; a prompt has the place of the answer."""
-    edges = np.flatnonzero(np.diff(sequence.targets.astype(np.int8))) + 1
+    edges: np.ndarray = np.flatnonzero(np.diff(sequence.targets.astype(np.int8))) + 1
     done, parts = "", []
     for start, stop in zip([0, *edges], [*edges, len(sequence.ids)]):
         # Decoded from the beginning: by itself a part would lose the space in front of its first word.

@@ -153,7 +153,7 @@ def _turn(
             f" {text[len(prompt) :][:60]!r}; change the record (templates leave out thoughts and escape characters)"
             " or use a template that keeps them."
         )
-    if as_it_stands and places[ends[0]][0] < spoken:
+    if as_it_stands and spoken is not None and places[ends[0]][0] < spoken:
         raise UserError(
             f"the chat template writes the end-of-turn token {tokenizer.convert_ids_to_tokens(ids[ends[0]])!r} in"
             " front of the assistant's words, where sampling would stop; use a template whose generation prompt has"
@@ -202,9 +202,10 @@ def _continuation(
     # Some tokenizers put a space in front of whatever is encoded by itself; behind other text they don't.
     for lead in ("a", "0", ".", *tokenizer.all_special_tokens[:1]):
         count = len(_encode(tokenizer, lead)[0])
-        ids, places = (found[count:] for found in _encode(tokenizer, lead + rest, separator))
+        both, places = _encode(tokenizer, lead + rest, separator)
+        ids = both[count:]
         if _decoded(tokenizer, given + ids) == _decoded(tokenizer, whole):
-            return ids, [(max(0, start - len(lead)), end - len(lead)) for start, end in places]
+            return ids, [(max(0, start - len(lead)), end - len(lead)) for start, end in places[count:]]
     return first
 
 

@@ -67,7 +67,7 @@ def _strings(value: Any, name: str) -> Iterator[tuple[str, str]]:
         if isinstance(item, str):
             yield place, item
         elif isinstance(item, Mapping):
-            for key, inner in reversed(item.items()):
+            for key, inner in reversed([*item.items()]):
                 here = f"{place}.{key}" if place else str(key)
                 stack += [(here, inner), (here, key)]
         elif isinstance(item, (list, tuple)):

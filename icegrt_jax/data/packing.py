@@ -27,8 +27,8 @@ def left_pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[n
 
 def right_pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """tokens i32[B, L] and mask bool[B, L], padding last."""
-    tokens = np.full((len(rows), length), pad_id, np.int32)
-    mask = np.zeros((len(rows), length), np.bool_)
+    tokens: np.ndarray = np.full((len(rows), length), pad_id, np.int32)
+    mask: np.ndarray = np.zeros((len(rows), length), np.bool_)
     for i, row in enumerate(rows):
         assert len(row) <= length, f"row {i} has {len(row)} tokens for {length} places"
         tokens[i, : len(row)] = row
@@ -51,7 +51,8 @@ def pack(examples: Sequence[Example], length: int, pad_id: int, window: int = WI
       loss_mask bool[L], True where the token is a target. The first token of an
       example has nothing before it to be predicted from and is never a target.
     """
-    done, open_rows = [], []
+    done: list[list[Example]] = []
+    open_rows: list[list[Example]] = []
     for example in examples:
         assert len(example.ids) <= length, f"example of {len(example.ids)} tokens for rows of {length}"
         row = next((row for row in open_rows if _size(row) + len(example.ids) <= length), None)
@@ -76,7 +77,7 @@ def lay_out(examples: Sequence[Example], length: int, pad_id: int) -> dict[str, 
     tokens i32[L]; segment_ids i32[L], 1, 2, ... and 0 for padding; positions i32[L], from 0 in each example; loss_mask
     bool[L], True at targets.
     """
-    row = {
+    row: dict[str, np.ndarray] = {
         "tokens": np.full(length, pad_id, np.int32),
         "segment_ids": np.zeros(length, np.int32),
         "positions": np.zeros(length, np.int32),

@@ -40,7 +40,10 @@ class Epochs:
 
     def __init__(self, items: Sequence[Any], seed: Sequence[int]):
         self._items, self._seed = items, tuple(seed)
-        self._cached = (-1, np.zeros(0, np.int64))  # (epoch, its order); one tuple, as threads may share it
+        self._cached: tuple[int, np.ndarray] = (
+            -1,
+            np.zeros(0, np.int64),
+        )  # (epoch, its order); one tuple, as threads may share it
 
     def __len__(self) -> int:
         return ENDLESS
@@ -51,7 +54,7 @@ class Epochs:
         if cached_epoch != epoch:
             order = np.random.default_rng([*self._seed, epoch]).permutation(len(self._items))
             self._cached = (epoch, order)
-        return self._items[order[place]]
+        return self._items[int(order[place])]
 
 
 @dataclasses.dataclass(frozen=True)

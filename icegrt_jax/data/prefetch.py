@@ -1,7 +1,7 @@
 """What the next step needs is made while the device works on this one."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -22,7 +22,8 @@ class Ahead(Generic[T]):
     """
 
     def __init__(self, make: Callable[[int], T], stop: int):
-        self._make, self._stop, self._begun = make, stop, {}
+        self._make, self._stop = make, stop
+        self._begun: dict[int, Future[T]] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead")
 
     def __call__(self, step: int) -> T:

@@ -89,8 +89,8 @@ class Ranking(_OfWholeCharacters):
         prompt = _prompt(obj, where)
         if "chosen" in obj or "rejected" in obj:
             _refuse_beside(obj, where, "chosen", ("responses", "ranks"))
-            responses = (_text(obj, where, "chosen"), _text(obj, where, "rejected"))
-            return cls(prompt, responses, (1.0, 2.0), _meta(obj, where), where)
+            pair = (_text(obj, where, "chosen"), _text(obj, where, "rejected"))
+            return cls(prompt, pair, (1.0, 2.0), _meta(obj, where), where)
         responses = _texts(obj, where, "responses")
         ranks = _numbers(obj, where, "ranks")
         if len(ranks) != len(responses):
@@ -127,7 +127,7 @@ class Prompt(_OfWholeCharacters):
         return cls(_prompt(obj, where), reference, _meta(obj, where), where)
 
     def to_json(self) -> dict:
-        obj = {"prompt": list(self.prompt)}
+        obj: dict[str, Any] = {"prompt": list(self.prompt)}
         if self.reference:
             obj["reference"] = self.reference
         return _with_meta(obj, self.meta)

@@ -4,6 +4,7 @@ import copy
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,7 +30,7 @@ def read_generation(folder: pathlib.Path, vocab_size: int) -> dict:
     return {key: value for key, value in found.items() if key != EOS}
 
 
-def _as_list(ids: object, vocab_size: int, file: pathlib.Path) -> list[int]:
+def _as_list(ids: Any, vocab_size: int, file: pathlib.Path) -> list[int]:
     listed = ids if isinstance(ids, list) else [ids]
     if not listed or not all(type(i) is int and 0 <= i < vocab_size for i in listed):
         raise UserError(

@@ -84,7 +84,8 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
     Not those that are words or white space: templates write them as everybody does.
     """
-    added, found = tokenizer.added_tokens_decoder, {}
+    added = tokenizer.added_tokens_decoder
+    found: dict[int, None] = {}
     for text in _samples(tokenizer):
         for frame in re.split("|".join(WORDS.values()), text):
             found |= dict.fromkeys(i for i in tokenizer(frame, add_special_tokens=False)["input_ids"] if i in added)

@@ -17,7 +17,7 @@ from icegrt_jax.errors import UserError
 VERSION = "1.0.0"
 
 
-class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # of a class that is not read
     """A builder over records already in memory; `build_dataset` gives each data set a subclass with its name."""
 
     VERSION = tfds.core.Version(VERSION)

@@ -48,6 +48,9 @@ class Domain(abc.ABC):
           sizes: `domain_sizes`.
           seed: of the run.
         """
+        return self._own_texts(sizes, seed)
+
+    def _own_texts(self, sizes: Mapping[str, int], seed: int) -> Iterator[str]:
         for name, size in sizes.items():
             for record in self.records(name, min(size, TOKENIZER_RECORDS), seed):
                 yield from _texts(record if isinstance(record, Record) else self.sets[name].from_json(record))

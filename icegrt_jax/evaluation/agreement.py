@@ -29,7 +29,7 @@ def compare_eos(tokenizer: ChatTokenizer, folder: pathlib.Path) -> Result:
     ours, theirs = set(tokenizer.eos_ids), set(their_eos(folder))
     found = "equal"
     if ours != theirs:
-        found = f"different: ours {_named(tokenizer, ours)}, theirs {_named(tokenizer, theirs)}"
+        found = f"different: ours {_named(tokenizer, [*ours])}, theirs {_named(tokenizer, [*theirs])}"
     return Result("EOS ids", f"{len(ours)} and {len(theirs)} ids", found, ours == theirs)
 
 

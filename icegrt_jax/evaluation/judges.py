@@ -34,7 +34,7 @@ def needs(*fields: Need | str) -> Callable:
     ...     return len(answer) <= len(record.reference)
     """
 
-    def declare(function: Callable) -> Callable:
+    def declare(function: Any) -> Any:
         function.needs = fields
         return function
 

@@ -117,7 +117,7 @@ def compare_scores(
     if side:
         scores = _their_padded(theirs, tokenizer, answers, side)
     else:
-        scores = [_their_logits(theirs, ids) for ids in answers]
+        scores = np.stack([_their_logits(theirs, ids) for ids in answers])
     bias = head_bias(folder)
     pairs = [(score, other[0] + bias) for score, other in zip(ours, scores, strict=True)]
     return _compare_numbers(what, answers, pairs, tolerance)

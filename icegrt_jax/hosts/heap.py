@@ -28,7 +28,7 @@ KEPT = (
 SLACK = 1 / 8  # of what is in use: so much may lie free beside it
 LOOK_S = 0.02  # a program touches less than 100 MB between two looks
 ACCELERATORS = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd")
-_watches = []  # one, once the C library keeps what is freed
+_watches: list["Watch"] = []  # one, once the C library keeps what is freed
 
 
 class _MallInfo2(ctypes.Structure):

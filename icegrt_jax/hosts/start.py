@@ -46,7 +46,8 @@ def joining(
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another --workdir.") from error
     own = f"{'' if index is None else index}.{socket.gethostname()}.{os.getpid()}"
-    joined, at_first, here = threading.Event(), {}, {own}
+    joined, here = threading.Event(), {own}
+    at_first: dict[str, str] = {}
 
     def look():
         # The main process clears the folder away once all have come.

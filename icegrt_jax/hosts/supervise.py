@@ -139,7 +139,7 @@ def _stop(
     who, code, lost = f"process {jax.process_index()}", LOST, ""
     # A ValueError of its own where a program fails as it is called, which small ones do on CPUs.
     failed = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
-    if failed and pulse is not None and (silent := pulse.silent_from_now()):
+    if failed and pulse is not None and meeting is not None and (silent := pulse.silent_from_now()):
         lost = meeting.why(silent)  # a collective has failed because somebody is gone
     if pulse is not None:
         pulse.stop()

@@ -29,8 +29,7 @@ CUDNN_WIDEST = 128  # of a head; wider ones only some GPUs have
 CUDNN_CAPABILITY = 8.0  # Ampere: the first with bfloat16
 
 
-@struct.dataclass
-class Seen:
+class Seen(struct.PyTreeNode):
     """What the tokens of each row see, for a fused way: those of their own segment up to themselves.
 
     way: "splash" or "cudnn".

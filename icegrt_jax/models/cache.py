@@ -15,7 +15,9 @@ from icegrt_jax.sharding.constrain import constrain_cache
 def empty_cache(config: ModelConfig, batch: int, length: int, dtype: str = "compute") -> dict:
     """A cache of `length` slots for `batch` rows; `dtype` is one of CACHE_DTYPES."""
     shape = (batch, config.num_kv_heads, length, config.head_dim)
-    layer = {name: (shape, jnp.int8 if dtype == "int8" else jnp.dtype(config.dtype)) for name in ("k", "v")}
+    layer: dict[str, tuple] = {
+        name: (shape, jnp.int8 if dtype == "int8" else jnp.dtype(config.dtype)) for name in ("k", "v")
+    }
     if dtype == "int8":
         layer |= {name: (shape[:-1], jnp.float32) for name in ("k_scale", "v_scale")}
     if config.layer_windows:

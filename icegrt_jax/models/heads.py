@@ -175,7 +175,8 @@ def token_loss(
       reference: parameters and hidden states f[B, L, D], held constant, of another model of the same shape. The loss
         is then given `kl` as well, KL(model || reference) f32[N, M] of what each target was drawn from.
     """
-    weights, constant = [vocabulary(params, config)], ()
+    weights = [vocabulary(params, config)]
+    constant: tuple[jax.Array, ...] = ()
     if reference is not None:
         weights.append(jax.lax.stop_gradient(vocabulary(reference[0], config)))
         constant = (jax.lax.stop_gradient(reference[1]),)

@@ -64,7 +64,10 @@ def with_adapter(base: dict, adapter: dict, config: LoRAConfig | None) -> dict:
     """
 
     def scaled(path: str, leaf: jax.Array) -> jax.Array:
-        return leaf * config.scale if path.endswith("/lora_b") else leaf
+        if not path.endswith("/lora_b"):
+            return leaf
+        assert config is not None, f"{path} is an adapter's, whose scale is not given"
+        return leaf * config.scale
 
     return _joined(base, map_with_path(scaled, adapter))
 
@@ -82,6 +85,7 @@ def merged(base: dict, adapter: dict, config: LoRAConfig | None) -> dict:
             continue
         out[path] = leaf.astype(jnp.float32)
         if name == "kernel" and f"{module}/lora_a" in leaves:
+            assert config is not None, f"{module} has an adapter, whose scale is not given"
             a, b = (leaves[f"{module}/lora_{factor}"] for factor in "ab")
             out[path] += config.scale * jnp.matmul(a, b, precision=float32_products(a, b))
     return unflatten(out)

@@ -61,7 +61,7 @@ def place(shape: tuple[int, ...], dtype: str, sharding: Sharding | None, fill: F
 
     Parts that several devices hold are read once. Without a sharding it is on the first device, and not bound to it.
     """
-    holders = {}  # slices cannot be hashed before Python 3.12
+    holders: dict = {}  # slices cannot be hashed before Python 3.12
     devices = sharding.addressable_devices_indices_map(shape) if sharding else {None: (slice(None),) * len(shape)}
     for device, index in devices.items():
         spans = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))

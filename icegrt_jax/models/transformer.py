@@ -63,10 +63,11 @@ class Linear(nn.Module):
         precision = float32_products(x)
         out = jnp.matmul(rows, kernel.astype(x.dtype), precision=precision).reshape(*x.shape[:-1], self.features)
         if self.has_variable("params", "kernel_scale"):  # int8, see `quantize.py`
-            scale = self.get_variable("params", "kernel_scale")
+            scale: jax.Array = self.get_variable("params", "kernel_scale")
             out = out * jnp.expand_dims(scale.astype(out.dtype), range(out.ndim - 1))
         if self.has_variable("params", "lora_a"):  # its scale is in lora_b, see `lora.py`
-            a, b = (self.get_variable("params", name).astype(x.dtype) for name in ("lora_a", "lora_b"))
+            a: jax.Array = self.get_variable("params", "lora_a").astype(x.dtype)
+            b: jax.Array = self.get_variable("params", "lora_b").astype(x.dtype)
             out = out + jnp.matmul(jnp.matmul(x, a, precision=precision), b, precision=precision)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)

@@ -45,8 +45,7 @@ def collective_of(module: Module, instruction: Instruction, computation: dict) -
     """The collective that an instruction is, or that has been fused into it; None for any other."""
     if instruction.opcode == "fusion":
         fused = module.computations[instruction.called["calls"]]
-        inner = [collective_of(module, one, fused) for one in fused.values()]
-        inner = [one for one in inner if one is not None]
+        inner = [found for one in fused.values() if (found := collective_of(module, one, fused)) is not None]
         if not inner:
             return None
         scattered = inner[0].kind == "all-reduce" and _keeps_a_slice(fused)

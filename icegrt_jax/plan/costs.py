@@ -156,11 +156,11 @@ def _stride(module: Module, loop: Instruction) -> int:
         return 1
     stride, counter = 0, body[result.operands[index]]
     while counter.opcode == "add":
-        added = [one for one in map(body.get, counter.operands) if one.opcode == "constant"]
+        added = [one for one in map(body.__getitem__, counter.operands) if one.opcode == "constant"]
         if not added:
             break
         stride += int(added[0].inside)
-        counter = next(one for one in map(body.get, counter.operands) if one is not added[0])
+        counter = next(one for one in map(body.__getitem__, counter.operands) if one is not added[0])
     return max(stride, 1)
 
 

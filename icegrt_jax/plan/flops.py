@@ -50,7 +50,9 @@ def convolution_flops(convolution: Instruction, computation: dict[str, Instructi
 
     Only products of two elements that are there count: neither padding nor the holes of a dilation.
     """
-    left, right, out = _LABELS.search(convolution.attributes).groups()
+    labels = _LABELS.search(convolution.attributes)
+    assert labels, f"{convolution.attributes}: a convolution names its dimensions"
+    left, right, out = labels.groups()
     lhs = computation[convolution.operands[0]].shapes[0].dims
     rhs = computation[convolution.operands[1]].shapes[0].dims
     result = convolution.shapes[0].dims

@@ -36,7 +36,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        bits = BITS.get(self.dtype) if self.dtype in BITS else int(re.findall(r"\d+", self.dtype)[0])
+        bits = BITS[self.dtype] if self.dtype in BITS else int(re.findall(r"\d+", self.dtype)[0])
         return -(-self.elements * bits // 8)
 
 

@@ -141,7 +141,8 @@ def totals(steps: Mapping[str, int], rows: list[Row]) -> dict[str, float]:
     Args:
       steps: of each stage.
     """
-    found, whole = {}, 0.0
+    found: dict[str, float] = {}
+    whole = 0.0
     for row in rows:
         found[row.stage] = found.get(row.stage, 0.0) + row.seconds * row.repeats
     for stage, seconds in found.items():

@@ -1,7 +1,7 @@
 """PPO's programs: to the rollout's layout, the sampler, what the roles read, score and update."""
 
-import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,13 +35,13 @@ def ppo_programs(
     state = shapes.placed(state, mesh)
     rows = ppo.batch_size * ppo.samples_per_prompt
     minibatch = rows // ppo.num_minibatches
-    like = Program(
-        name="", stage="ppo", batch_key="ppo.batch_size", rows=rows, lower=None, resident=(), params=held(state),
+    like = functools.partial(
+        Program, stage="ppo", batch_key="ppo.batch_size", rows=rows, params=held(state),
         model=state.model("policy"), block=ppo.score_batch or rows, length=lengths.max_response_length,
     )  # fmt: skip
-    sampling, rollout = _sampling(ppo, lengths, rollout_tensor, mesh, state, like)
+    sampling, rollout = _sampling(ppo, lengths, rollout_tensor, mesh, state, like, rows)
     rollout = shapes.split_rows(rollout, mesh, rows)
-    program = functools.partial(dataclasses.replace, like, resident=(state, rollout))
+    program = functools.partial(like, resident=(state, rollout))
     reading, read = _reading(text_length, mesh, state, rollout, program)
     _, experience, _ = jax.eval_shape(score, state, rollout, *read)
     experience = shapes.split_rows(experience, mesh, rows)
@@ -63,10 +63,11 @@ def ppo_programs(
 
 
 def _sampling(
-    ppo: PPOOptions, lengths: LengthOptions, rollout_tensor: int, mesh: Mesh, state: TrainState, like: Program
-) -> tuple[list[Program], Any]:
-    """The programs of a rollout, and the abstract rollout."""
-    model, rows, new = state.model("policy"), like.rows, lengths.max_response_length
+    ppo: PPOOptions, lengths: LengthOptions, rollout_tensor: int, mesh: Mesh, state: TrainState,
+    like: Callable[..., Program], rows: int,
+) -> tuple[list[Program], Any]:  # fmt: skip
+    """The programs of a rollout of `rows` responses, and the abstract rollout."""
+    model, new = state.model("policy"), lengths.max_response_length
     policy = shapes.placed(jax.eval_shape(lambda state: state.full("policy"), state), mesh)
     layout = rollout_layout(mesh, model, policy, rollout_tensor)
     copy, programs, held_too = policy, [], ()
@@ -74,9 +75,7 @@ def _sampling(
         copy = jax.eval_shape(functools.partial(as_computed, dtype=model.dtype), policy)
         copy = held_too = shapes.placed(copy, layout)
         move = functools.partial(moved_to_rollout.lower, policy, dtype=model.dtype, mesh=mesh, rollout=layout)
-        programs.append(dataclasses.replace(
-            like, name="to rollout", batch_key="", lower=move, resident=(state,), model=None
-        ))  # fmt: skip
+        programs.append(like(name="to rollout", batch_key="", lower=move, resident=(state,), model=None))
     asked = shapes.split_rows({
         "keys": jax.eval_shape(lambda key: sequence_keys(key, 0, rows), jax.random.key(0)),
         "tokens": jax.ShapeDtypeStruct((ppo.batch_size, lengths.max_prompt_length), IDS),
@@ -94,8 +93,8 @@ def _sampling(
     at_a_time = prompts_at_a_time(ppo.batch_size, ppo.samples_per_prompt, slots)
     # Every response has its full length, so a round of slots ends at once; its first tokens are drawn by the prefill.
     decoding = Decoding(steps=-(-rows // slots) * (new - 1), refills=-(-ppo.batch_size // at_a_time))
-    programs.append(dataclasses.replace(
-        like, name="rollout", lower=within(layout, compiled_sampler, *arguments, **static),
+    programs.append(like(
+        name="rollout", lower=within(layout, compiled_sampler, *arguments, **static),
         resident=(state, held_too, asked), weights=copy, decoding=decoding, model=None,
     ))  # fmt: skip
     return programs, rollout

@@ -85,6 +85,7 @@ def largest_batch(run: Variants, target: Target, rows: Sequence[Row], say: Calla
     what fits them is then one compilation of each of the others.
     """
     key, limit = rows[0].batch_key, target.memory
+    assert limit is not None, "asked only where it is known"
     batches = Batches(run, run.mesh, key)
 
     def program(row: Row, batch: int) -> Program:
@@ -96,7 +97,9 @@ def largest_batch(run: Variants, target: Target, rows: Sequence[Row], say: Calla
         return plan_row(program(row, batch), batches.mesh, target)
 
     smallest = batches.nearest(0, above=0, upto=batches.now)
-    found = Largest(key, batches.nearest(math.inf, above=0, upto=MOST * batches.now))
+    most = batches.nearest(math.inf, above=0, upto=MOST * batches.now)
+    assert smallest is not None and most is not None, f"{key}={batches.now} has passed the checks of a run"
+    found = Largest(key, most)
     for row in reversed(rows):
         if row.resident > limit and bytes_per_chip(program(row, smallest).resident) > limit:
             return Largest(key, 0, row.name)

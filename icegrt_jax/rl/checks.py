@@ -6,16 +6,19 @@ reads them; the tests check every call against them (`tests/rl/conftest.py`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+# What the functions take; what they return is a jax.Array.
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Shaped
 
-Given = jax.Array | np.ndarray | np.generic  # what the functions take; what they return is a jax.Array
+    Given: TypeAlias = Any  # as a jax.Array is to the type checker
+else:
+    Given = jax.Array | np.ndarray | np.generic
 
 
 def as_float32(**arrays: Shaped[Given, " ..."]) -> list[Float[jax.Array, " ..."]]:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Num
 
 
-@struct.dataclass
-class AdaptiveKL:
+class AdaptiveKL(struct.PyTreeNode):
     """KL coefficient as state: checkpointed with the run, updated once per rollout.
 
     Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.2:

@@ -145,8 +145,7 @@ def pair_probabilities(scores: Float[Given, "B K"], valid: Bool[Given, "B K"]) -
     return jnp.where(valid[:, :, None] & valid[:, None, :], probabilities, 0.0)
 
 
-@struct.dataclass
-class Calibration:
+class Calibration(struct.PyTreeNode):
     """Reliability of the reward model's confidence, bin by bin.
 
     ece: f32[], expected calibration error, the count-weighted mean of |accuracy - confidence|.

@@ -47,8 +47,7 @@ def token_rewards(
     return -kl_coef * kl + jnp.where(last_valid(mask), scores[:, None], 0.0)
 
 
-@struct.dataclass
-class ScoreStats:
+class ScoreStats(struct.PyTreeNode):
     """What is known about raw scores: moments of all so far, and of the reference's responses.
 
     count: f32[], scores seen. mean: f32[]. m2: f32[], their summed squared distance from the mean.

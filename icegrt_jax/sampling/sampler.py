@@ -32,9 +32,9 @@ REFILLS = 8  # a refill waits until this part of the slots is free
 
 
 class Rows(NamedTuple):
-    """Rows that responses with their prompts fit into, one behind another. count: of rows. width: tokens of a row."""
+    """Rows that responses with their prompts fit into, one behind another. height: how many. width: tokens of a row."""
 
-    count: int
+    height: int
     width: int
 
 
@@ -45,8 +45,7 @@ class Packings(NamedTuple):
     update: Rows | None = None
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """Prompts and what was sampled after them.
 
     prompts: i32[B, P], left-padded. prompt_mask: bool[B, P].
@@ -82,8 +81,7 @@ def prompts_at_a_time(prompts: int, num_samples: int, slots: int) -> int:
     return prompts if slots == prompts * num_samples else max(1, slots // REFILLS // num_samples)
 
 
-@struct.dataclass
-class Slots:
+class Slots(struct.PyTreeNode):
     """What the rows in flight look like, and the results so far.
 
     cache: keys and values, R rows of P + T places. seen: bool[R, P + T], places that hold the row's own tokens.
@@ -106,7 +104,7 @@ class Slots:
     ended: jax.Array
     tokens: jax.Array
     logprobs: jax.Array
-    out: dict[str, jax.Array]
+    out: dict[str, jax.Array] | Any
     hand: jax.Array
     next: jax.Array
 

@@ -71,15 +71,16 @@ def fewest_tokens(
       blocks: into how many the rows are cut, each again into `parts`.
     """
     step, few = blocks * parts, pack and sequences < FEW
-    counts = {-(-int(sequences * share) // step) * step for share in (FEW_SHARES if few else SHARES)} if pack else set()
+    shares = (FEW_SHARES if few else SHARES) if pack else ()
+    tried = {-(-int(sequences * share) // step) * step for share in shares}
     allowed = widths_for_few(widths, length) if few else widths
-    counts = sorted({count for count in counts if 0 < count < sequences} | {sequences})
+    counts = sorted({count for count in tried if 0 < count < sequences} | {sequences})
     found = []
     for width, rows in zip(widths, needed, strict=True):
         count = next((count for count in counts if count >= rows), None)
         if width in allowed and count and count * width**2 <= sequences * length**2:
             found.append(Rows(count, width))
-    return min(found, key=lambda rows: (rows.count * rows.width, rows.width))
+    return min(found, key=lambda rows: (rows.height * rows.width, rows.width))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "widths"))

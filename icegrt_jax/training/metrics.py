@@ -125,7 +125,7 @@ class MetricsWriter:
 
     def _write_histogram(self, step: int, name: str, values: np.ndarray) -> None:
         values = values[np.isfinite(values)]  # TensorBoard's bins cannot hold the others
-        if values.size:
+        if values.size and self._events is not None:
             self._events.add_histogram(name, values, step)
 
 

@@ -9,8 +9,7 @@ from icegrt_jax.sharding.constrain import constrain_batch
 from icegrt_jax.training.state import Experience
 
 
-@struct.dataclass
-class Packed:
+class Packed(struct.PyTreeNode):
     """Token ids of prompts and responses in rows.
 
     tokens: i32[R, W]. segment_ids: i32[R, W], one for each sequence, 0 at padding. positions: i32[R, W], within it.
@@ -27,8 +26,7 @@ class Packed:
     shared: bool = struct.field(pytree_node=False)
 
 
-@struct.dataclass
-class Minibatch:
+class Minibatch(struct.PyTreeNode):
     """Experience in packed rows: numbers f32[R, W] stand at the tokens they belong to. ptx: an SFT batch or None."""
 
     packed: Packed
@@ -70,6 +68,9 @@ class Packing:
       rows: R and W that are enough (`training/buckets.py` finds them); B rows hold one sequence each, by default of
         P + T tokens.
     """
+
+    rows: int
+    width: int
 
     def __init__(self, prompt_mask: jax.Array, mask: jax.Array, rows: Rows | None = None):
         self.seen = jnp.concatenate([prompt_mask, mask], axis=1)  # bool[B, P + T]

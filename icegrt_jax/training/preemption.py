@@ -16,6 +16,7 @@ import contextlib
 import functools
 import signal
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +55,12 @@ class Preemption(signals.Asked):
     the same step, the next one or the one after it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.signum: int = signal.SIGTERM
         self.requested = False
         self._told = False
-        self._previous = {}
+        self._previous: dict[int, Any] = {}
         self._kept = contextlib.ExitStack()
         self._asked_before: jax.Array | None = None  # whether any process had been asked at the last look
 

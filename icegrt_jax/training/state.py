@@ -61,8 +61,7 @@ class Part:
     lora: LoRAConfig | None = None
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything that changes during a run, and the static description of what it is.
 
     step: i32[], iterations or updates done.
@@ -145,8 +144,7 @@ def with_trained(state: TrainState, restored: TrainState) -> TrainState:
     return restored.replace(params={**state.params, **restored.params})
 
 
-@struct.dataclass
-class Opinions:
+class Opinions(struct.PyTreeNode):
     """What one of the user's reward functions says of a rollout.
 
     values: f32[B], raw; anything where not known. known: bool[B], False where it has no opinion.
@@ -156,8 +154,7 @@ class Opinions:
     known: jax.Array
 
 
-@struct.dataclass
-class Experience:
+class Experience(struct.PyTreeNode):
     """A scored rollout, ready for updates; also one minibatch of it.
 
     prompts: i32[B, P], left-padded. prompt_mask: bool[B, P].

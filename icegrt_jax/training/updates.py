@@ -179,7 +179,10 @@ def _policy_loss_fn(state: TrainState, batch: Experience):
     """
     config = state.ppo
     total = _count(state, batch.mask)
-    ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:]) if config.ptx_coef else None
+    ptx_total = None
+    if config.ptx_coef:
+        assert batch.ptx is not None, "the replay has a coefficient, but no batch"
+        ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:])
 
     in_loss = config.kl_in == "loss"
     # Of the rollout: the controller has moved on since. In every row the same, which `max` says to a mesh.

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from icegrt_jax.data.records import Prompt, Record, user, write_jsonl
 from icegrt_jax.domains.adreview import generator
@@ -17,7 +17,7 @@ from icegrt_jax.errors import UserError
 # Half of the evaluation is new ads of the training distribution, half is what training held out.
 EVAL_SHARES = {"in_distribution": 0.5, "products": 1 / 6, "phrasings": 1 / 6, "rule_pairs": 1 / 6}
 
-SETS: Mapping[str, Callable[..., list[Record]]] = {
+SETS: Mapping[str, Callable[..., Sequence[Record]]] = {
     "corpus": corpus,
     "demonstrations": demonstrations,
     "general": general,
@@ -33,7 +33,7 @@ SETS: Mapping[str, Callable[..., list[Record]]] = {
 
 def build(
     seed: int, sizes: Mapping[str, int], *, verdict_only: float = 0.30, wrong: float = 0.25
-) -> dict[str, list[Record]]:
+) -> dict[str, Sequence[Record]]:
     """Builds the sets named in `sizes`; each depends on the seed and its own name and size only.
 
     Args:
@@ -57,7 +57,7 @@ def build(
     return {name: SETS[name](f"{seed}/{name}", size, **options.get(name, {})) for name, size in sizes.items()}
 
 
-def write(directory: str | os.PathLike, sets: Mapping[str, list[Record]]) -> dict[str, pathlib.Path]:
+def write(directory: str | os.PathLike, sets: Mapping[str, Sequence[Record]]) -> dict[str, pathlib.Path]:
     """Writes each set to DIRECTORY/NAME.jsonl, each file whole or not at all; returns the paths."""
     paths = {name: pathlib.Path(directory) / f"{name}.jsonl" for name in sets}
     for name, records in sets.items():

@@ -48,7 +48,7 @@ class AdReview(Domain):
     )
     metrics = {"verdict": "verdict", "analysis": "analysis"}
 
-    def records(self, name: str, size: int, seed: int) -> list[Record]:
+    def records(self, name: str, size: int, seed: int) -> Sequence[Record]:
         return build.build(seed, {name: size})[name]
 
     def tokenizer(self, sizes: Mapping[str, int], seed: int) -> Iterable[str]:

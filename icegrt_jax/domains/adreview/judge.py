@@ -73,10 +73,10 @@ def overlap(quote: str, truth: str, ad: str) -> float:
     >>> overlap("you will", "you will run faster", "yes, you will run faster. easy to open.")
     0.6666666666666666
     """
-    quote, truth, ad = words(quote), words(truth), words(ad)
-    spans = [(start, other) for start in _find(quote, ad) for other in _find(truth, ad)]
-    shared = (min(a + len(quote), b + len(truth)) - max(a, b) for a, b in spans)
-    return 2 * max((0, *shared)) / max(1, len(quote) + len(truth))
+    ours, theirs, whole = words(quote), words(truth), words(ad)
+    spans = [(start, other) for start in _find(ours, whole) for other in _find(theirs, whole)]
+    shared = (min(a + len(ours), b + len(theirs)) - max(a, b) for a, b in spans)
+    return 2 * max((0, *shared)) / max(1, len(ours) + len(theirs))
 
 
 def _find(part: Sequence[str], whole: Sequence[str]) -> list[int]:

@@ -5,11 +5,11 @@ and no key for, is a constant here (its src/llama-model.cpp).
 """
 
 import pathlib
-import types
 from typing import Any
 
 import numpy as np
 
+from icegrt_jax.config.choices import Dtype
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.gguf.tensors import ROPE_FREQS
@@ -61,7 +61,7 @@ def as_written(number: float) -> float:
 
 def read_config(
     path: pathlib.Path, fields: dict[str, Any], shapes: dict[str, list[int]], rope_factors: np.ndarray | None,
-    *, scan_layers: bool, dtype: str,
+    *, scan_layers: bool, dtype: Dtype,
 ) -> ModelConfig:  # fmt: skip
     """The shape of the model, after checking that we compute it exactly.
 
@@ -156,8 +156,10 @@ def llama3_scaling(path: pathlib.Path, factors: np.ndarray, theta: float, head_d
     """
     frequencies = base_frequencies(theta, head_dim)
     factor = float(factors.max()) if factors.size else 1.0
-    found = {"rope_scaling": "llama3", "rope_factor": as_written(factor), "rope_low_freq_factor": LLAMA3_LOW,
-             "rope_high_freq_factor": LLAMA3_HIGH}  # fmt: skip
+    found: dict[str, Any] = {
+        "rope_scaling": "llama3", "rope_factor": as_written(factor),
+        "rope_low_freq_factor": LLAMA3_LOW, "rope_high_freq_factor": LLAMA3_HIGH,
+    }  # fmt: skip
     lengths = [LLAMA3_LENGTH]
     if factor > 1 and factors.shape == frequencies.shape:
         kept = (1 / factors - 1 / factor) / (1 - 1 / factor)
@@ -165,7 +167,7 @@ def llama3_scaling(path: pathlib.Path, factors: np.ndarray, theta: float, head_d
         turns = LLAMA3_LOW + kept * (LLAMA3_HIGH - LLAMA3_LOW)
         lengths += [round(float(x)) for x in (turns * 2 * np.pi / frequencies)[blended][:1]]
         for length in lengths:
-            scaled = scale(frequencies, types.SimpleNamespace(**found, rope_original_length=length))
+            scaled = scale(frequencies, ModelConfig(vocab_size=1, **found, rope_original_length=length))
             if np.allclose(frequencies / scaled, factors, rtol=1e-5):
                 return {**found, "rope_original_length": length}
     raise UserError(f"{path}: {ROPE_FREQS} is not the rotary scaling of a Llama 3, which is the only one supported.")

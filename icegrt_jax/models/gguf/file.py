@@ -12,6 +12,7 @@ import gguf
 import jax
 import numpy as np
 
+from icegrt_jax.config.choices import Dtype
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import streaming
@@ -27,7 +28,7 @@ def load_gguf(
     path: str | pathlib.Path,
     *,
     scan_layers: bool = False,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     param_dtype: str = "float32",
     shardings: dict | Callable[[dict], dict] | None = None,
 ) -> tuple[ModelConfig, dict, ChatTokenizer]:

@@ -58,7 +58,10 @@ CUTS = {  # by tokenizer.ggml.pre
 
 def read_tokenizer(path: pathlib.Path, fields: dict[str, Any]) -> ChatTokenizer:
     """The tokenizer, with its special tokens and chat template."""
-    get = lambda key, default=None: fields.get(f"tokenizer.ggml.{key}", default)
+
+    def get(key: str, default: Any = None) -> Any:
+        return fields.get(f"tokenizer.ggml.{key}", default)
+
     kind, pre, tokens, types = (get(key) for key in ("model", "pre", "tokens", "token_type"))
     if kind not in ("gpt2", "llama") or (kind == "gpt2" and pre not in CUTS):
         raise UserError(
@@ -115,9 +118,9 @@ def read_tokenizer(path: pathlib.Path, fields: dict[str, Any]) -> ChatTokenizer:
 def byte_level_bpe(tokens: list[str], merges: list[str], cut: Cut) -> Tokenizer:
     """GPT-2's kind: bytes as letters, merged in the order of `merges`."""
     vocab = {token: i for i, token in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs: list[Any] = [tuple(merge.split(" ")) for merge in merges]
     tokenizer = Tokenizer(models.BPE(vocab, pairs, ignore_merges=cut.whole_words))
-    cuts = [pre_tokenizers.Digits(individual_digits=True)] if cut.digits else []
+    cuts: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True)] if cut.digits else []
     if cut.pattern:
         cuts.append(pre_tokenizers.Split(Regex(cut.pattern), behavior="isolated"))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not cut.pattern)

@@ -5,7 +5,9 @@ What differs between families is in `families.py`, the rotary embedding's keys i
 
 import dataclasses
 import pathlib
+from typing import Any
 
+from icegrt_jax.config.choices import Dtype
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import read_described
 from icegrt_jax.models.config import ModelConfig
@@ -55,7 +57,7 @@ def is_scalar(raw: dict) -> bool:
     return architecture == ARCHITECTURES[architecture].scalar_model
 
 
-def to_model_config(raw: dict, folder: pathlib.Path, *, scan_layers: bool, dtype: str) -> ModelConfig:
+def to_model_config(raw: dict, folder: pathlib.Path, *, scan_layers: bool, dtype: Dtype) -> ModelConfig:
     """Our description of the model in `raw`; whatever we would compute differently is refused with its key."""
     family = ARCHITECTURES[raw["architectures"][0]]
     try:
@@ -66,12 +68,13 @@ def to_model_config(raw: dict, folder: pathlib.Path, *, scan_layers: bool, dtype
         raise UserError(f"{folder / 'config.json'}: {error}") from error
 
 
-def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: str) -> ModelConfig:
+def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: Dtype) -> ModelConfig:
     """`ModelConfig` of the keys in `raw`, the family's defaults among them."""
     for key, allowed in {**FIXED, **family.fixed}.items():
         if raw.get(key) not in allowed:
             raise UserError(f"{key}={raw[key]!r} is not supported; only {allowed[-1]!r} is.")
     num_heads = raw["num_attention_heads"]
+    renamed: dict[str, Any] = {ours: raw.get(theirs) or 0 for theirs, ours in family.keys.items()}
     return ModelConfig(
         vocab_size=raw["vocab_size"],
         d_model=raw["hidden_size"],
@@ -88,7 +91,7 @@ def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: str) -> Mo
         family=family.model_type,
         layer_windows=family.windows(raw),
         **{**family.ours, "activation": read_activation(family, raw)},
-        **{ours: raw.get(theirs) or 0 for theirs, ours in family.keys.items()},
+        **renamed,
         **read_rope(family, raw),
     )
 

@@ -102,7 +102,7 @@ def windows_by_type(types: list[str], window: int | None) -> tuple[int, ...]:
             raise UserError(f"layer_types holds {kind!r}, which is not supported; only {LOCAL} and {FULL} are.")
     if LOCAL in types and not window:
         raise UserError(f"layer_types holds {LOCAL}, but sliding_window is not set; give it a number of tokens.")
-    return tuple(window if kind == LOCAL else 0 for kind in types)
+    return tuple((window or 0) if kind == LOCAL else 0 for kind in types)
 
 
 def layer_types(windows: tuple[int, ...]) -> list[str]:

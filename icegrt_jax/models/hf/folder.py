@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from icegrt_jax.config.choices import Dtype
 from icegrt_jax.data.special_ids import GENERATION, one_or_list
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
@@ -37,7 +38,7 @@ def load_hf(
     path: str | pathlib.Path,
     *,
     scan_layers: bool = False,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     param_dtype: str = "float32",
     shardings: dict | Callable[[dict], dict] | None = None,
 ) -> tuple[ModelConfig, dict]:
@@ -87,7 +88,7 @@ def save_hf(
     params: dict,
     tokenizer: ChatTokenizer | None,
     *,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Writes a folder that `transformers` loads; it appears whole or not at all.

@@ -96,7 +96,9 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[LoRACon
         raise UserError(f"{folder / WEIGHTS}: cannot be read ({error}); save the adapter as safetensors.") from error
     rank = described["r"]
     abstract = flatten(abstract_params(config, scalar_head=SCORE in tensors))
-    leaves, used, targets = {}, set(), []
+    leaves: dict[str, np.ndarray] = {}
+    used: set[str] = set()
+    targets: list = []
     for kernel, leaf in abstract.items():
         module, _, name = kernel.rpartition("/")
         if name != "kernel" or module in ("head", "lm_head"):

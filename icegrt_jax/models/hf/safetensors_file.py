@@ -31,7 +31,8 @@ class Spec:
 
 def write(path: pathlib.Path, specs: dict[str, Spec], read: Callable[[str], np.ndarray]) -> None:
     """One file with the tensors of `specs`; `read(name)` gives each when its turn comes."""
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, spec in specs.items():
         offsets = [offset, offset + spec.size]
         header[name] = {"dtype": DTYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": offsets}
@@ -50,7 +51,8 @@ def write(path: pathlib.Path, specs: dict[str, Spec], read: Callable[[str], np.n
 
 def shards(specs: dict[str, Spec], limit: int) -> Iterable[dict[str, Spec]]:
     """The tensors in order, in groups of at most `limit` bytes; a larger one is a group of its own."""
-    group, size = {}, 0
+    group: dict[str, Spec] = {}
+    size = 0
     for name, spec in specs.items():
         if group and size + spec.size > limit:
             yield group
@@ -66,7 +68,7 @@ def write_sharded(folder: pathlib.Path, specs: dict[str, Spec], read: Callable[[
     if len(groups) == 1:
         write(folder / "model.safetensors", specs, read)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, group in enumerate(groups):
         file = f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors"
         write(folder / file, group, read)

@@ -54,7 +54,7 @@ def source_of(path: str, config: ModelConfig) -> Source:
     name_of = family_of(config).name_of
     stacked = top == "layers" and config.scan_layers
     if top != "layers":
-        names = (name_of(path),)
+        names: tuple[str, ...] = (name_of(path),)
     elif stacked:
         names = tuple(name_of(path).format(i) for i in range(config.num_layers))
     else:
@@ -65,7 +65,7 @@ def source_of(path: str, config: ModelConfig) -> Source:
 
 def open_tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Stored]:
     """Every tensor of the folder by name; nothing is read yet."""
-    tensors = {}
+    tensors: dict[str, Stored] = {}
     for file, names in weight_files(folder).items():
         if not (folder / file).is_file():
             raise UserError(f"{folder / file}: missing; {INDEX} names it for {min(names)}; fetch it again.")
@@ -95,7 +95,7 @@ def weight_files(folder: pathlib.Path) -> dict[str, set[str]]:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{index}: no index of weights (weight_map); fetch it again.") from error
-        files = {}
+        files: dict[str, set[str]] = {}
         for name, file in weight_map.items():
             files.setdefault(file, set()).add(name)
         return dict(sorted(files.items()))
@@ -113,8 +113,8 @@ def as_stored(config: ModelConfig, tensors: dict[str, Stored]) -> ModelConfig:
 
     Tools that merge adapters leave such folders: the embedding is what it was, the output matrix was trained.
     """
-    pair = [tensors.get(source_of(path, config).names[0]) for path in (EMBEDDING_PATH, HEAD_PATH)]
-    if not config.tie_embeddings or None in pair or same_values(*(stored.handle for stored in pair)):
+    embedding, head = (tensors.get(source_of(path, config).names[0]) for path in (EMBEDDING_PATH, HEAD_PATH))
+    if not config.tie_embeddings or embedding is None or head is None or same_values(embedding.handle, head.handle):
         return config
     return dataclasses.replace(config, tie_embeddings=False)
 
@@ -145,7 +145,7 @@ def check_frequencies(name: str, stored: Stored, config: ModelConfig) -> None:
 
 def check_tensors(folder: pathlib.Path, config: ModelConfig, abstract: dict, tensors: dict[str, Stored]) -> None:
     """Refuses a folder whose tensors are not those of its config: names, shapes, dtypes."""
-    expected = {}
+    expected: dict = {}
     for path, leaf in flatten(abstract).items():
         if path != HEAD_BIAS_PATH:
             source = source_of(path, config)
