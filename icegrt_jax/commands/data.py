@@ -63,7 +63,7 @@ def check(
 
 def _tokenizer_of(config: Options, kind: str) -> ChatTokenizer:
     """The one that reads records of a kind in a run: rankings are the reward model's."""
-    own = tokenizers.reward_tokenizer(config) if kind == "ranking" else None
+    own = tokenizers.reward_tokenizer(config.reward) if kind == "ranking" else None
     return own or tokenizers.future_tokenizer(config)
 
 

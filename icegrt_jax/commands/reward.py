@@ -53,7 +53,7 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     run = rundir.start(config, workdir)
     if rundir.finished(run, "reward"):
         return
-    tokenizer = tokenizers.reward_tokenizer(config, workdir) or run.tokenizer
+    tokenizer = tokenizers.reward_tokenizer(section, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
     scores = config.ppo.iterations and config.reward_model
     if section.steps and reader is None and section.init not in ("sft", "scratch") and scores:

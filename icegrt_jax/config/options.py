@@ -316,16 +316,28 @@ class LengthOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(LengthOptions):
-    """A run."""
+class RecordOptions:
+    """Where a run's records come from."""
 
     seed: int = 0  # of every random choice
     data_dir: str = ""  # folder where relative paths of the sources start; empty: $ICEGRT_DATA
     domain: str = ""  # one that ships or FILE.py:CLASS (docs/extending.md); its data are written to WORKDIR/data
     domain_sizes: Mapping[str, int] = field(default_factory=dict)  # {set: records}, the sets being the domain's
-    mesh: MeshOptions = MeshOptions()  # of all devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginOptions(RecordOptions):
+    """What a run starts from: its records, and the model whose tokenizer it has, or the tokenizer it trains."""
+
     tokenizer: TokenizerOptions = TokenizerOptions()  # where model.path is empty
     model: ModelOptions = ModelOptions()  # the policy's, and of all who start from it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OriginOptions, LengthOptions):
+    """A run."""
+
+    mesh: MeshOptions = MeshOptions()  # of all devices
     pretrain: SupervisedOptions = field(default_factory=SupervisedOptions)  # the base model, where model.path is empty
     sft: SFTOptions = field(default_factory=SFTOptions)  # ICE-Instruct
     reward: RewardOptions = field(default_factory=RewardOptions)  # ICE-Reward

@@ -70,9 +70,9 @@ def check(config: Options, workdir: pathlib.Path, *stages: str) -> list[str]:
     if config.domain:
         load_domain(config.domain).check_sizes(config.domain_sizes)
     if due != ["evaluate"]:
-        tokenizers.check_tokenizers(config, workdir)
+        tokenizers.check_tokenizers(config, config.reward, config.value, config.ppo, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
-    reward = (tokenizers.reward_tokenizer(config, workdir) if "reward" in due else None) or policy
+    reward = (tokenizers.reward_tokenizer(config.reward, workdir) if "reward" in due else None) or policy
     warnings = changed
     if "ppo" in due and config.ppo.rewards:
         asked = [reading for reading in readings(config, "ppo", policy, reward) if reading.kind is Prompt]
