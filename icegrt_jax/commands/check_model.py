@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 
+from icegrt_jax.config.choices import Dtype
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Prompt, naming, read_jsonl, user
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
@@ -25,7 +26,7 @@ ANSWER = "That depends: there are 3 cases."
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}  # of the largest logit
 
 
-def main(*, hf: str, dtype: str, prompts: str, new_tokens: int, tolerance: float, reference: str) -> int:
+def main(*, hf: str, dtype: Dtype, prompts: str, new_tokens: int, tolerance: float, reference: str) -> int:
     """Prints what was compared and what differs; returns 0 where all is within the tolerance, else 1.
 
     Args:

@@ -134,7 +134,9 @@ def _answers(
 
 def _evaluate(run, config: EvaluateOptions, model, params, domain, general, progress: Progress) -> dict:
     """One stage's row: metrics, 95 % intervals over the prompts, and its sampled in-domain answers."""
-    metrics, intervals, sampled, grades, size = {}, {}, None, [], config.batch_size
+    metrics: dict[str, float] = {}
+    intervals: dict[str, list[float]] = {}
+    sampled, grades, size = None, [], config.batch_size
     if domain:
         with progress.phase("in-domain"):
             sampled = _answers(run, model, params, domain.prompts, temperature=config.temperature, batch_size=size)

@@ -22,7 +22,7 @@ import pathlib
 import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from icegrt_jax.data.content import joined, read_at, refuse_half_characters
 from icegrt_jax.errors import UserError
@@ -35,6 +35,13 @@ Messages = tuple[dict, ...]
 
 class _OfWholeCharacters:
     """Refuses half a character, also in a record that a program has made."""
+
+    FIELDS: ClassVar[tuple[str, ...]]
+    where: str
+
+    @classmethod
+    def from_json(cls, obj: Any, where: str = "record") -> Self:
+        raise NotImplementedError(f"{cls.__name__} says how it is read")
 
     def __post_init__(self):
         with read_at(self.where or "record"):
@@ -52,7 +59,7 @@ class Instruction(_OfWholeCharacters):
     where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
-    def from_json(cls, obj: Any, where: str = "record") -> "Instruction":
+    def from_json(cls, obj: Any, where: str = "record") -> Self:
         _check_fields(obj, where, cls.FIELDS)
         if "messages" in obj:
             _refuse_beside(obj, where, "messages", ("prompt", "response"))
@@ -84,7 +91,7 @@ class Ranking(_OfWholeCharacters):
     where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
-    def from_json(cls, obj: Any, where: str = "record") -> "Ranking":
+    def from_json(cls, obj: Any, where: str = "record") -> Self:
         _check_fields(obj, where, cls.FIELDS)
         prompt = _prompt(obj, where)
         if "chosen" in obj or "rejected" in obj:
@@ -119,7 +126,7 @@ class Prompt(_OfWholeCharacters):
     where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
-    def from_json(cls, obj: Any, where: str = "record") -> "Prompt":
+    def from_json(cls, obj: Any, where: str = "record") -> Self:
         _check_fields(obj, where, cls.FIELDS)
         reference = obj.get("reference", "")
         if not isinstance(reference, str):
@@ -144,7 +151,7 @@ class Text(_OfWholeCharacters):
     where: str = field(default="", compare=False, repr=False)  # "FILE, line N", for errors
 
     @classmethod
-    def from_json(cls, obj: Any, where: str = "record") -> "Text":
+    def from_json(cls, obj: Any, where: str = "record") -> Self:
         _check_fields(obj, where, cls.FIELDS)
         return cls(_text(obj, where, "text"), _meta(obj, where), where)
 
@@ -153,6 +160,7 @@ class Text(_OfWholeCharacters):
 
 
 Record = Instruction | Ranking | Prompt | Text
+Kind = TypeVar("Kind", bound=_OfWholeCharacters)  # one of them
 
 
 @contextlib.contextmanager
@@ -216,7 +224,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return any(isinstance(x, (dict, list)) for x in level)
 
 
-def read_jsonl(path: str | os.PathLike, kind: type[Record]) -> list[Record]:
+def read_jsonl(path: str | os.PathLike, kind: type[Kind]) -> list[Kind]:
     """Records of one kind from a JSON lines file; errors name the file, line and field."""
     return [kind.from_json(obj, where) for where, obj in read_json_lines(path)]
 

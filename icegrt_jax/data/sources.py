@@ -10,14 +10,16 @@ ICEGRT_DATA where it is empty). `{workdir}` stands for the run's folder.
 
 import os
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from icegrt_jax.data import tfds_builder
 from icegrt_jax.data.converters import CONVERTERS, Row
-from icegrt_jax.data.records import Record, read_json_lines, read_jsonl
+from icegrt_jax.data.records import Kind, read_json_lines, read_jsonl
 from icegrt_jax.errors import UserError
 
 
-def load_source(spec: str, *, kind: type[Record], data_dir: str = "", workdir: str = "") -> list[Record]:
+def load_source(spec: str, *, kind: type[Kind], data_dir: str = "", workdir: str = "") -> list[Kind]:
     """All records of a source, as `kind`, in the order they are stored.
 
     Args:
@@ -58,8 +60,8 @@ def _resolve(path: str, spec: str, data_dir: str) -> pathlib.Path:
     return pathlib.Path(root).expanduser() / full
 
 
-def _convert(format_: str, path: pathlib.Path, spec: str, kind: type[Record]) -> list[Record]:
-    converters = CONVERTERS[format_]
+def _convert(format_: str, path: pathlib.Path, spec: str, kind: type[Kind]) -> list[Kind]:
+    converters: Mapping[Any, Callable] = CONVERTERS[format_]
     if kind not in converters:
         raise UserError(
             f"source {spec!r}: format {format_!r} gives {' or '.join(k.__name__ for k in converters)} records,"
@@ -69,12 +71,12 @@ def _convert(format_: str, path: pathlib.Path, spec: str, kind: type[Record]) ->
     return [kind.from_json(convert(Row(obj, where)), where) for where, obj in read_json_lines(path)]
 
 
-def _suggest(kind: type[Record]) -> str:
+def _suggest(kind: type) -> str:
     fitting = [name for name, kinds in sorted(CONVERTERS.items()) if kind in kinds]
     return f"for {kind.__name__} use {', '.join(['jsonl', 'tfds', *fitting])}"
 
 
-def _load_tfds(path: str, spec: str, kind: type[Record], data_dir: str) -> list[Record]:
+def _load_tfds(path: str, spec: str, kind: type[Kind], data_dir: str) -> list[Kind]:
     rest, _, split = path.partition("#")
     name, _, folder = rest.partition("@")
     root = str(_resolve(folder, spec, data_dir)) if folder else data_dir or os.environ.get("ICEGRT_DATA")

@@ -43,7 +43,7 @@ def from_main(what: str, make: Callable[[], T], timeout: float | None = None) ->
     return exchange(what, make() if is_main() else None, timeout)[0]
 
 
-def main_first(path: pathlib.Path, write: Callable[[], None]) -> None:
+def main_first(path: pathlib.Path, write: Callable[[], object]) -> None:
     """Lets the main process write `path`; the others go on when they see it."""
     if is_main():
         write()

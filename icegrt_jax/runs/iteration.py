@@ -111,7 +111,8 @@ class Iteration:
         # The roles read ids while the host decodes, tokenises and calls the functions.
         with jax.set_mesh(run.mesh):
             roles_read = self.read(shard_tree(state, run.mesh), rollout, reward=by_ids)
-        scores, counts = None, {}
+        scores: jax.Array | None = None
+        counts: dict = {}
         if self.reader is not None:
             texts, scores, counts = scoring.score_as_text(run, self.reader, state, rollout, records)
         else:

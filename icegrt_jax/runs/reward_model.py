@@ -144,11 +144,11 @@ def measured(
         rows = [source[i] for i in range(source.report[name]["kept"])]
         batch = {x: np.concatenate([row[x] for row in rows]) for x in rows[0]}
         with jax.set_mesh(run.mesh):
-            scores = [
+            parts = [
                 scoring.compiled_scores(params, config=model, tokens=tokens, mask=mask)
                 for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
             ]
-        scores = scoring.finite_scores(np.stack(sync.fetch(scores)))
+        scores = scoring.finite_scores(np.stack(sync.fetch(parts)))
         arrays = [jnp.asarray(x) for x in (scores, batch["ranks"], batch["valid"])]
         same = jax.jit(same_responses)(batch["tokens"], batch["mask"])
         bins = calibration(*arrays, same=same)

@@ -170,6 +170,7 @@ def _frozen_and_actor(run: Source) -> Roles:
         roles.params["reference"], roles.parts["reference"] = {}, Part("base")
     if run.reward_model and run.shared_base:
         roles.models["reward"], roles.params["reward"], record = run.own("reward", "reward")
+        assert record is not None, "checked at the start: on a shared base the reward model is an adapter"
         roles.parts["reward"] = Part("base", record.lora)
     elif run.reward_model:
         roles.models["reward"], reward = run.whole("reward", "reward")

@@ -38,6 +38,7 @@ class Means:
 
     def settle(self, step: int, *, last: bool) -> None:
         """Before a checkpoint of `step`: writes its row if it has one, and keeps the steps since the row before."""
+        assert self._pending is not None, "a checkpoint is saved behind a step"
         self._log(*self._pending, every=1 if last else self._every)
         self._pending = None
         if not last:

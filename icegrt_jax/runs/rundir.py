@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import jax
 
 from icegrt_jax import files
-from icegrt_jax.config.options import Options, Specs
-from icegrt_jax.data.records import Record, write_jsonl
+from icegrt_jax.config.options import Options, RecordOptions, Specs
+from icegrt_jax.data.records import Kind, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
@@ -31,7 +31,7 @@ class Run(Session):
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
 
-    def load(self, specs: Specs, kind: type[Record]) -> dict[str, list[Record]]:
+    def load(self, specs: Specs, kind: type[Kind]) -> dict[str, list[Kind]]:
         """The records of each named source."""
         return {
             name: load_source(spec, kind=kind, data_dir=self.data_dir, workdir=str(self.workdir))
@@ -59,19 +59,19 @@ def start(config: Options, workdir: pathlib.Path) -> Run:
     )
 
 
-def _write_domain(config: Options, workdir: pathlib.Path) -> None:
+def _write_domain(records: RecordOptions, workdir: pathlib.Path) -> None:
     """The domain's records, once."""
-    if not config.domain:
+    if not records.domain:
         return
     data = workdir / "data"
-    absent = lambda: [name for name in config.domain_sizes if not (data / f"{name}.jsonl").is_file()]
+    absent = lambda: [name for name in records.domain_sizes if not (data / f"{name}.jsonl").is_file()]
     missing = sync.from_main("the domain's data are looked for", absent)
 
     def write() -> None:
-        own_code.note_data(config.domain, data)
-        sets = load_domain(config.domain).build({name: config.domain_sizes[name] for name in missing}, config.seed)
-        for name, records in sets.items():
-            write_jsonl(data / f"{name}.jsonl", records)
+        own_code.note_data(records.domain, data)
+        sizes = {name: records.domain_sizes[name] for name in missing}
+        for name, made in load_domain(records.domain).build(sizes, records.seed).items():
+            write_jsonl(data / f"{name}.jsonl", made)
 
     if missing:
         sync.main_first(data / f"{missing[-1]}.jsonl", write)

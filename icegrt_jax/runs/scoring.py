@@ -90,7 +90,7 @@ def score_generation(
     else:
         k = len(out.text) // len(prompts)
         messages = [prompt.prompt for prompt in prompts for _ in range(k)]
-        tokens, mask, cut = reader.read(messages, out.text, out.finished)
+        tokens, mask, cut = reader.read(messages, out.text, out.finished.tolist())
         if cut:
             print(f"reward  {cut} of {len(out.text)} answers lost their end at {reader.length} tokens", flush=True)
     parts = [

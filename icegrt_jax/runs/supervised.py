@@ -5,7 +5,7 @@ import jax
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LogOptions, ModelOptions, SupervisedOptions
 from icegrt_jax.data.pipeline import sft_batches
-from icegrt_jax.data.records import Record
+from icegrt_jax.data.records import Instruction, Text
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.runs import generation, loop, notes, rundir, sections, stage_models
@@ -43,7 +43,7 @@ def first_state(
 def train_policy(
     run: rundir.Run,
     stage: str,
-    kind: type[Record],
+    kind: type[Instruction] | type[Text],
     section: SupervisedOptions,
     base: ModelOptions,
     log: LogOptions,
