@@ -193,7 +193,7 @@ def _check_same(stored_tree: Any, wanted_tree: Any, folder: pathlib.Path, partia
 
 
 def _fields(tree: Any) -> dict[str, Any]:
-    """What a `flax.struct.dataclass` holds in its fields that are no static description; nothing of another tree."""
+    """What a struct of flax holds in its fields that are no static description; nothing of another tree."""
     if not dataclasses.is_dataclass(tree):
         return {}
     is_node = lambda field: field.metadata.get("pytree_node", True)
