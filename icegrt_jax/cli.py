@@ -125,10 +125,10 @@ def _module(stage: str):
     return importlib.import_module(f"icegrt_jax.commands.{stage.replace('-', '_')}")
 
 
-def _run_stage(stage: str, spec: str, workdir: str, overrides: list[str], flags: dict) -> None:
+def _run_stage(stage: str, spec: str, folder: str, overrides: list[str], flags: dict) -> None:
     config = config_file.load_config(spec, overrides)
     _check(config)
-    workdir = pathlib.Path(os.path.abspath(workdir))
+    workdir = pathlib.Path(os.path.abspath(folder))
     names = {field.name for field in dataclasses.fields(launch.Launch)}
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
 
@@ -215,7 +215,8 @@ def _add_sample_flags(parser: _Parser) -> None:
 
 
 def _add_plan_flags(parser: _Parser) -> None:
-    parser.epilog += "\nExit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
+    codes = "Exit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
+    parser.epilog = f"{parser.epilog}\n{codes}"
     add = parser.add_argument
     add("--topology", required=True, metavar="SLICE", help="v5e:1x1, v5e:2x4, v4:2x2x4, v5p:4x4x4, v6e:16x16, cpu:8")
     add("--slices", type=_positive(int), default=1, metavar="N", help="of that shape (default 1)")

@@ -120,8 +120,13 @@ def _training(
     """The training of checked inputs; its end closes the reward functions."""
     model, section = wanted.model, wanted.section
     with contextlib.ExitStack() as until_begun:
-        how = {"limit": section.reward_timeout, "workers": section.reward_workers, "failed": section.reward_failed}
-        rewards = until_begun.enter_context(Rewards(wanted.functions, **how))
+        called = Rewards(
+            wanted.functions,
+            limit=section.reward_timeout,
+            workers=section.reward_workers,
+            failed=section.reward_failed,
+        )
+        rewards = until_begun.enter_context(called)
         _try_out(rewards, section, data.asked.prompts)
         state = _first_state(session, wanted, reader, answers, donate=donate)
         if names := scaled_by_reference(state.ppo):

@@ -3,13 +3,11 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record, shown
+from icegrt_jax.data.records import Instruction, Kind, Prompt, Ranking, shown
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
-
-Kind = TypeVar("Kind", bound=Record)
 
 EXPECTED = {
     Prompt: "a string, a chat or {'prompt', 'reference'}",

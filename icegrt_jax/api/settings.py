@@ -50,7 +50,8 @@ def session(model: Model, seed: int, mesh: MeshOptions | Mapping, within: Length
     """Devices, keys and tokenizer of a training that starts from `model`."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"seed={seed!r}; expected a whole number.")
-    options = section(MeshOptions(), *((None, mesh) if isinstance(mesh, Mapping) else (mesh, {})), "mesh")
+    whole, changes = (None, mesh) if isinstance(mesh, Mapping) else (mesh, {})
+    options = section(MeshOptions(), whole, changes, "mesh")
     return Session(
         mesh=make_mesh(**dataclasses.asdict(options)),
         tokenizer=model.tokenizer,

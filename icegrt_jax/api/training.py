@@ -4,7 +4,7 @@ import contextlib
 import io
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -54,7 +54,8 @@ class Training:
         self.metrics: list[dict[str, Any]] = []
         self.state = shard_tree(state, session.mesh)
         self._result, self._steps = result, loop.steps
-        self._seen, self._made = seen, None
+        self._seen = seen
+        self._made: Model | None = None
         self._open = open_ or contextlib.ExitStack()
         self._walk = self._steps_of(loop, progress)
 
@@ -93,7 +94,7 @@ class Training:
             pass
         return self.model
 
-    def _steps_of(self, loop: Loop, shown: bool) -> Iterator[tuple]:
+    def _steps_of(self, loop: Loop, shown: bool) -> Generator[tuple, None, None]:
         with self._open as open_:
             writer = open_.enter_context(Writers([_Rows(self.metrics)]))
             stream = None if shown else io.StringIO()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.hf.hub import local_folder
 from icegrt_jax.runs import tokenizers
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "instruction": records.Instruction,
     "ranking": records.Ranking,
     "prompt": records.Prompt,
@@ -35,7 +36,8 @@ QUANTILES = {"median": 50, "90 %": 90, "99 %": 99, "longest": 100}
 
 def main(command: str, **flags) -> None:
     """Runs `icegrt data check` or `icegrt data build`; the flags are the command line's."""
-    {"check": check, "build": build}[command](**flags)
+    programs: dict[str, Callable[..., None]] = {"check": check, "build": build}
+    programs[command](**flags)
 
 
 def check(
@@ -48,11 +50,14 @@ def check(
     """
     if length and not (config or tokenizer):
         raise UserError("--length counts tokens; give --tokenizer or --config as well.")
-    loaded = load_source(source, kind=KINDS[kind], data_dir=data_dir)
+    loaded: Sequence[Any] = load_source(source, kind=KINDS[kind], data_dir=data_dir)
     print(f"{source}: {len(loaded)} {kind} records, all valid")
-    if not (config or tokenizer):
+    if tokenizer:
+        reader = load_tokenizer(local_folder(tokenizer))
+    elif config:
+        reader = _tokenizer_of(config, kind)
+    else:
         return print("for their lengths in tokens give --config or --tokenizer")
-    reader = load_tokenizer(local_folder(tokenizer)) if tokenizer else _tokenizer_of(config, kind)
     sizes = [size for record in loaded for size in token_counts(record, reader)]
     shown = (f"{name} {int(np.percentile(sizes, q, method='higher'))}" for name, q in QUANTILES.items())
     print(f"tokens: {', '.join(shown)}{' (of answers with their prompt)' if kind == 'ranking' else ''}")
@@ -96,6 +101,6 @@ def _show_fit(
 
 def build(*, source: str, kind: str, data_dir: str, name: str, split: str, out: str) -> None:
     """Writes the records of a source as one split of the TFDS dataset OUT/NAME."""
-    loaded = load_source(source, kind=KINDS[kind], data_dir=data_dir)
+    loaded: Sequence[Any] = load_source(source, kind=KINDS[kind], data_dir=data_dir)
     folder = build_dataset({split: loaded}, name, out)
     print(f"{folder}: {len(loaded)} {kind} records; read them with tfds:{name}@{os.path.abspath(out)}#{split}")

@@ -76,7 +76,7 @@ def check(config: Options, workdir: pathlib.Path, *stages: str) -> list[str]:
     warnings = changed
     if "ppo" in due and config.ppo.rewards:
         asked = [reading for reading in readings(config, "ppo", policy, reward) if reading.kind is Prompt]
-        loaded = [_records(reading, config, workdir) or [] for reading in asked]
+        loaded: list[list[Any]] = [_records(reading, config, workdir) or [] for reading in asked]
         warnings += rewards.try_out(config.ppo, [record for records in loaded for record in records[:TRIED]])
     warnings += model_folders.check(due, config.model, config.reward, _policy_lengths(config))
     for stage in due:
@@ -119,16 +119,16 @@ def readings(config: Options, stage: str, policy: ChatTokenizer, reward: ChatTok
         for reading in _weighted("ppo.sources", section, Prompt, prompt_fit, length):
             yield _judged(reading, judge_of(reading.key.removeprefix("ppo.sources.")))
         if section.ptx.coef:
-            fit = lambda records: fit_examples(records, policy, section.ptx.length, "drop")
+            replay_fit = lambda records: fit_examples(records, policy, section.ptx.length, "drop")
             length = _tokens("ppo.ptx.length", section.ptx.length)
-            yield from _weighted("ppo.ptx.sources", section.ptx, Instruction, fit, length)
+            yield from _weighted("ppo.ptx.sources", section.ptx, Instruction, replay_fit, length)
     elif stage == "evaluate":
-        fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, "drop")
+        asked_fit = lambda records: fit_prompts(records, policy, config.max_prompt_length, "drop")
         length = _tokens("max_prompt_length", config.max_prompt_length)
         for group in ("domain", "general"):
             judge_of = judging.of_evaluation(section, group, config.domain)
             for name, spec in getattr(section, group).items():
-                reading = Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit)
+                reading = Reading(f"evaluate.{group}.{name}", spec, Prompt, asked_fit, length, section.limit)
                 yield _judged(reading, judge_of(name))
 
 

@@ -62,9 +62,15 @@ class Generation:
         >>> out.rollout().responses.shape
         (1, 4)
         """
-        arrays = (self.prompts, self.prompt_mask, self.tokens, self.mask, self.logprobs, self.finished)
-        temperature = None if self.sampler is None else self.sampler.temperature
-        return Rollout(*map(jnp.asarray, arrays), temperature=temperature)
+        return Rollout(
+            jnp.asarray(self.prompts),
+            jnp.asarray(self.prompt_mask),
+            jnp.asarray(self.tokens),
+            jnp.asarray(self.mask),
+            jnp.asarray(self.logprobs),
+            jnp.asarray(self.finished),
+            temperature=None if self.sampler is None else self.sampler.temperature,
+        )
 
 
 def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
