@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from icegrt_jax.config.options import Options
+from icegrt_jax.config.options import Options, OriginOptions, RewardOptions
 from icegrt_jax.data import losses, records
 from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings, token_counts
 from icegrt_jax.data.sources import load_source
@@ -55,7 +55,7 @@ def check(
     if tokenizer:
         reader = load_tokenizer(local_folder(tokenizer))
     elif config:
-        reader = _tokenizer_of(config, kind)
+        reader = _tokenizer_of(config, config.reward, kind)
     else:
         return print("for their lengths in tokens give --config or --tokenizer")
     sizes = [size for record in loaded for size in token_counts(record, reader)]
@@ -66,10 +66,10 @@ def check(
         _show_fit(loaded, FITS[kind], reader, f"{key}={tokens} tokens", tokens, overlong)
 
 
-def _tokenizer_of(config: Options, kind: str) -> ChatTokenizer:
+def _tokenizer_of(origin: OriginOptions, reward: RewardOptions, kind: str) -> ChatTokenizer:
     """The one that reads records of a kind in a run: rankings are the reward model's."""
-    own = tokenizers.reward_tokenizer(config.reward) if kind == "ranking" else None
-    return own or tokenizers.future_tokenizer(config)
+    own = tokenizers.reward_tokenizer(reward) if kind == "ranking" else None
+    return own or tokenizers.future_tokenizer(origin)
 
 
 def _lengths(config: Options | None, kind: str) -> Iterator[tuple[str, int, str]]:

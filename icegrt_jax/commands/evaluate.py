@@ -40,7 +40,7 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
     run = rundir.start(config, workdir)
     folder = run.folder("evaluate")
     if not rundir.finished(run, "evaluate"):
-        domain, general = (_questions(run, config, group) for group in ("domain", "general"))
+        domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
         stages = [("base", *stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps)))]
         stages.append(("ICE-Instruct", *stage_models.stage_params(run, "sft", "policy")))
         if rundir.finished(run, "ppo"):
@@ -87,11 +87,11 @@ def _spread(count: int, wanted: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(wanted, count)).round()]
 
 
-def _questions(run: rundir.Run, config: Options, group: str) -> judging.Questions:
-    limit, longest = config.evaluate.limit, run.lengths.max_prompt_length
-    loaded = run.load(getattr(config.evaluate, group), Prompt)
+def _questions(run: rundir.Run, section: EvaluateOptions, domain: str, group: str) -> judging.Questions:
+    limit, longest = section.limit, run.lengths.max_prompt_length
+    loaded = run.load(getattr(section, group), Prompt)
     limited = {source: records[: limit or None] for source, records in loaded.items()}
-    asked = judging.questions(limited, judging.of_evaluation(config.evaluate, group, config.domain))
+    asked = judging.questions(limited, judging.of_evaluation(section, group, domain))
     fitting = [i for i, p in enumerate(asked.prompts) if len(encode_prompt(p, run.tokenizer)) <= longest]
     if len(fitting) < len(asked):
         print(f"evaluate  {len(asked) - len(fitting)} of {len(asked)} prompts are over {longest} tokens: left out")

@@ -4,21 +4,20 @@ import pathlib
 from collections.abc import Iterable
 
 from icegrt_jax import files, plugins
-from icegrt_jax.config.options import Options
+from icegrt_jax.config.options import EvaluateOptions, PPOOptions, RewardOptions
 
 DATA = "domain.json"  # in WORKDIR/data: the domain that wrote it
 
 
-def names(config: Options) -> dict[str, tuple[str, ...]]:
+def names(domain: str, reward: RewardOptions, ppo: PPOOptions, evaluate: EvaluateOptions) -> dict[str, tuple[str, ...]]:
     """{stage: FILE.py:NAME, …} of the user's code that a stage runs itself; its data are noted apart."""
-    ranks = config.reward.steps and config.reward.on_policy_k
-    ppo, evaluate = config.ppo, config.evaluate
+    ranks = reward.steps and reward.on_policy_k
     named = {
-        "reward": [config.domain] if ranks else [],
+        "reward": [domain] if ranks else [],
         "ppo": [ppo.judge, *ppo.judges.values(), *ppo.rewards.values()],
         "evaluate": [evaluate.judge, evaluate.general_judge, *evaluate.judges.values()],
     }
-    of_domain = lambda name: config.domain if name == "domain" else name
+    of_domain = lambda name: domain if name == "domain" else name
     return {
         stage: tuple(spec for spec in map(of_domain, every) if plugins.is_own(spec)) for stage, every in named.items()
     }

@@ -55,7 +55,7 @@ def start(config: Options, workdir: pathlib.Path) -> Run:
         data_dir=config.data_dir,
         lengths=config.lengths,
         rollout_tensor=config.mesh.rollout_tensor,
-        own_code=own_code.names(config),
+        own_code=own_code.names(config.domain, config.reward, config.ppo, config.evaluate),
     )
 
 
