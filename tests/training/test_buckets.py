@@ -36,11 +36,11 @@ def test_rows_hold_what_they_must_and_divide_over_blocks_and_devices(seed, block
     for _ in range(40):
         lengths = rng.integers(1, rng.integers(2, 33), 32).tolist()
         rows = fewest_tokens(needed_by(lengths), widths=WIDE, sequences=32, length=32, blocks=blocks, parts=parts)
-        assert reference_first_fit(lengths, rows.width)[1] <= rows.count <= 32 and rows.width >= max(lengths)
-        assert rows.count % (blocks * parts) == 0 and rows.count * rows.width**2 <= 32 * 32**2
+        assert reference_first_fit(lengths, rows.width)[1] <= rows.height <= 32 and rows.width >= max(lengths)
+        assert rows.height % (blocks * parts) == 0 and rows.height * rows.width**2 <= 32 * 32**2
         alone = next(width for width in WIDE if width >= max(lengths))
-        assert rows.count * rows.width <= 32 * alone
-        found.add(rows.count)
+        assert rows.height * rows.width <= 32 * alone
+        found.add(rows.height)
     assert found <= {4, 8, 16, 24, 32}
 
 
@@ -67,14 +67,16 @@ def test_every_minibatch_fits_into_its_rows_and_they_hold_fewer_tokens(seed):
     score, update = fitted(state, rollout).packing
     total = jnp.asarray(sum(lengths), jnp.int32)
     groups = {score: total[None], update: total[minibatch_order(state.key, state.step, state.ppo, rows)]}
-    assert score.count * score.width < 0.8 * rows * (prompt + new) and update.count <= rows // 4
+    assert score.height * score.width < 0.8 * rows * (prompt + new) and update.height <= rows // 4
     for size, members in groups.items():
         for group in members:
-            row, column, used = first_fit(group, size.count, size.width)
-            assert used <= size.count and (column + group <= size.width).all()
-    assert score.count % 8 == 0 and update.count % 2 == 0
+            row, column, used = first_fit(group, size.height, size.width)
+            assert used <= size.height and (column + group <= size.width).all()
+    assert score.height % 8 == 0 and update.height % 2 == 0
     alone = fitted(state, rollout, pack=False).packing
-    assert (alone.score.count, alone.update.count) == (64, 16) and alone.score.width == bucketed(int(total.max()), 256)
+    assert (alone.score.height, alone.update.height) == (64, 16) and alone.score.width == bucketed(
+        int(total.max()), 256
+    )
 
 
 def test_few_sequences_need_few_sizes():
@@ -86,7 +88,7 @@ def test_few_sequences_need_few_sizes():
             lengths = (rng.integers(35, 129, 16) + np.minimum(rng.geometric(0.01, 16), 128)).tolist()
             needed = [reference_first_fit(lengths, w)[1] if w >= max(lengths) else 17 for w in wide]
             rows = fewest_tokens(needed, widths=wide, sequences=16, length=length, blocks=1, parts=1)
-            assert reference_first_fit(lengths, rows.width)[1] <= rows.count and rows.width >= max(lengths)
+            assert reference_first_fit(lengths, rows.width)[1] <= rows.height and rows.width >= max(lengths)
             found.add(rows)
-            held, real = held + rows.count * rows.width, real + sum(lengths)
+            held, real = held + rows.height * rows.width, real + sum(lengths)
         assert len(found) <= 4 and held < 1.4 * real, (found, held / real)
