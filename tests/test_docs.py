@@ -13,7 +13,7 @@ import types
 import pytest
 
 import icegrt_jax as ice
-from icegrt_jax import cli
+from icegrt_jax import cli, commands
 from icegrt_jax.config import default_config
 from icegrt_jax.config.file import flatten, load_config
 from icegrt_jax.data import sources
@@ -139,7 +139,7 @@ def test_the_factors_of_the_paper_are_keys():
 def stand_ins(monkeypatch):
     """The stages that were called; each is replaced by one that does nothing."""
     calls = []
-    for name in cli.STAGES:
+    for name in commands.TABLE:
         stage = types.SimpleNamespace(main=lambda *args, called=name, **flags: calls.append(called))
         monkeypatch.setitem(sys.modules, f"icegrt_jax.commands.{name.replace('-', '_')}", stage)
     # Commands for several hosts have their flags checked, and then run alone.
@@ -185,11 +185,11 @@ def test_every_stage_and_make_target_named_exists(page):
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = [*code_spans(page), *"".join(blocks(page, "bash")).splitlines()]
     assert {m[1] for line in code if (m := re.match(r"make ([a-z][\w-]*)", line))} <= targets
-    assert {m[1] for line in code if (m := re.match(r"icegrt ([a-z][\w-]*)", line))} <= set(cli.STAGES)
+    assert {m[1] for line in code if (m := re.match(r"icegrt ([a-z][\w-]*)", line))} <= set(commands.TABLE)
 
 
 def test_the_readme_names_every_stage_and_nothing_of_this_machine():
-    assert [stage for stage in cli.STAGES if not re.search(rf"`{stage}`|icegrt {stage}", text("README.md"))] == []
+    assert [stage for stage in commands.TABLE if not re.search(rf"`{stage}`|icegrt {stage}", text("README.md"))] == []
     for page in PAGES:
         assert not re.search(r"\.\./shared|/work/|/tmp/|/home/", text(page))
 

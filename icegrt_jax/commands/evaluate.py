@@ -6,20 +6,25 @@ answered greedily. Best-of-n samples n answers of ICE-Instruct and keeps the one
 
 import collections
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from icegrt_jax import files
+from icegrt_jax.commands import leaving_models
 from icegrt_jax.config.options import DrawOptions, EvaluateOptions, Options, RewardOptions
-from icegrt_jax.data.encode import encode_prompt
+from icegrt_jax.data.encode import encode_prompt, fit_prompts
 from icegrt_jax.data.records import Prompt
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
 from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_table
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import generation, inputs, judging, notes, rundir, scoring, stage_models
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.runs import begin, generation, inputs, judging, notes, rundir, scoring, stage_models
 from icegrt_jax.runs.sections import sampler_for
+from icegrt_jax.runs.stage import Reading, Stage
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
 from icegrt_jax.training.progress import Progress
@@ -29,8 +34,7 @@ Grades = list[dict[str, float]]
 
 def main(config: Options, workdir: pathlib.Path) -> None:
     """Asks every finished stage's model the same questions, after a check of all that will be read."""
-    notes.warn("evaluate", inputs.check(config, workdir, "evaluate"))
-    compare(config, workdir)
+    begin.alone(STAGE, config, workdir)
 
 
 def compare(config: Options, workdir: pathlib.Path) -> None:
@@ -41,10 +45,8 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
     folder = run.folder("evaluate")
     if not rundir.finished(run, "evaluate"):
         domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
-        stages = [("base", *stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps)))]
-        stages.append(("ICE-Instruct", *stage_models.stage_params(run, "sft", "policy")))
-        if rundir.finished(run, "ppo"):
-            stages.append(("ICE-GRT", *stage_models.stage_params(run, "ppo", "policy")))
+        base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
+        stages = [("base", *base), *_stages(run)]
         _audit(run, [*domain.prompts, *general.prompts])
         rows = {}
         best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
@@ -73,6 +75,16 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
         sync.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
         rundir.finish(run, "evaluate", step=len(rows), models={})
     show(folder)
+
+
+def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
+    """Row, shape and parameters of the policy that each finished stage has left."""
+    rows = {command.name: command.leaves["policy"].row for command in leaving_models() if "policy" in command.leaves}
+    return [
+        (row, *stage_models.stage_params(run, name, "policy"))
+        for name, row in rows.items()
+        if row not in ("", "base") and rundir.finished(run, name)
+    ]
 
 
 def show(folder: pathlib.Path) -> None:
@@ -205,3 +217,23 @@ def _by_task(tasks: list[str], gold: list[float]) -> dict[str, float]:
         by_task[task].append(grade)
     scores = {f"general/{task}": sum(by_task[task]) / len(by_task[task]) for task in sorted(by_task)}
     return {"general": sum(scores.values()) / len(scores), **scores}
+
+
+def readings(section: EvaluateOptions, domain: str, longest: int, policy: ChatTokenizer) -> Iterator[Reading]:
+    """The prompts of both groups."""
+    fit = lambda records: fit_prompts(records, policy, longest, "drop")
+    length = inputs.tokens("max_prompt_length", longest)
+    for group in ("domain", "general"):
+        judge_of = judging.of_evaluation(section, group, domain)
+        for name, spec in getattr(section, group).items():
+            reading = Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit)
+            yield inputs.judged(reading, judge_of(name))
+
+
+STAGE = Stage(
+    "evaluate",
+    compare,
+    due=lambda config: True,
+    readings=lambda config, policy, _: readings(config.evaluate, config.domain, config.max_prompt_length, policy),
+    only_measures=True,
+)

@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 
+from icegrt_jax import commands
 from icegrt_jax.config.options import Options
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
@@ -59,7 +60,7 @@ def main(
         write_hf(folder, model, params, tokenizer, dtype=dtype)
         load = LANGUAGE_MODEL if role == "policy" else SCORES
         load = load.format(folder=path.name, end=tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.eos_id))
-        card.write(folder, config, workdir, stage, role, model, load)
+        _write_card(folder, config, workdir, stage, role, model, load)
     print(f"{out}: the {role} model of {stage}, {model.num_params} parameters as {dtype}")
 
 
@@ -85,7 +86,7 @@ def write_adapter(
             whole = read_base(workdir / stage, model, own, record)
             write_hf(_made(folder / BASE), model, whole, _tokenizer(run, role), dtype=dtype)
             kept = f"{kept}, written to {path / BASE}"
-        card.write(folder, config, workdir, stage, role, model, _how_to_load(path, role, record, base))
+        _write_card(folder, config, workdir, stage, role, model, _how_to_load(path, role, record, base))
     stored = "" if record.base_dtype == "float32" else f", trained with it stored as {record.base_dtype}"
     print(f"{out}: the {role} adapter of {stage}, rank {record.lora.rank}; its base is {kept}{stored}")
 
@@ -103,6 +104,18 @@ def _place(record: PartRecord, path: pathlib.Path) -> str:
         return str((path / BASE).absolute())
     folder = pathlib.Path(record.base["path"]).expanduser()
     return str(folder.absolute()) if folder.exists() else record.base["path"]
+
+
+def _write_card(
+    folder: pathlib.Path, config: Options, workdir: pathlib.Path, stage: str, role: str, model: ModelConfig, load: str
+) -> None:
+    """The model card, with what the table of commands says of the model."""
+    names = [command.name for command in commands.leaving_models()]
+    left = commands.TABLE[stage].leaves.get(role) or commands.Left(f"the {role} model of the {stage} stage")
+    card.write(
+        folder, config, workdir, stage, role, model, load,
+        what=left.what, row=left.row, stages=names[: names.index(stage) + 1],
+    )  # fmt: skip
 
 
 def _how_to_load(path: pathlib.Path, role: str, record: PartRecord, base: str) -> str:

@@ -2,27 +2,33 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward
-from icegrt_jax.config.options import KLOptions, Options, PPOOptions
+from icegrt_jax.config.options import KLOptions, LengthOptions, Options, PPOOptions, RecordOptions
+from icegrt_jax.data.encode import fit_examples, fit_prompts
 from icegrt_jax.data.records import Instruction, Prompt
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import batch_check, generation, inputs, iteration, judging, loop, notes, ppo_data, rundir, scoring
+from icegrt_jax.report import panels
+from icegrt_jax.runs import begin, generation, inputs, iteration, judging, loop, notes, ppo_data, rundir, scoring
 from icegrt_jax.runs.reward_model import Asked, normalization_prompts
 from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference
-from icegrt_jax.runs.rewards import own_rewards
+from icegrt_jax.runs.rewards import own_rewards, try_out
 from icegrt_jax.runs.roles import finished_stages, initial_state
+from icegrt_jax.runs.stage import Reading, Stage
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.state import TrainState
 
+TRIED = 2  # records of a source that reward functions are tried on
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
 def main(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT, after a check of all that will be read."""
-    notes.warn("ppo", inputs.check(config, workdir, "ppo"))
-    train(config, workdir)
+    begin.alone(STAGE, config, workdir)
 
 
 def train(config: Options, workdir: pathlib.Path) -> None:
@@ -30,10 +36,8 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     if not config.ppo.iterations:
         return
     check_given_reward(config.reward, config.ppo.iterations, config.reward_model)
-    batch_check.check_batches(config.mesh, {"ppo": config.ppo}, workdir)
-    rundir.require(workdir, "ppo", "sft", *(["reward"] if config.reward_model else []))
-    run = rundir.start(config, workdir)
-    if rundir.finished(run, "ppo"):
+    run = begin.begin(STAGE, config, workdir)
+    if run is None:
         return
     ppo, log = config.ppo, config.log
     frozen, shared_base = config.model.param_dtype, config.roles.shared_base
@@ -150,3 +154,43 @@ def _sample_rows(step: int, sampled: iteration.Sampled, metrics: dict) -> list[d
         rewards = {"rewards": sampled.answer.of(i)} if sampled.answer.values else {}
         rows.append({**row, **score, **rewards})
     return rows
+
+
+def readings(ppo: PPOOptions, domain: str, lengths: LengthOptions, policy: ChatTokenizer) -> Iterator[Reading]:
+    """The prompts and, where some is replayed, the supervised data."""
+    yield from asked(ppo, domain, lengths, policy)
+    if ppo.ptx.coef:
+        fit = lambda records: fit_examples(records, policy, ppo.ptx.length, "drop")
+        length = inputs.tokens("ppo.ptx.length", ppo.ptx.length)
+        yield from inputs.weighted("ppo.ptx.sources", ppo.ptx, Instruction, fit, length)
+
+
+def asked(ppo: PPOOptions, domain: str, lengths: LengthOptions, policy: ChatTokenizer) -> Iterator[Reading]:
+    """The prompts."""
+    fit = lambda records: fit_prompts(records, policy, lengths.max_prompt_length, lengths.overlong_prompts)
+    length, judge_of = inputs.tokens("max_prompt_length", lengths.max_prompt_length), judging.of_ppo(ppo, domain)
+    for reading in inputs.mixture("ppo", ppo, Prompt, fit, length):
+        yield inputs.judged(reading, judge_of(reading.key.removeprefix("ppo.sources.")))
+
+
+def check_rewards(
+    ppo: PPOOptions, lengths: LengthOptions, origin: RecordOptions, workdir: pathlib.Path, policy: ChatTokenizer
+) -> list[str]:
+    """Tries the functions of the user's on some records of each source; returns warnings."""
+    if not ppo.rewards:
+        return []
+    prompts = asked(ppo, origin.domain, lengths, policy)
+    loaded: list[list[Any]] = [inputs.records_of(reading, origin, workdir) or [] for reading in prompts]
+    return try_out(ppo, [record for records in loaded for record in records[:TRIED]])
+
+
+STAGE = Stage(
+    "ppo",
+    train,
+    steps=lambda config: config.ppo.iterations,
+    needs=lambda config: ("sft", "reward") if config.reward_model else ("sft",),
+    readings=lambda config, policy, _: readings(config.ppo, config.domain, config, policy),
+    check=lambda config, *more: check_rewards(config.ppo, config, config, *more),
+    title="ICE-GRT: PPO",
+    panels=panels.PPO,
+)

@@ -2,10 +2,15 @@
 
 import pathlib
 
+from icegrt_jax.commands import leaving_models
 from icegrt_jax.config.options import Options
 from icegrt_jax.report.build import build
+from icegrt_jax.runs.stage import Stage
 
 
 def main(config: Options, workdir: pathlib.Path) -> None:
     """Writes WORKDIR/report; can be called while a stage trains."""
-    build(config, workdir)
+    build(config, workdir, [command.get("STAGE") for command in leaving_models()])
+
+
+STAGE = Stage("report", main)

@@ -8,18 +8,22 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 from icegrt_jax.config.checks import check_given_reward, short_reward
 from icegrt_jax.config.choices import ParamDtype
-from icegrt_jax.config.options import Options, RewardOptions
+from icegrt_jax.config.options import LengthOptions, Options, RecordOptions, RewardOptions, Specs
+from icegrt_jax.data.encode import fit_prompts, fit_rankings
 from icegrt_jax.data.pipeline import ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import CheckedDomain
 from icegrt_jax.domains import load as load_domain
+from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.quantize import stored_as
-from icegrt_jax.runs import batch_check, generation, inputs, loop, notes, rundir, scoring, stage_models, tokenizers
+from icegrt_jax.report import panels
+from icegrt_jax.runs import begin, generation, inputs, loop, notes, rundir, scoring, stage_models, tokenizers
 from icegrt_jax.runs.reward_model import (
     Asked,
     first_state,
@@ -32,14 +36,14 @@ from icegrt_jax.runs.reward_model import (
     sample_instruct,
 )
 from icegrt_jax.runs.roles import INSTRUCT
+from icegrt_jax.runs.stage import Fit, Reading, Stage
 from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.updates import reward_update
 
 
 def main(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward, after a check of all that will be read."""
-    notes.warn("reward", inputs.check(config, workdir, "reward"))
-    train(config, workdir)
+    begin.alone(STAGE, config, workdir)
 
 
 def train(config: Options, workdir: pathlib.Path) -> None:
@@ -48,10 +52,8 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     check_given_reward(section, config.ppo.iterations, config.reward_model)
     if not section.steps and section.init in ("sft", "scratch"):
         return
-    batch_check.check_batches(config.mesh, {"reward": config.reward}, workdir)
-    rundir.require(workdir, "reward", "sft")
-    run = rundir.start(config, workdir)
-    if rundir.finished(run, "reward"):
+    run = begin.begin(STAGE, config, workdir)
+    if run is None:
         return
     tokenizer = tokenizers.reward_tokenizer(section, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
@@ -153,3 +155,76 @@ def rank_own_answers(run: rundir.Run, domain: CheckedDomain, like: Asked, k: int
             ranks = domain.rank(prompt, own, f"{run.seed}/own/{i}")
             rankings.append(Ranking(prompt.prompt, own, ranks, prompt.meta))
     sync.main_first(path, lambda: write_jsonl(path, rankings))
+
+
+def readings(
+    section: RewardOptions, domain: str, lengths: LengthOptions, policy: ChatTokenizer, reward: ChatTokenizer
+) -> Iterator[Reading]:
+    """What ICE-Reward is trained and measured on, and the prompts whose answers are to be ranked."""
+
+    def fit(records):
+        k = max(len(record.responses) for record in records)
+        return fit_rankings(records, reward, section.length, k, section.overlong)
+
+    length = inputs.tokens("reward.length", section.length)
+    later = lambda spec: spec == inputs.OWN_RANKINGS and bool(section.on_policy_k)
+    if section.steps:
+        for reading in inputs.mixture("reward", section, Ranking, fit, length):
+            yield dataclasses.replace(reading, later=later(reading.spec))
+    for name, spec in section.heldout.items():
+        yield Reading(f"reward.heldout.{name}", spec, Ranking, fit, length, section.heldout_limit, later(spec))
+    if section.steps and domain and section.on_policy_k and (found := load_domain(domain)).ranks:
+        spec, asked = "jsonl:{workdir}/data/ranking_prompts.jsonl", _asked(lengths, policy)
+        length = inputs.tokens("max_prompt_length", lengths.max_prompt_length)
+        yield Reading("reward.on_policy_k", spec, Prompt, asked, length, check=found.check_ranking)
+
+
+def _asked(lengths: LengthOptions, policy: ChatTokenizer) -> Fit:
+    """Of prompts those that the stage has ICE-Instruct answer."""
+    overlong = "keep" if lengths.overlong_prompts == "keep" else "drop"
+    return lambda records: fit_prompts(records, policy, lengths.max_prompt_length, overlong)
+
+
+def check_normalization(
+    wanted: int,
+    specs: Specs,
+    lengths: LengthOptions,
+    origin: RecordOptions,
+    workdir: pathlib.Path,
+    policy: ChatTokenizer,
+) -> list[str]:
+    """Refuses a stage that would end without a prompt to normalise its scores on.
+
+    Args:
+      wanted: reward.normalize_on. specs: ppo.sources.
+    """
+    if not specs or wanted < 1:
+        raise UserError(
+            f"reward.normalize_on={wanted} with {len(specs)} ppo.sources: scores are normalised on ICE-Instruct's "
+            "answers to prompts of ppo.sources; name one, and a number of 1 or more."
+        )
+    fit, length = _asked(lengths, policy), inputs.tokens("max_prompt_length", lengths.max_prompt_length)
+    problems = []
+    for name, spec in specs.items():
+        try:
+            inputs.check_reading(Reading(f"ppo.sources.{name}", spec, Prompt, fit, length), origin, workdir)
+            return []
+        except inputs.NothingLeft as error:
+            problems.append(str(error))
+    raise UserError(f"no prompt to normalise the scores on (reward.normalize_on): {' '.join(problems)}")
+
+
+STAGE = Stage(
+    "reward",
+    train,
+    steps=lambda config: config.reward.steps,
+    # A finished one is measured and normalised, if not trained.
+    due=lambda config: bool(config.reward.steps) or config.reward.init not in ("sft", "scratch"),
+    needs=lambda config: ("sft",),
+    readings=lambda config, *tokenizers: readings(config.reward, config.domain, config, *tokenizers),
+    check=lambda config, *more: check_normalization(
+        config.reward.normalize_on, config.ppo.sources, config, config, *more
+    ),
+    title="ICE-Reward: the reward model",
+    panels=panels.REWARD,
+)

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from icegrt_jax.commands import leaving_models
 from icegrt_jax.config.options import DrawOptions, Options
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, write_jsonl
@@ -11,8 +12,6 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.runs import generation, rundir, stage_models
 from icegrt_jax.runs.sections import sampler_for
-
-STAGES = ("pretrain", "sft", "ppo")
 
 
 def main(
@@ -31,8 +30,8 @@ def main(
     All ranks are 1, a tie that teaches nothing: whoever ranks the answers replaces them (1 is best).
 
     Args:
-      checkpoint: "pretrain", "sft" or "ppo" of this workdir, or a Hugging Face folder, which is asked with
-        its own tokenizer and chat template.
+      checkpoint: "pretrain", "sft", "ppo" or another stage of this workdir that leaves a policy, or a Hugging Face
+        folder, which is asked with its own tokenizer and chat template.
       prompts: source of prompt records, "FORMAT:PATH".
       out: the .jsonl file.
       num_samples: K; equal answers to a prompt are written once, empty ones never.
@@ -47,7 +46,7 @@ def main(
         raise UserError(f"--out={out}; expected a name ending in .jsonl.")
     run = rundir.start(config, workdir)
     records = load_source(prompts, kind=Prompt, data_dir=config.data_dir, workdir=str(workdir))
-    if checkpoint in STAGES:
+    if checkpoint in [command.name for command in leaving_models() if "policy" in command.leaves]:
         model = Model(*stage_models.stage_params(run, checkpoint, "policy"), run.tokenizer)
     else:
         model = load_hf_model(checkpoint)  # with its own tokenizer, which need not be the run's

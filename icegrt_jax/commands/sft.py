@@ -4,20 +4,32 @@ import pathlib
 
 from icegrt_jax.config.options import Options
 from icegrt_jax.data.records import Instruction
-from icegrt_jax.runs import batch_check, inputs, notes, rundir, sections, supervised
+from icegrt_jax.report import panels
+from icegrt_jax.runs import begin, sections, supervised
+from icegrt_jax.runs.stage import Stage
 
 
 def main(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct, after a check of all that will be read."""
-    notes.warn("sft", inputs.check(config, workdir, "sft"))
-    train(config, workdir)
+    begin.alone(STAGE, config, workdir)
 
 
 def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
-    batch_check.check_batches(config.mesh, {"sft": config.sft}, workdir)
-    rundir.require(workdir, "sft", *(["pretrain"] if config.pretrain.steps else []))
-    supervised.train_policy(
-        rundir.start(config, workdir), "sft", Instruction, config.sft, config.model, config.log,
-        lora=sections.lora_config(config.sft.lora), pretrained=bool(config.pretrain.steps),
-    )  # fmt: skip
+    if run := begin.begin(STAGE, config, workdir):
+        supervised.train_policy(
+            run, "sft", Instruction, config.sft, config.model, config.log,
+            lora=sections.lora_config(config.sft.lora), pretrained=bool(config.pretrain.steps),
+        )  # fmt: skip
+
+
+STAGE = Stage(
+    "sft",
+    train,
+    steps=lambda config: config.sft.steps,
+    due=lambda config: True,
+    needs=lambda config: ("pretrain",) if config.pretrain.steps else (),
+    readings=lambda config, policy, _: supervised.readings("sft", config.sft, Instruction, policy),
+    title="ICE-Instruct: supervised fine-tuning",
+    panels=panels.LANGUAGE_MODEL,
+)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from icegrt_jax import plugins
+from icegrt_jax.config import own as own_sections
 from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.config.convert import read
 from icegrt_jax.config.options import (
@@ -94,6 +95,9 @@ def check_options(options: Options) -> None:
     _at_least(1, "log.", options.log, "every checkpoint_every ppo_checkpoint_every samples_every")
     for name, section in (("pretrain", options.pretrain), ("sft", options.sft), ("reward", options.reward)):
         _check_trained(name, section)
+    for name in own_sections.SECTIONS:
+        if isinstance(mine := getattr(options, name, None), SupervisedOptions):
+            _check_trained(name, mine)
     if options.model.path and options.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
     _at_least(0, "reward.", options.reward, "score_length")

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
+from icegrt_jax.config import own
 from icegrt_jax.config.choices import check_choice
 from icegrt_jax.config.file import flatten, nearest
 from icegrt_jax.config.options import OptimizerOptions, Options
@@ -20,8 +21,8 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", st
 
 def default_config() -> ConfigDict:
     """The complete config, locked but for the groups named freely (sources, weights, domain_sizes)."""
-    config = to_config(Options()).lock()
-    for key in _named_groups(Options(), ""):
+    config = to_config(own.defaults()).lock()
+    for key in _named_groups(own.defaults(), ""):
         functools.reduce(operator.getitem, key.split("."), config).unlock()
     return config
 
@@ -41,7 +42,7 @@ def read(config: ConfigDict) -> Options:
 
     Raises UserError for an unknown key, a value of another type, and one that is none of the choices.
     """
-    return _read(Options(), config.to_dict(), "")
+    return _read(own.defaults(), config.to_dict(), "")
 
 
 def with_values(section: Section, values: Mapping[str, Any], group: str = "") -> Section:

@@ -6,6 +6,7 @@ writes `report/*.png` and `report/index.html`, a single file that can be sent by
 
 import io
 import pathlib
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 
@@ -17,22 +18,20 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.table import columns_of
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import curves, page
+from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
 
-_STAGES = {
-    "pretrain": ("Base model: next-token training", curves.LANGUAGE_MODEL),
-    "sft": ("ICE-Instruct: supervised fine-tuning", curves.LANGUAGE_MODEL),
-    "reward": ("ICE-Reward: the reward model", curves.REWARD),
-    "ppo": ("ICE-GRT: PPO", curves.PPO),
-}
 
+def build(config: Options, workdir: pathlib.Path, stages: Sequence[Stage]) -> None:
+    """Writes `workdir/report/`; what a run has not done yet is said on the page. Refuses one that has done nothing.
 
-def build(config: Options, workdir: pathlib.Path) -> None:
-    """Writes `workdir/report/`; what a run has not done yet is said on the page. Refuses one that has done nothing."""
+    Args:
+      stages: that have curves.
+    """
     if not sync.is_main():
         return
     workdir = pathlib.Path(workdir)
-    made = [workdir / name / "metrics.jsonl" for name in _STAGES] + [workdir / "evaluate" / "results.json"]
+    made = [workdir / stage.name / "metrics.jsonl" for stage in stages] + [workdir / "evaluate" / "results.json"]
     if not any(path.exists() and path.stat().st_size for path in made):
         raise UserError(
             f"{workdir}: nothing to report, no stage has written metrics or results here; name the --workdir of a run, "
@@ -41,7 +40,7 @@ def build(config: Options, workdir: pathlib.Path) -> None:
     out = workdir / "report"
     out.mkdir(parents=True, exist_ok=True)
     results = _read(workdir / "evaluate" / "results.json")
-    sections = [_stage_section(workdir, name, out) for name in _STAGES]
+    sections = [_stage_section(workdir, stage, out) for stage in stages]
     sections.append(_evaluation_section(results, out))
     text = page.render(
         title=f"ICE-GRT run: {workdir.resolve().name}",
@@ -54,13 +53,13 @@ def build(config: Options, workdir: pathlib.Path) -> None:
     print(f"report: {out / 'index.html'}")
 
 
-def _stage_section(workdir: pathlib.Path, name: str, out: pathlib.Path) -> dict:
-    title, panels = _STAGES[name]
+def _stage_section(workdir: pathlib.Path, stage: Stage, out: pathlib.Path) -> dict:
+    name, title = stage.name, stage.title
     path = workdir / name / "metrics.jsonl"
     rows = read_metrics(path) if path.exists() else []
     if not rows:
         return {"name": name, "title": title, "note": f"No metrics of {name} in this run.", "images": []}
-    images = [_save(curves.training_figure(rows, panels, title), out / f"{name}.png")]
+    images = [_save(curves.training_figure(rows, stage.panels, title), out / f"{name}.png")]
     calibration = _read(workdir / name / "calibration.json")
     if calibration:
         images.append(_save(curves.calibration_figure(calibration), out / f"{name}_calibration.png"))

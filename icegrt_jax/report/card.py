@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from icegrt_jax import files
@@ -20,15 +21,6 @@ from icegrt_jax.runs.judging import DEFAULTS
 from icegrt_jax.training.restore import finished
 from icegrt_jax.version import __version__
 
-# Stage and role -> what it is, and its row in the table of `icegrt evaluate`.
-KINDS = {
-    ("pretrain", "policy"): ("the base language model", "base"),
-    ("sft", "policy"): ("ICE-Instruct, a language model after supervised fine-tuning", "ICE-Instruct"),
-    ("reward", "reward"): ("ICE-Reward, which scores an answer to a prompt", ""),
-    ("ppo", "policy"): ("ICE-GRT, a language model after PPO against ICE-Reward", "ICE-GRT"),
-    ("ppo", "value"): ("the critic of PPO, which estimates the return of a response so far", ""),
-}
-ORDER = ("pretrain", "sft", "reward", "ppo")
 # A folder of this machine: nobody else has it.
 LOCAL = re.compile(r"(?<![\w}.])~?/(?:[^/\s'\"]+/)+")
 
@@ -41,6 +33,10 @@ def write(
     role: str,
     model: ModelConfig,
     load: str,
+    *,
+    what: str,
+    row: str,
+    stages: Sequence[str],
 ) -> None:
     """Writes README.md beside an exported model.
 
@@ -51,8 +47,9 @@ def write(
       stage, role: whose model it is.
       model: its shape.
       load: the section on how it is loaded.
+      what: it is. row: its row in the table of `icegrt evaluate`, "" for none.
+      stages: up to this one, in their order.
     """
-    what, row = KINDS[stage, role]
     adapter = (folder / "adapter_config.json").is_file()
     scalar = role != "policy"
     about = (
@@ -65,7 +62,7 @@ def write(
     sections = [
         ("What it is", about),
         ("Base model", _base(config, base)),
-        ("Data", _data(config, stage)),
+        ("Data", _data(config, stages)),
         ("Results", _results(config, workdir, row) + _held_out(workdir, stage)),
         ("How to load", load),
         ("Config", f"```json\n{json.dumps(without_paths(to_config(config).to_dict()), indent=2)}\n```"),
@@ -106,13 +103,13 @@ def _licence_in(path: str) -> str:
     return f"see {found[0]} of that model" if found else f"{UNKNOWN} to this run; see that model's card"
 
 
-def _data(config: Options, stage: str) -> str:
+def _data(config: Options, stages: Sequence[str]) -> str:
     """Every source that this model or one before it was trained or measured on, with its licence where it is known."""
     groups = []
-    for name in ORDER[: ORDER.index(stage) + 1]:
-        section = getattr(config, name)
+    for name in stages:
+        section: Any = getattr(config, name, None)
         if getattr(section, "steps", getattr(section, "iterations", 0)):
-            groups.append((name, section.sources))
+            groups.append((name, getattr(section, "sources", {})))
         if name == "reward" and section.steps:
             groups.append(("reward, held out", section.heldout))
         if name == "ppo" and section.ptx.coef:

@@ -2,7 +2,6 @@
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib
 
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from icegrt_jax.evaluation.table import COLUMNS, Columns
+from icegrt_jax.report.panels import Panel
 
 _STYLE = {
     "figure.dpi": 110,
@@ -35,51 +35,6 @@ _LINES = ("#1f6fb4", "#d9692b", "#3a9160", "#8e5bb5")
 # Grey for where a run starts, blue for what it ends with.
 _MODELS = ("#a9b1ba", "#e2a458", "#6fae85", "#1f6fb4", "#8e5bb5", "#c95d6b")
 _FEW = 25  # up to so many points every one is drawn, unsmoothed
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One axes: its title and the names of its metrics, `*` standing for anything; `without` those it leaves out."""
-
-    title: str
-    names: tuple[str, ...]
-    smooth: bool = True  # False for what has no noise: smoothing would round its corners
-    without: tuple[str, ...] = ()
-
-
-LANGUAGE_MODEL = (
-    Panel("Loss (nats per token)", ("loss", "val*loss")),
-    Panel("Token accuracy", ("accuracy", "val*accuracy")),
-    Panel("Gradient norm", ("grad_norm",)),
-    Panel("Learning rate", ("lr", "learning_rate"), smooth=False),
-)
-REWARD = (
-    Panel("Ranking loss", ("loss", "val*loss")),
-    Panel("Accuracy on pairs", ("accuracy", "val*accuracy")),
-    Panel("Margin", ("margin", "val*margin")),
-    Panel("Gradient norm", ("grad_norm",)),
-)
-PPO = (
-    Panel("Score by the reward model", ("score_raw",)),
-    Panel("Own rewards", ("reward/*",), without=("*/known", "*/failed")),
-    Panel("Own rewards: share with an opinion", ("reward/*/known",)),
-    Panel("Own rewards: responses where one failed", ("reward/*/failed",), smooth=False),
-    Panel("Score, scaled", ("score_scaled",)),
-    Panel("Gold verdict", ("gold",)),
-    Panel("KL to the reference (nats)", ("kl",)),
-    Panel("KL coefficient", ("kl_coef",), smooth=False),
-    Panel("Return (sum of token rewards)", ("rewards",)),
-    Panel("Response length (tokens)", ("length",)),
-    Panel("Responses ended by EOS", ("eos_rate",)),
-    Panel("Entropy (nats per token)", ("entropy",)),
-    Panel("Policy loss", ("policy_loss",)),
-    Panel("Clipped fraction", ("clip_frac", "value_clip_frac")),
-    Panel("Ratio to the sampling policy", ("ratio", "ratio_max", "ratio_min")),
-    Panel("Value loss", ("value_loss",)),
-    Panel("Explained variance of the value", ("explained_variance",)),
-    Panel("Gradient norm", ("grad_norm", "policy_grad_norm", "value_grad_norm")),
-    Panel("Seconds per iteration", ("seconds*",)),
-)
 
 
 def training_figure(rows: Sequence[dict], panels: Sequence[Panel], title: str) -> plt.Figure:

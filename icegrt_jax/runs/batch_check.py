@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -10,6 +11,11 @@ from icegrt_jax.config.options import MeshOptions, PPOOptions, RewardOptions, Su
 from icegrt_jax.sharding.mesh import check_batch, make_mesh
 
 Training = Mapping[str, SupervisedOptions | RewardOptions | PPOOptions]  # by stage
+
+
+def of_batches(sections: Mapping[str, Any]) -> Training:
+    """Of the sections of some stages those with batches."""
+    return {stage: x for stage, x in sections.items() if isinstance(x, SupervisedOptions | RewardOptions | PPOOptions)}
 
 
 def check_batches(options: MeshOptions, sections: Training, workdir: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from icegrt_jax.config.options import LengthOptions
@@ -48,6 +49,10 @@ class Session:
     def key(self, stream: str) -> jax.Array:
         """The key of one random choice."""
         return jax.random.fold_in(jax.random.key(self.seed), STREAMS[stream])
+
+    def own_key(self, stage: str) -> jax.Array:
+        """The key of a stage that has no stream: by its name."""
+        return jax.random.fold_in(jax.random.key(self.seed), np.uint32(2**31 | zlib.crc32(stage.encode())))
 
     def adapter_key(self, name: str) -> jax.Array:
         """The key of one new adapter: "policy", "value", "sft" or "reward"."""

@@ -1,15 +1,20 @@
 """Next-token training of the policy: the base model from plain text, ICE-Instruct from conversations."""
 
+from collections.abc import Iterator
+
 import jax
 
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LogOptions, ModelOptions, SupervisedOptions
+from icegrt_jax.data.encode import fit_examples
 from icegrt_jax.data.pipeline import sft_batches
-from icegrt_jax.data.records import Instruction, Text
+from icegrt_jax.data.records import Instruction, Record, Text
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig
-from icegrt_jax.runs import generation, loop, notes, rundir, sections, stage_models
+from icegrt_jax.runs import generation, inputs, loop, notes, rundir, sections, stage_models
 from icegrt_jax.runs.roles import whole_or_adapter
+from icegrt_jax.runs.stage import Reading
 from icegrt_jax.training.restore import PartRecord
 from icegrt_jax.training.state import TrainState, create_state
 from icegrt_jax.training.updates import sft_update
@@ -40,6 +45,12 @@ def first_state(
     return state, records
 
 
+def readings(stage: str, section: SupervisedOptions, kind: type[Record], tokenizer: ChatTokenizer) -> Iterator[Reading]:
+    """What `train_policy` reads."""
+    fit = lambda records: fit_examples(records, tokenizer, section.length, section.overlong)
+    yield from inputs.mixture(stage, section, kind, fit, inputs.tokens(f"{stage}.length", section.length))
+
+
 def train_policy(
     run: rundir.Run,
     stage: str,
@@ -56,8 +67,6 @@ def train_policy(
     Args:
       base: the base model. pretrained: it is the one of the run's own `pretrain`.
     """
-    if rundir.finished(run, stage):
-        return
     model, params = stage_models.before_sft(run, base, pretrained=pretrained)
     generation.show_mesh(run, stage, {"policy": model})
     batches = sft_batches(

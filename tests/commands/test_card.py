@@ -18,6 +18,7 @@ from icegrt_jax.training.restore import load_role
 from tests.commands.runs import ROOT, call, copy_parts
 
 PARTS = ("data", "tokenizer", "pretrain", "sft", "reward", "ppo", "evaluate")
+ORDER = ("pretrain", "sft", "reward", "ppo")
 SECTIONS = ["What it is", "Base model", "Data", "Results", "How to load", "Config"]
 
 
@@ -45,7 +46,7 @@ def test_every_export_has_a_card_in_the_hubs_format(workdir, tmp_path, capsys):
         assert found.text.count("(this model)") == bool(row) and f"**{row}** (this model)" in found.text or not row
         assert "embedded domain adreview | made by icegrt_jax" in found.text
         stages = set(re.findall(r"^\| (pretrain|sft|reward|ppo) \|", found.text, re.M))
-        assert stages == {name for name in card.ORDER if card.ORDER.index(name) <= card.ORDER.index(stage)}
+        assert stages == set(ORDER[: ORDER.index(stage) + 1])
         assert str(tmp_path) not in found.content and str(workdir) not in found.content
 
 
@@ -113,7 +114,18 @@ def configured(**groups):
 
 def written(folder, config, workdir, model):
     folder.mkdir()
-    card.write(folder, read(config), workdir, "sft", "policy", model, "so")
+    card.write(
+        folder,
+        read(config),
+        workdir,
+        "sft",
+        "policy",
+        model,
+        "so",
+        what="a model",
+        row="ICE-Instruct",
+        stages=ORDER[:2],
+    )
     return (folder / "README.md").read_text()
 
 

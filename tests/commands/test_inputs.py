@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from icegrt_jax import cli
+from icegrt_jax import cli, commands
+from icegrt_jax.commands import evaluate
 from icegrt_jax.config import default_config, read
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tokenizers import train_bpe
@@ -14,7 +15,7 @@ from icegrt_jax.runs import inputs
 from tests.commands.reward_folders import tiny_folder
 from tests.commands.runs import call
 
-STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate")
+STAGES = tuple(command.get("STAGE") for command in commands.in_run())
 TURN = {"prompt": "Is 7 odd?", "response": "Yes."}
 PAIR = {"prompt": "Is 7 odd?", "chosen": "Yes.", "rejected": "No."}
 ASK = {"prompt": "Is 7 odd?", "reference": "Yes."}
@@ -173,12 +174,16 @@ def test_no_data_folder_is_said_at_once(data, monkeypatch):
 
 def test_few_records_are_tokenised_unless_none_of_them_fits(data, monkeypatch):
     seen = []
-    fit = inputs.fit_prompts
-    monkeypatch.setattr(inputs, "fit_prompts", lambda records, *args: seen.append(len(records)) or fit(records, *args))
-    checked(data, "evaluate", **{"evaluate.domain.a": "jsonl:last_fits.jsonl"})
+    fit = evaluate.fit_prompts
+    monkeypatch.setattr(
+        evaluate, "fit_prompts", lambda records, *args: seen.append(len(records)) or fit(records, *args)
+    )
+    checked(data, evaluate.STAGE, **{"evaluate.domain.a": "jsonl:last_fits.jsonl"})
     assert sum(seen) == 904 + 1, "one of 904 fits, the last to be looked at"
     seen.clear()
-    assert checked(data, "evaluate", **{"evaluate.domain.a": "jsonl:last_fits.jsonl", "max_prompt_length": 500}) == []
+    assert (
+        checked(data, evaluate.STAGE, **{"evaluate.domain.a": "jsonl:last_fits.jsonl", "max_prompt_length": 500}) == []
+    )
     assert sum(seen) <= inputs.LOOKED_AT + 1
 
 

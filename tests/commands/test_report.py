@@ -12,7 +12,7 @@ from icegrt_jax import files
 from icegrt_jax.commands import report
 from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
-from icegrt_jax.report import curves
+from icegrt_jax.report import curves, panels
 
 BAND = {"kl_target": 6.0, "kl_low": 3.0, "kl_high": 9.0}
 
@@ -109,7 +109,7 @@ def test_a_run_under_way_can_be_reported(tmp_path):
 
 def test_own_rewards_are_drawn_by_name_apart_from_their_counts():
     rows = [{"step": s, "reward/right": 0.1 * s, "reward/right/known": 1.0, "reward/brief": -s} for s in (1, 2)]
-    figure = curves.training_figure(rows, curves.PPO, "PPO")
+    figure = curves.training_figure(rows, panels.PPO, "PPO")
     drawn = {axes.get_title(loc="left"): [line.get_label() for line in axes.get_lines()] for axes in figure.axes}
     plt.close(figure)
     assert drawn == {
@@ -120,7 +120,7 @@ def test_own_rewards_are_drawn_by_name_apart_from_their_counts():
 
 def test_panels_without_data_are_left_out():
     rows = [{"step": s, "kl": 0.1, **BAND, "entropy": math.nan} for s in range(3)]
-    figure = curves.training_figure(rows, curves.PPO, "PPO")
+    figure = curves.training_figure(rows, panels.PPO, "PPO")
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["KL to the reference (nats)"]
     assert "target" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     plt.close(figure)

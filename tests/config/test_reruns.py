@@ -4,9 +4,10 @@ import pathlib
 
 import pytest
 
+from icegrt_jax import commands
 from icegrt_jax.config import default_config
 from icegrt_jax.config import file as config_file
-from icegrt_jax.config.reruns import ADDED, FIRST_READ, GONE, used_by
+from icegrt_jax.config.reruns import ADDED, GONE, used_by
 from icegrt_jax.errors import UserError
 
 
@@ -21,7 +22,7 @@ def workdir(tmp_path):
 
 
 def names(workdir, key):
-    paths = used_by(workdir, key)
+    paths = used_by(commands.parts(), workdir, key)
     return None if paths is None else [str(path.relative_to(workdir)) for path in paths]
 
 
@@ -43,10 +44,10 @@ def test_what_an_earlier_part_has_read_of_a_later_section_counts_there(workdir):
 
 
 def test_every_section_of_a_stage_is_known():
-    sections = {key for keys in FIRST_READ.values() for key in keys if "." not in key}
+    sections = {key for keys in commands.parts().values() for key in keys if "." not in key}
     groups = {name for name, value in default_config().items() if hasattr(value, "items")}
     assert groups - sections == {"domain_sizes", "mesh", "tokenizer", "model", "log"}, "shape everything; log nothing"
-    for keys in FIRST_READ.values():
+    for keys in commands.parts().values():
         for key in keys:
             assert any(f"{flat}.".startswith(f"{key}.") for flat in config_file.flatten(default_config())), key
 
@@ -54,7 +55,7 @@ def test_every_section_of_a_stage_is_known():
 def check(workdir, **changes):
     config = default_config()
     config.update_from_flattened_dict(changes)
-    config_file.check_same(config, workdir, used_by=lambda key: used_by(workdir, key))
+    config_file.check_same(config, workdir, used_by=lambda key: used_by(commands.parts(), workdir, key))
 
 
 def test_a_failed_stage_begins_anew_with_other_values_once_it_is_deleted(workdir):

@@ -1,0 +1,122 @@
+"""The flags of each command beside --config and --workdir. Imports no jax."""
+
+import argparse
+import math
+import os
+
+from icegrt_jax import commands
+
+KINDS = ("instruction", "ranking", "prompt", "text")
+
+
+def at_least_0(text: str) -> float:
+    """A number of 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+at_least_0.__name__ = "number of 0 or more"  # as argparse's message says it
+
+
+def positive(kind: type):
+    """A parser of numbers above 0, named so that argparse's message says what was expected."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def processes(parser: argparse.ArgumentParser) -> None:
+    """Of a command that may run as several processes."""
+    group = parser.add_argument_group("several hosts", "the same command on each; found by JAX on TPU pods, Slurm, ...")
+    add = group.add_argument
+    # Written with either dash: the flags of a launcher look like this, ours like that.
+    add("--distributed", choices=("auto", "off"), default="auto", help="off: one process (default auto)")
+    add("--coordinator", default="", metavar="HOST:PORT", help="of process 0, where nothing is found")
+    add("--num-processes", "--num_processes", type=positive(int), metavar="N", help="how many processes there are")
+    add("--process-id", "--process_id", type=int, metavar="I", help="which one this is, from 0")
+    add("--host-timeout", "--host_timeout", type=positive(float), default=600.0, metavar="SECONDS",
+        dest="timeout", help="how long one process waits for another (default 600)")  # fmt: skip
+
+
+def sample(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt sample`."""
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="STAGE", help="sft, ppo, ..., or the path of a model")
+    add("--prompts", required=True, metavar="SPEC", help="where the prompts are, such as jsonl:prompts.jsonl")
+    add("--out", required=True, metavar="FILE", help="the .jsonl file to write")
+    add("--num_samples", type=positive(int), default=4, metavar="K",
+        help="answers per prompt; 1: instruction records (default 4)")  # fmt: skip
+    add("--temperature", type=at_least_0, default=1.0, help="of the sampler; 0 is greedy (default 1.0)")
+    add("--max_new_tokens", type=positive(int), default=128, help="longest answer in tokens (default 128)")
+
+
+def plan(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt plan`."""
+    codes = "Exit code 0: fits, or the memory is not known; 3: does not fit; 2: cannot be planned."
+    parser.epilog = f"{parser.epilog}\n{codes}"
+    add = parser.add_argument
+    add("--topology", required=True, metavar="SLICE", help="v5e:1x1, v5e:2x4, v4:2x2x4, v5p:4x4x4, v6e:16x16, cpu:8")
+    add("--slices", type=positive(int), default=1, metavar="N", help="of that shape (default 1)")
+    add("--memory", type=positive(float), default=0.0, metavar="GIB", help="of a chip (default: what it has)")
+    add("--answers", type=positive(int), default=4, metavar="K", help="of a ranked prompt (default 4)")
+    add("--quick", action="store_true", help="do not search for the largest batches")
+    add("--sweep", action="store_true", help="try meshes and rematerialisation, and print the best")
+    add("--json", dest="as_json", action="store_true", help="for programs")
+    add("--cache", default="~/.cache/icegrt_jax/plan", metavar="DIR", help="what has been compiled (%(default)s)")
+
+
+def check_model(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt check-model`."""
+    parser.epilog = "Exit code 0: the same within the tolerance; 1: something differs; 2: it cannot be checked."
+    add = parser.add_argument
+    add("--hf", required=True, metavar="DIR", help="Hugging Face folder of a language model or a reward model")
+    add("--reference", default="", metavar="DIR", help="folder that transformers loads (default: the same)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default float32)")
+    add("--prompts", default="", metavar="FILE.jsonl", help="prompt records (default: six built in)")
+    add("--new_tokens", type=positive(int), default=32, metavar="N", help="of the greedy answers (default 32)")
+    add("--tolerance", type=positive(float), default=0.0, metavar="X",
+        help="difference over the largest logit (default 1e-4, 3e-2 with bfloat16)")  # fmt: skip
+
+
+def export(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt export`."""
+    add = parser.add_argument
+    add("--stage", required=True, choices=[c.name for c in commands.leaving_models()], help="whose model: %(choices)s")
+    add("--role", choices=("policy", "value", "reward"), help="which of its models (default: policy, else reward)")
+    add("--out", required=True, metavar="DIR", help="the folder to write")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the tensors (%(default)s)")
+    add("--adapter", action="store_true", help="write the stage's LoRA adapter alone, in PEFT's format")
+    add("--base", default="", metavar="NAME", help="with --adapter: folder or hub name where PEFT will find the base")
+
+
+def data(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt data`, which has two commands."""
+    does = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    check = does.add_parser("check", help="read and validate every record, write nothing")
+    build = does.add_parser("build", help="write the records as a TFDS dataset (ArrayRecord)")
+    for command in (check, build):
+        command.add_argument("--source", required=True, metavar="SPEC", help="FORMAT:PATH, such as jsonl:rows.jsonl")
+        command.add_argument("--kind", required=True, choices=KINDS, help="what a record is: %(choices)s")
+        command.add_argument(
+            "--data_dir",
+            default=os.environ.get("ICEGRT_DATA", "."),
+            metavar="DIR",
+            help="where relative paths start (default: $ICEGRT_DATA, else here)",
+        )
+    measure = check.add_argument_group("token lengths", "shown with either")
+    add = measure.add_argument
+    add("--config", default="", metavar="FILE[:SWITCH]",
+        help="whose tokenizer reads the records, and at whose lengths they are cut or dropped")  # fmt: skip
+    add("--tokenizer", default="", metavar="DIR", help="Hugging Face folder, in place of the config's")
+    add("--length", type=positive(int), default=0, metavar="N", help="tokens, in place of the config's lengths")
+    build.add_argument("--name", required=True, help="the dataset's name, read later as tfds:NAME@OUT")
+    build.add_argument("--split", default="train", help="the dataset's split (default train)")
+    build.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")
