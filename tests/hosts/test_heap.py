@@ -33,7 +33,7 @@ def test_a_program_called_again_is_given_the_memory_that_it_freed(monkeypatch):
 
 HOLE = """
 import resource
-from icegrt_jax import heap
+from icegrt_jax.hosts import heap
 assert heap.keep_freed_memory()
 import jax, jax.numpy as jnp
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
@@ -58,7 +58,7 @@ def test_what_is_free_can_be_given_back(monkeypatch):
 # Aligned memory, something small that settles behind it and stays; then it is freed, and its successor does not fit.
 PINNED = """
 import ctypes, sys, time
-from icegrt_jax import heap
+from icegrt_jax.hosts import heap
 heap.LOOK_S = 1e9 if sys.argv[1] == "by hand" else heap.LOOK_S
 assert heap.keep_freed_memory()
 watch, libc, size, pieces, held = heap._watches[0], ctypes.CDLL(None), 2**27, 16, []

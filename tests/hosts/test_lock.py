@@ -18,7 +18,7 @@ from tests.commands.runs import QUICKSTART
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
 import pathlib, sys, time
-from icegrt_jax import lock
+from icegrt_jax.hosts import lock
 release = lock.hold(pathlib.Path(sys.argv[1]), "ppo")
 print("held", flush=True)
 time.sleep(60)
@@ -102,8 +102,8 @@ def test_a_report_can_be_made_while_a_stage_trains_and_changes_nothing_of_the_ru
     (workdir / "pretrain").mkdir()
     (workdir / "pretrain" / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "target_prob": 0.1}\n')
     (workdir / "config.json").unlink(missing_ok=True)
-    config = cli.configuration.load_config(QUICKSTART.removeprefix("--config="))
-    cli.configuration.save_resolved(config, workdir)
+    config = cli.config_file.load_config(QUICKSTART.removeprefix("--config="))
+    cli.config_file.save_resolved(config, workdir)
     before = (workdir / "config.json").read_bytes()
     assert cli.main(["report", QUICKSTART, f"--workdir={workdir}", "--config.evaluate.limit=1"]) == 0
     assert (workdir / "config.json").read_bytes() == before

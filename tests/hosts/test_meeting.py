@@ -13,7 +13,7 @@ from tests.hosts.meetings import meetings, on_hosts
 
 def test_every_process_gets_what_all_have_brought_in_their_order(tmp_path):
     def talk(meeting):
-        return [rendezvous.exchange("numbers", [rendezvous.index, turn]) for turn in range(5)]
+        return [meeting.exchange("numbers", [meeting.index, turn]) for turn in range(5)]
 
     assert on_hosts(tmp_path, 3, talk) == [[[[i, turn] for i in range(3)] for turn in range(5)]] * 3
     assert len(list((tmp_path / "meeting").iterdir())) <= 3 * 3, "old values are cleared away"
@@ -27,12 +27,12 @@ def test_a_folder_that_shows_one_kind_of_news_late_is_enough(tmp_path, monkeypat
         monkeypatch.setattr(rendezvous.Meeting, "_heard", lambda self, index: {})
 
     def talk(meeting):
-        numbers = rendezvous.exchange("numbers", rendezvous.index)
-        if rendezvous.index:
-            rendezvous.leave("enough")
+        numbers = meeting.exchange("numbers", meeting.index)
+        if meeting.index:
+            meeting.leave("enough")
             return numbers
         with pytest.raises(HostError, match="process 1 .* stopped: enough"):
-            rendezvous.exchange("more")
+            meeting.exchange("more")
         return numbers
 
     assert on_hosts(tmp_path, 2, talk) == [[0, 1], [0, 1]]
@@ -42,9 +42,9 @@ def test_nobody_passes_a_barrier_before_the_last_has_come(tmp_path):
     arrived = []
 
     def walk(meeting):
-        time.sleep(0.1 * rendezvous.index)
-        arrived.append(rendezvous.index)
-        rendezvous.exchange("the gate")
+        time.sleep(0.1 * meeting.index)
+        arrived.append(meeting.index)
+        meeting.exchange("the gate")
         return len(arrived)
 
     assert on_hosts(tmp_path, 3, walk) == [3, 3, 3]

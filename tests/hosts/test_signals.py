@@ -17,7 +17,7 @@ BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha512', b'', b'', 10**9)"
 
 
 def start(*lines):
-    code = "\n".join(["from icegrt_jax import signals", "print('begun', flush=True)", *lines])
+    code = "\n".join(["from icegrt_jax.hosts import signals", "print('begun', flush=True)", *lines])
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=pipe, stderr=pipe, text=True)
