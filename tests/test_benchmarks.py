@@ -15,6 +15,7 @@ from benchmarks.formulas import Machine, Shape
 from benchmarks.turns import Contender, take_turns
 from icegrt_jax import config as config_module
 from icegrt_jax.config import default_config
+from icegrt_jax.config.convert import read
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, unembed
 from icegrt_jax.models.transformer import hidden_states
@@ -320,7 +321,8 @@ def test_our_contenders_run(function, settings, phases):
 def test_the_ppo_that_is_measured_is_the_default_one():
     config = default_config()
     config.ppo.num_ppo_epochs = 4
-    assert ours.ppo_config(4) == ppo_config(config)
+    options = read(config)
+    assert ours.ppo_config(4) == ppo_config(options.ppo, options.value)
     assert ours.KL == {name: config.ppo.kl[name.removeprefix("kl_")] for name in ours.KL}
     lr = {**config.ppo.policy_optimizer, "lr": ours.OPTIMIZER.lr}
     assert ours.OPTIMIZER == OptimizerConfig(total_steps=ours.OPTIMIZER.total_steps, **lr)
