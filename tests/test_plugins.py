@@ -11,7 +11,10 @@ from icegrt_jax.errors import UserError
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where the command runs; what is imported from there is forgotten after the test."""
-    before, path = set(sys.modules), list(sys.path)
+    path = list(sys.path)
+    sys.path[:] = [entry for entry in path if "pytest-of-" not in entry]  # what other tests have left there
+    sys.modules.pop("mine", None)
+    before = set(sys.modules)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     sys.path[:] = path

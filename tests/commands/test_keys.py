@@ -11,7 +11,7 @@ import pytest
 from icegrt_jax.commands import reward
 from icegrt_jax.data import pipeline
 from icegrt_jax.models.tree import flatten
-from icegrt_jax.runs import iteration, roles, rundir, supervised
+from icegrt_jax.runs import iteration, roles, rundir, stage_models, supervised
 from icegrt_jax.sampling import generate
 from icegrt_jax.training.ppo import epoch_keys
 from tests.commands.runs import KEYS, call
@@ -89,7 +89,7 @@ def keys(tmp_path_factory):
 
         keys.watch(iteration, "compiled_sampler", sampled)
         keys.watch(generate, "compiled_sampler", sampled)
-        keys.watch(rundir, "placed_init", new_parameters)
+        keys.watch(stage_models, "placed_init", new_parameters)
         keys.watch(reward, "with_scalar_head", lambda key, *_: keys.add("head", key))
         keys.watch(roles, "init_adapter", new_adapter)
         keys.watch(iteration, "fitted", packed)

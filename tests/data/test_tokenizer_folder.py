@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from icegrt_jax import api, cli
+from icegrt_jax import cli
 from icegrt_jax.data.tokenizer_folder import read_tokenizer
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
+from icegrt_jax.models.api import load_hf_model
 from tests.data.templates import make
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 11421896\n"
@@ -174,5 +175,5 @@ def test_no_command_runs_the_code_of_a_model_folder(folder, ran, tmp_path, capsy
         assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, error
         assert "auto_map names code" in error
     with pytest.raises(UserError, match="auto_map names code"):
-        api.load_hf_model(folder)
+        load_hf_model(folder)
     assert not ran.exists() and not (tmp_path / "run").exists()

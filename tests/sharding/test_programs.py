@@ -11,7 +11,7 @@ import pytest
 from icegrt_jax.models import chunks
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.sharding import rules
+from icegrt_jax.sharding import constrain
 from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.sharding.rules import batch_sharding, tree_shardings
 from icegrt_jax.training.optimizers import OptimizerConfig
@@ -79,7 +79,7 @@ def test_a_vocabulary_that_does_not_divide_is_gathered_once_and_its_gradient_sum
 
 
 def test_without_that_care_it_would_be_gathered_for_every_chunk(many_chunks, monkeypatch):
-    monkeypatch.setattr(rules, "by_rows", lambda fn, weights, *arrays, **_: fn(weights, *arrays))
+    monkeypatch.setattr(constrain, "by_rows", lambda fn, weights, *arrays, **_: fn(weights, *arrays))
     found = collectives(compiled_update((1, 8, 1), dataclasses.replace(MODEL, vocab_size=1022)).as_text())
     assert max(c.elements for c in found if c.in_loop) == 1022 * MODEL.d_model
 
