@@ -8,10 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from icegrt_jax.commands import reward
 from icegrt_jax.data import pipeline
 from icegrt_jax.models.tree import flatten
-from icegrt_jax.runs import iteration, roles, rundir, stage_models, supervised
+from icegrt_jax.runs import iteration, reward_model, roles, rundir, stage_models, supervised
 from icegrt_jax.sampling import generate
 from icegrt_jax.training.ppo import epoch_keys
 from tests.commands.runs import KEYS, call
@@ -90,11 +89,11 @@ def keys(tmp_path_factory):
         keys.watch(iteration, "compiled_sampler", sampled)
         keys.watch(generate, "compiled_sampler", sampled)
         keys.watch(stage_models, "placed_init", new_parameters)
-        keys.watch(reward, "with_scalar_head", lambda key, *_: keys.add("head", key))
+        keys.watch(reward_model, "with_scalar_head", lambda key, *_: keys.add("head", key))
         keys.watch(roles, "init_adapter", new_adapter)
         keys.watch(iteration, "fitted", packed)
         keys.watch(pipeline.np.random, "default_rng", ordered)
-        for module in (supervised, reward, roles):
+        for module in (supervised, reward_model, roles):
             keys.watch(module, "create_state", lambda key, trees, *_, **__: keys.add(f"state of {list(trees)}", key))
         of_stream = rundir.Run.key
 
