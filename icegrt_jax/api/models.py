@@ -13,10 +13,9 @@ from icegrt_jax.data.packing import right_pad
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
-from icegrt_jax.hosts import sync
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.models.gguf.file import load_gguf
-from icegrt_jax.runs.scoring import compiled_scores, finite_scores
+from icegrt_jax.runs.scoring import scores_of
 from icegrt_jax.sampling.generate import BUCKET
 from icegrt_jax.training.restore import SCALAR_ROLES, finished, load_role, with_peft
 
@@ -123,8 +122,4 @@ def score(
     size = min(batch_size, len(rows))
     padded = rows + [rows[-1]] * (-len(rows) % size)  # few shapes, few programs
     tokens, mask = right_pad(padded, width, model.tokenizer.pad_id)
-    parts = [
-        compiled_scores(model.params, config=model.config, tokens=tokens[i : i + size], mask=mask[i : i + size])
-        for i in range(0, len(padded), size)
-    ]
-    return finite_scores(np.concatenate(sync.fetch(parts))[: len(rows)])
+    return scores_of(model.params, model.config, tokens, mask, size)[: len(rows)]

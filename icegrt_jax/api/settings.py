@@ -35,6 +35,12 @@ def section(default: Section, given: Section | None, keys: Mapping[str, Any], gr
     return with_values(checked(default if given is None else given, group), keys, group)
 
 
+def given(default: Section, value: Section | Mapping[str, Any], group: str) -> Section:
+    """A section that a caller gives whole, or as a dict of what differs from the default."""
+    whole, changes = (None, value) if isinstance(value, Mapping) else (value, {})
+    return section(default, whole, changes, group)
+
+
 def named_weights(sources: Mapping[str, Sequence], weights: Mapping[str, float]) -> dict[str, float]:
     """The shares of the sources: as given, or all the same."""
     return dict(weights) if set(weights) & set(sources) else dict.fromkeys(sources, 1.0)
@@ -50,8 +56,7 @@ def session(model: Model, seed: int, mesh: MeshOptions | Mapping, within: Length
     """Devices, keys and tokenizer of a training that starts from `model`."""
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"seed={seed!r}; expected a whole number.")
-    whole, changes = (None, mesh) if isinstance(mesh, Mapping) else (mesh, {})
-    options = section(MeshOptions(), whole, changes, "mesh")
+    options = given(MeshOptions(), mesh, "mesh")
     return Session(
         mesh=make_mesh(**dataclasses.asdict(options)),
         tokenizer=model.tokenizer,

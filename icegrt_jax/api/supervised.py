@@ -170,7 +170,7 @@ def train_reward(
         session, section, param_dtype, model,
         heldout=None if heldout is None else records.sources(heldout, Ranking, "heldout", data_dir),
         prompts=None if prompts is None else records.read(prompts, Prompt, "prompts", data_dir),
-        reference=_answerer(model, reference, prompts), draw=_draw(draw),
+        reference=_answerer(model, reference, prompts), draw=settings.given(DrawOptions(), draw, "ppo"),
     )  # fmt: skip
     params = settings.Parameters(model, donate).take()
     params = params if model.scalar else with_scalar_head(session.key("reward"), params, model.config)
@@ -235,11 +235,6 @@ def _answerer(model: Model, reference: Model | None, prompts: Any) -> Model | No
     answerer = reference or model
     answerer.need_logits("reference")
     return answerer
-
-
-def _draw(draw: DrawOptions | Mapping) -> DrawOptions:
-    given = {} if isinstance(draw, DrawOptions) else draw
-    return settings.section(DrawOptions(), None, given, "ppo") if not isinstance(draw, DrawOptions) else draw
 
 
 def _section(default, options, keys: Mapping[str, Any], stage: str, given: Mapping[str, Sequence]):

@@ -115,8 +115,7 @@ def _critic(value: ValueOptions | Mapping | None, model: Model, reward_policy: M
     own = reward_policy is not None and same_tokenizer(reward_policy.tokenizer, model.tokenizer)
     if value is None:
         return ValueOptions() if own else ValueOptions(init="sft")
-    whole, changes = (value, {}) if isinstance(value, ValueOptions) else (None, value)
-    found = settings.section(ValueOptions(), whole, changes, "value")
+    found = settings.given(ValueOptions(), value, "value")
     if found.init == "reward" and found.trunk == "own" and not own:
         why = "reads with another tokenizer" if reward_policy else "is not given"
         raise UserError(f"value.init='reward': the reward model {why}, so the critic cannot start from it; use 'sft'.")

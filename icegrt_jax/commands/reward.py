@@ -14,7 +14,7 @@ from icegrt_jax.config.checks import check_given_reward, short_reward
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LengthOptions, Options, RecordOptions, RewardOptions, Specs
 from icegrt_jax.data.encode import fit_prompts, fit_rankings
-from icegrt_jax.data.pipeline import ranking_batches
+from icegrt_jax.data.pipeline import Batches, ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import CheckedDomain
@@ -82,13 +82,7 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     model, params = initial_reward_model(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
     notes.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
-    report = dict(batches.report)
-    report |= {f"heldout {name}": held.report[name] for name, held in heldout.items()}
-    if reader is not None:
-        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
-    notes.write_report(run, "reward", report)
-    kept = run.folder("reward") / "tokenizer"
-    sync.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
+    write_inputs(run, tokenizer, reader, asked, {**batches.report, **_counts(heldout)})
     source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
     keys = run.key("reward_updates"), run.adapter_key("reward")
     state, records = first_state(section, frozen, keys[0], model, params, source, keys[1])
@@ -120,12 +114,7 @@ def take_as_it_is(
     heldout = heldout_batches(run, tokenizer, section)
     model, params = initial_reward_model(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
-    report = {f"heldout {name}": held.report[name] for name, held in heldout.items()}
-    if reader is not None:
-        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
-    notes.write_report(run, "reward", report)
-    kept = run.folder("reward") / "tokenizer"
-    sync.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
+    write_inputs(run, tokenizer, reader, asked, _counts(heldout))
     measured = measure(run, params, model, heldout) if heldout else {}
     stats = fit_normalization(run, stored_as(params, frozen), model, reader, asked)
     with Checkpoints(run.folder("reward") / "checkpoints", keep=1) as checkpoints:
@@ -134,6 +123,21 @@ def take_as_it_is(
         run, "reward", step=0, models={"reward": model}, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
+
+
+def write_inputs(
+    run: rundir.Run, tokenizer: ChatTokenizer, reader: scoring.Reader | None, asked: Asked, report: dict
+) -> None:
+    """Says and writes what the stage reads, and keeps the reward model's tokenizer."""
+    if reader is not None:
+        report["reward tokenizer"] = reader.count([prompt.prompt for prompt in asked.prompts])
+    notes.write_report(run, "reward", report)
+    kept = run.folder("reward") / "tokenizer"
+    sync.main_first(kept, lambda: tokenizers.keep_reward_tokenizer(tokenizer, run.workdir))
+
+
+def _counts(heldout: dict[str, Batches]) -> dict[str, dict]:
+    return {f"heldout {name}": held.report[name] for name, held in heldout.items()}
 
 
 def rank_own_answers(run: rundir.Run, domain: CheckedDomain, like: Asked, k: int) -> None:

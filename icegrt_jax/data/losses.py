@@ -1,4 +1,4 @@
-"""What of a source is left out or cut, in words, from the counts of `fitting`."""
+"""What of a source is left out or cut, in words, from the counts of `encode`."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ def warnings(source: str, counts: Mapping[str, int], length: str) -> list[str]:
 
     Args:
       source: as the lines call it.
-      counts: of `fitting`, with `records`, of how many they are.
+      counts: of `encode`, with `records`, of how many they are.
       length: what they had to fit, such as "sft.length=64 tokens".
     """
     records, lines = counts["records"], []

@@ -1,4 +1,7 @@
-"""A command in all processes of its run, or in this one alone."""
+"""A command in all processes of its run, or in this one alone.
+
+Imports JAX only where there may be more than one process, after the config has been checked.
+"""
 
 import os
 import pathlib

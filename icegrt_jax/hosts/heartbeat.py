@@ -19,8 +19,8 @@ ROUNDS = 5  # beats that a living process does not miss, and after which one tha
 class Pulse:
     """Writes a new beat again and again, and calls `lost` once with those that are silent for long or have stopped.
 
-    A beat is a new name and new content of a file that stays, for the reason that `meeting` gives. Silence is counted
-    in rounds of this thread: while the shared folder itself hangs, no round ends.
+    A beat is a new name and new content of a file that stays, for the reason that `rendezvous` gives. Silence is
+    counted in rounds of this thread: while the shared folder itself hangs, no round ends.
 
     Args:
       stopped: whether a process has said that it stops. Those who wait for it in a compiled program hear of it here.

@@ -1,7 +1,4 @@
-"""How the processes of a run start together: found by JAX on a cluster, told by flags elsewhere, one otherwise.
-
-Imports JAX only where there is more than one process, after the config has been checked and before any computation.
-"""
+"""How the processes of a run start together: found by JAX on a cluster, told by flags elsewhere, one otherwise."""
 
 import dataclasses
 import glob

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from icegrt_jax.hosts.rendezvous import Meeting
 
 T = TypeVar("T")
-# One for the process, as JAX's own client is: set once by `arrival.meet`, before any stage begins.
+# One for the process, as JAX's own client is: set once by `start.meet`, before any stage begins.
 _meetings: list[Meeting] = []
 
 

@@ -108,16 +108,15 @@ class Iteration:
         if self.reader is None and not self.rewards:
             return [], (), Answer({}), {}
         run, by_ids = self.run, self.reader is None and bool(state.ppo.reward_model)
-        # The roles read ids while the host decodes, tokenises and calls the functions.
+        # The roles read ids while the host decodes, calls the functions and tokenises.
         with jax.set_mesh(run.mesh):
             roles_read = self.read(shard_tree(state, run.mesh), rollout, reward=by_ids)
+        texts = scoring.texts_of(run, rollout)
+        wait = self.rewards.ask(f"ppo, iteration {step}", records, texts, group=self.ppo.samples_per_prompt)
         scores: jax.Array | None = None
         counts: dict = {}
         if self.reader is not None:
-            texts, scores, counts = scoring.score_as_text(run, self.reader, state, rollout, records)
-        else:
-            texts = scoring.texts_of(run, rollout)
-        wait = self.rewards.ask(f"ppo, iteration {step}", records, texts, group=self.ppo.samples_per_prompt)
+            scores, counts = scoring.score_as_text(run, self.reader, state, rollout, records, texts)
         answer = wait()
         return texts, (scores, roles_read, shard_batch(answer.opinions(), run.mesh)), answer, counts
 

@@ -93,6 +93,11 @@ def score_generation(
         tokens, mask, cut = reader.read(messages, out.text, out.finished.tolist())
         if cut:
             print(f"reward  {cut} of {len(out.text)} answers lost their end at {reader.length} tokens", flush=True)
+    return scores_of(params, model, tokens, mask, batch_size)
+
+
+def scores_of(params: dict, model: ModelConfig, tokens: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
+    """Scores f32[N] of rows i32[N, L], padded on either side, so many at a time."""
     parts = [
         compiled_scores(params, config=model, tokens=tokens[i : i + batch_size], mask=mask[i : i + batch_size])
         for i in range(0, len(tokens), batch_size)
@@ -112,17 +117,16 @@ def finite_scores(scores: np.ndarray) -> np.ndarray:
 
 
 def score_as_text(
-    run: Session, reader: Reader, state: TrainState, rollout: Rollout, prompts: Sequence[Prompt]
-) -> tuple[list[str], jax.Array, dict[str, int]]:
-    """What a reward model with a tokenizer of its own makes of a rollout.
+    run: Session, reader: Reader, state: TrainState, rollout: Rollout, prompts: Sequence[Prompt], texts: Sequence[str]
+) -> tuple[jax.Array, dict[str, int]]:
+    """What a reward model with a tokenizer of its own makes of the responses of a rollout, whose texts these are.
 
-    Waits for the rollout, not for the scores.
+    Does not wait for the scores.
 
     Returns:
-      The responses' texts, their scores f32[B] for `training.ppo.score`, and counts for
-      the metrics: `score_cut`, answers that lost their end.
+      The scores f32[B] for `training.ppo.score`, and counts for the metrics: `score_cut`, answers that lost their end.
     """
-    texts, messages = texts_of(run, rollout), [prompt.prompt for prompt in prompts]
+    messages = [prompt.prompt for prompt in prompts]
     if run.lengths.overlong_prompts == "cut":  # the reward model is to read what the policy has read
         longest = run.lengths.max_prompt_length
         messages = [cut_prompt(prompt, run.tokenizer, longest) or prompt for prompt in messages]
@@ -132,7 +136,7 @@ def score_as_text(
     params = shard_tree(state.full("reward"), run.mesh)
     with jax.set_mesh(run.mesh):
         scores = compiled_scores(params, config=state.model("reward"), **batch)
-    return texts, shard_batch(scores, run.mesh), {"score_cut": cut}
+    return shard_batch(scores, run.mesh), {"score_cut": cut}
 
 
 def texts_of(run: Session, rollout: Rollout) -> list[str]:

@@ -26,15 +26,6 @@ def scratch_config(section: ShapeOptions, vocab_size: int, max_length: int) -> M
     return ModelConfig(vocab_size=vocab_size, max_length=max_length, **shape)
 
 
-def folder_config(section: ModelOptions) -> ModelConfig:
-    """Shape of the model at `model.path` from its config.json alone; no weights are looked at.
-
-    Where the path is not here `model.hf_config` stands for it: a run can be planned before its model is fetched.
-    """
-    here = pathlib.Path(section.path).expanduser().exists()
-    return config_in(section.path if here or not section.hf_config else section.hf_config, section)
-
-
 def config_in(path: str, section: ShapeOptions) -> ModelConfig:
     """Shape of the model in a folder by its config.json, computed as the section says."""
     folder = local_folder(path)

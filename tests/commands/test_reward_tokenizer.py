@@ -133,8 +133,8 @@ def test_a_rollout_is_read_as_the_policy_has_read_it_in_few_programs(policy, sec
         ids = [policy.encode_text(text) + [policy.eos_id] * int(end) for text, end in zip(texts, finished)]
         responses, mask = right_pad(ids, 32, policy.pad_id)
         rollout = Rollout(None, None, responses, mask, None, finished)
-        found, scores, counts = scoring.score_as_text(run, Reader(second, length), state, rollout, prompts)
-        assert found == texts
+        assert scoring.texts_of(run, rollout) == texts
+        scores, counts = scoring.score_as_text(run, Reader(second, length), state, rollout, prompts, texts)
         return np.asarray(scores), counts["score_cut"]
 
     texts = ["verdict: accept"[: 2 + i] for i in range(8)]

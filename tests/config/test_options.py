@@ -15,8 +15,8 @@ from icegrt_jax.config import default_config, read
 from icegrt_jax.config.checks import check, check_given_reward, check_options, doubts
 from icegrt_jax.config.file import load_config
 from icegrt_jax.errors import UserError
+from icegrt_jax.plan.shapes import models_of
 from icegrt_jax.runs.roles import ppo_config
-from icegrt_jax.runs.stage_models import folder_config
 from icegrt_jax.training.state import PPOConfig
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -89,9 +89,9 @@ def test_an_actor_that_would_never_learn_is_a_doubt(warmup, doubted):
 @pytest.mark.parametrize("name, params", [("llama2_13b_v5p", 13_015_864_320), ("qwen3_1p7b_v5e1", 1_720_574_976)])
 def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, name, params):
     monkeypatch.chdir(CONFIGS.parent)
-    section = read(load_config(str(CONFIGS / f"{name}.py"), ["--config.model.path=not/here"])).model
-    assert section.dtype == "bfloat16"
-    shape = folder_config(section)
+    options = read(load_config(str(CONFIGS / f"{name}.py"), ["--config.model.path=not/here"]))
+    assert options.model.dtype == "bfloat16"
+    shape = models_of(options.model, options.reward, vocab_size=0, max_length=0).policy
     assert shape.num_params == params
     assert (shape.scan_layers, shape.remat, shape.dtype) == (True, "full", "bfloat16")
 

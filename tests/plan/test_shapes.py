@@ -95,7 +95,7 @@ def test_a_plan_computes_a_model_as_the_run_does(attention):
         "reward.init": folder, "reward.model.attention": attention, "reward.model.scan_layers": True,
     })  # fmt: skip
     models, options = models_of(config), read(config)
-    assert models.policy == stage_models.folder_config(options.model) and models.policy.attention == attention
+    assert models.policy == stage_models.config_in(folder, options.model) and models.policy.attention == attention
     assert models.reward == stage_models.config_in(folder, options.reward.model)
     scratch = tiny(**{"model.attention": attention})
     assert models_of(scratch).policy == stage_models.scratch_config(read(scratch).model, 96, 16)
