@@ -71,41 +71,54 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * float(stats.sem(values))
 
 
+def said(values: list[float], column: str, sign: str = "") -> str:
+    """Mean and interval as the table prints them."""
+    mean, half = interval([(1 if column == "length" else 100) * value for value in values])
+    return f"{mean:{sign}.1f} ± {half:.1f}"
+
+
 def table(seeds: dict[str, dict[str, dict]]) -> str:
-    """Markdown: a row for ICE-Instruct and for what each arm has made of it.
+    """Markdown: what ICE-Instruct is, what choosing among eight makes of it, and what each arm does; seed by seed too.
 
     Args:
       seeds: {seed: {arm: what `collect` gives}}.
     """
-    rows = {"ICE-Instruct": [seed["model"]["rows"]["ICE-Instruct"] for seed in seeds.values()]}
+    rows = {name: [seed["model"]["rows"][name] for seed in seeds.values()] for name in ("ICE-Instruct", "best-of-8")}
     rows |= {f"PPO, {arm}": [seed[arm]["rows"]["ICE-GRT"] for seed in seeds.values()] for arm in ARMS}
-    lines = [f"Means over {len(seeds)} seeds with their 95 % intervals; shares in per cent, length in tokens.", ""]
-    lines += ["| model | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
-    for name, metrics in rows.items():
-        cells = []
-        for column in COLUMNS:
-            mean, half = interval([(1 if column == "length" else 100) * row[column] for row in metrics])
-            cells.append(f"{mean:.1f} ± {half:.1f}")
+    head = ["| model | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    lines = [
+        f"Means over {len(seeds)} seeds with their 95 % intervals; shares in per cent, length in tokens.",
+        "",
+        *head,
+    ]
+    for name, found in rows.items():
+        cells = [said([row[c] for row in found], c) if all(c in row for row in found) else "-" for c in COLUMNS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    last = {
-        arm: [np.mean(seed[arm]["curves"]["reward/form"][-10:]) for seed in seeds.values()] for arm in ARMS
-    }  # fmt: skip
-    lines += ["", "The function's value in the last ten iterations: "]
-    said = [f"{arm} {mean:.3f} ± {half:.3f}" for arm, values in last.items() for mean, half in [interval(values)]]
-    return "\n".join(lines) + ", ".join(said) + ".\n"
+    lines += ["", "Differences of the same seed, both less model:", "", *head]
+    pairs = list(zip(rows["PPO, both"], rows["PPO, model"], strict=True))
+    cells = [said([both[c] - model[c] for both, model in pairs], c, "+") for c in COLUMNS]
+    lines.append("| both - model | " + " | ".join(cells) + " |")
+    lines += ["", "Each seed; `value` is the function's in the last ten iterations, KL in nats:", ""]
+    lines += ["| seed | arm | value | KL | gold | gold_greedy | length |", "|---|---|" + "---:|" * 5]
+    for seed, arms in seeds.items():
+        for arm in ARMS:
+            row, curves = arms[arm]["rows"]["ICE-GRT"], arms[arm]["curves"]
+            value, kl = (float(np.mean(curves[name][-10:])) for name in ("reward/form", "kl"))
+            golds = f"{100 * row['gold']:.1f} | {100 * row['gold_greedy']:.1f}"
+            lines.append(f"| {seed} | {arm} | {value:.3f} | {kl:.2f} | {golds} | {row['length']:.1f} |")
+    return "\n".join(lines) + "\n"
 
 
 def plot(seeds: dict[str, dict[str, dict]], path: pathlib.Path) -> None:
-    """Each curve by arm, its mean over the seeds with the 95 % interval; means of seven iterations."""
+    """Each curve by arm: every seed thin, their mean thick; means of seven iterations."""
     figure, axes = plt.subplots(1, len(CURVES), figsize=(4.6 * len(CURVES), 4), layout="constrained")
     for ax, (name, title) in zip(axes, CURVES.items(), strict=True):
         for arm in ARMS:
             curves = np.array([seed[arm]["curves"][name] for seed in seeds.values()])
             smooth = np.stack([np.convolve(curve, np.ones(7) / 7, mode="valid") for curve in curves])
-            mean, half = np.array([interval(list(values)) for values in smooth.T]).T
-            steps = np.arange(len(mean)) + 4
-            (line,) = ax.plot(steps, mean, label=arm)
-            ax.fill_between(steps, mean - half, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
+            steps = np.arange(smooth.shape[1]) + 4
+            (line,) = ax.plot(steps, smooth.mean(0), label=arm, linewidth=2.2)
+            ax.plot(steps, smooth.T, color=line.get_color(), linewidth=0.8, alpha=0.6)
         ax.set(title=title, xlabel="PPO iteration")
         ax.grid(alpha=0.3)
     axes[0].legend(title="rewarded by")
