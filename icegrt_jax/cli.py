@@ -6,7 +6,6 @@ What can be wrong in a command or a config is said here, in one sentence and wit
 import argparse
 import dataclasses
 import functools
-import importlib
 import os
 import pathlib
 import sys
@@ -16,8 +15,9 @@ from ml_collections import ConfigDict
 
 from icegrt_jax import commands
 from icegrt_jax.commands import flags as common_flags
+from icegrt_jax.config import checks, convert, reruns
 from icegrt_jax.config import file as config_file
-from icegrt_jax.config import reruns
+from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import entry, launch, lock
 from icegrt_jax.hosts.heap import keep_freed_memory
@@ -75,33 +75,30 @@ def _run(argv: list[str]) -> int:
     if not spec and overrides:
         raise UserError(f"icegrt {command.name} reads no config, so it takes no {overrides[0]}.")
     if spec:
-        config = config_file.load_config(spec, overrides)
-        _check(config)
-        _say_doubts(command, config)
-        flags["config"] = _read(config)
+        _, flags["config"], doubts = _loaded(spec, overrides)
+        _say(doubts if command.doubts else ())
     if command.reads == "config":
         return command.get("main")(flags.pop("config"), name=spec, **flags) or 0
     # Only a check has a result that is not a mistake.
     return command.get("main")(**flags) or 0
 
 
-def _check(config: ConfigDict) -> None:
-    importlib.import_module("icegrt_jax.config").check(config)
+def _loaded(spec: str, overrides: list[str]) -> tuple[ConfigDict, Options, list[str]]:
+    """The config as it is saved with a run, the checked options as its programs read it, and what is doubtful."""
+    config = config_file.load_config(spec, overrides)
+    options = convert.read(config)
+    checks.check(options)
+    doubts = checks.doubts(options.reward, options.ppo, longest=options.total, weight=options.reward_model)
+    return config, options, doubts
 
 
-def _read(config: ConfigDict):
-    return importlib.import_module("icegrt_jax.config").read(config)
-
-
-def _say_doubts(command: commands.Command, config: ConfigDict) -> None:
-    if command.doubts:
-        for doubt in importlib.import_module("icegrt_jax.config").doubts(config):
-            print(f"warning: {doubt}", file=sys.stderr)
+def _say(doubts: Sequence[str]) -> None:
+    for doubt in doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
 
 
 def _run_in_workdir(command: commands.Command, spec: str, folder: str, overrides: list[str], flags: dict) -> None:
-    config = config_file.load_config(spec, overrides)
-    _check(config)
+    config, options, doubts = _loaded(spec, overrides)
     workdir = pathlib.Path(os.path.abspath(folder))
     names = {field.name for field in dataclasses.fields(launch.Launch)}
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
@@ -112,12 +109,12 @@ def _run_in_workdir(command: commands.Command, spec: str, folder: str, overrides
         # A reader leaves the config of whoever trains there as it is.
         saves = not command.only_reads or not (workdir / config_file.FILE_NAME).exists()
         is_new = saves and config_file.save_resolved(config, workdir)
-        _say_doubts(command, config)
+        _say(doubts if command.doubts else ())
         return lambda: config_file.forget_if_unused(workdir) if is_new else None
 
     keep_freed_memory()
     hold = None if command.only_reads else functools.partial(lock.hold, workdir, command.name)
-    start = launch.Start(hold, prepare, lambda: command.get("main")(_read(config), workdir, **flags))
+    start = launch.Start(hold, prepare, lambda: command.get("main")(options, workdir, **flags))
     if not command.distributed:
         return entry.alone(start)
     entry.run(processes, config_file.to_json(config), workdir, [command.name, flags], start)

@@ -6,7 +6,7 @@ from typing import Any
 
 from icegrt_jax.api import records, settings
 from icegrt_jax.api.training import Training, one_device
-from icegrt_jax.config.checks import check_options
+from icegrt_jax.config.checks import check
 from icegrt_jax.config.choices import OverlongPrompts, ParamDtype
 from icegrt_jax.config.options import (
     DrawOptions,
@@ -75,7 +75,7 @@ def sft(
     model.need_logits("sft")
     given = records.sources(examples, Instruction, "examples", data_dir)
     section = _section(SFTOptions(), options, keys, "sft", given)
-    check_options(Options(sft=section, model=dataclasses.replace(GIVEN, param_dtype=param_dtype)))
+    check(Options(sft=section, model=dataclasses.replace(GIVEN, param_dtype=param_dtype)))
     session = settings.session(model, seed, mesh)
     batch_check.check_rows({"sft": section}, session.mesh)
     generation.show_mesh(session, "sft", {"policy": model.config})
@@ -151,7 +151,7 @@ def train_reward(
     section = _section(RewardOptions(), options, keys, "reward", given)
     lengths = settings.lengths(max_prompt_length, max_response_length, overlong_prompts)
     base = dataclasses.replace(GIVEN, param_dtype=param_dtype)
-    check_options(Options(**vars(lengths), reward=section, model=base))
+    check(Options(**vars(lengths), reward=section, model=base))
     session = settings.session(model, seed, mesh, lengths)
     batch_check.check_rows({"reward": section}, session.mesh)
     generation.show_mesh(session, "reward", {"reward": model.config})

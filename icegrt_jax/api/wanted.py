@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from icegrt_jax.api import settings
-from icegrt_jax.config.checks import check_options
+from icegrt_jax.config.checks import check
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LengthOptions, ModelOptions, Options, PPOOptions, RewardOptions, ValueOptions
 from icegrt_jax.data.tokenizers import same_tokenizer
@@ -58,7 +58,7 @@ def want(
         reward=RewardOptions(init="sft" if scorer is None else "given"),
         model=ModelOptions(path="given", dtype=model.config.dtype, param_dtype=param_dtype),
     )
-    check_options(options)
+    check(options)
     return Wanted(model, scorer, functions, section, critic, options.reward_model, param_dtype)
 
 

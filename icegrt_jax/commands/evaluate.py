@@ -32,11 +32,6 @@ from icegrt_jax.training.progress import Progress
 Grades = list[dict[str, float]]
 
 
-def main(config: Options, workdir: pathlib.Path) -> None:
-    """Asks every finished stage's model the same questions, after a check of all that will be read."""
-    begin.alone(STAGE, config, workdir)
-
-
 def compare(config: Options, workdir: pathlib.Path) -> None:
     """Evaluates the finished stages; prints the table and writes evaluate/results.json."""
     section = config.evaluate
@@ -237,3 +232,4 @@ STAGE = Stage(
     readings=lambda config, policy, _: readings(config.evaluate, config.domain, config.max_prompt_length, policy),
     only_measures=True,
 )
+main = begin.program(STAGE)

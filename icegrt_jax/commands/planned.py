@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from icegrt_jax.config.checks import check_options
+from icegrt_jax.config.checks import check
 from icegrt_jax.config.convert import with_values
 from icegrt_jax.config.options import Options
 from icegrt_jax.plan import shapes
@@ -49,7 +49,7 @@ class Planned:
 
     def check(self, values: Values) -> None:
         options = with_values(self.options, values)
-        check_options(options)
+        check(options)
         check_rows(options.training, self.target.mesh(options.mesh))
 
     def programs(self, values: Values) -> tuple[Mesh, list[Program]]:

@@ -26,11 +26,6 @@ TRIED = 2  # records of a source that reward functions are tried on
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
-def main(config: Options, workdir: pathlib.Path) -> None:
-    """Trains ICE-GRT, after a check of all that will be read."""
-    begin.alone(STAGE, config, workdir)
-
-
 def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     if not config.ppo.iterations:
@@ -194,3 +189,4 @@ STAGE = Stage(
     title="ICE-GRT: PPO",
     panels=panels.PPO,
 )
+main = begin.program(STAGE)

@@ -9,11 +9,6 @@ from icegrt_jax.runs import begin, supervised
 from icegrt_jax.runs.stage import Stage
 
 
-def main(config: Options, workdir: pathlib.Path) -> None:
-    """Trains the base model, after a check of all that will be read."""
-    begin.alone(STAGE, config, workdir)
-
-
 def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains the base model; nothing to do where `model.path` names one."""
     if config.pretrain.steps and (run := begin.begin(STAGE, config, workdir)):
@@ -28,3 +23,4 @@ STAGE = Stage(
     title="Base model: next-token training",
     panels=panels.LANGUAGE_MODEL,
 )
+main = begin.program(STAGE)

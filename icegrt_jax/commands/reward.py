@@ -41,11 +41,6 @@ from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.updates import reward_update
 
 
-def main(config: Options, workdir: pathlib.Path) -> None:
-    """Trains ICE-Reward, after a check of all that will be read."""
-    begin.alone(STAGE, config, workdir)
-
-
 def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
     section = config.reward
@@ -232,3 +227,4 @@ STAGE = Stage(
     title="ICE-Reward: the reward model",
     panels=panels.REWARD,
 )
+main = begin.program(STAGE)

@@ -9,11 +9,6 @@ from icegrt_jax.runs import begin, sections, supervised
 from icegrt_jax.runs.stage import Stage
 
 
-def main(config: Options, workdir: pathlib.Path) -> None:
-    """Trains ICE-Instruct, after a check of all that will be read."""
-    begin.alone(STAGE, config, workdir)
-
-
 def train(config: Options, workdir: pathlib.Path) -> None:
     """Trains ICE-Instruct from the base model."""
     if run := begin.begin(STAGE, config, workdir):
@@ -33,3 +28,4 @@ STAGE = Stage(
     title="ICE-Instruct: supervised fine-tuning",
     panels=panels.LANGUAGE_MODEL,
 )
+main = begin.program(STAGE)

@@ -4,12 +4,9 @@ import math
 import re
 from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
 from icegrt_jax import plugins
 from icegrt_jax.config import own as own_sections
 from icegrt_jax.config.choices import JUDGES
-from icegrt_jax.config.convert import read
 from icegrt_jax.config.options import (
     EvaluateOptions,
     LoRAOptions,
@@ -83,13 +80,8 @@ def _check_blocks(key: str, rows: int, block_key: str, block: int) -> None:
         _divides(key, rows, block_key, block)
 
 
-def check(config: ConfigDict) -> None:
+def check(options: Options) -> None:
     """Raises UserError for values that cannot work, alone or together."""
-    check_options(read(config))
-
-
-def check_options(options: Options) -> None:
-    """`check` of options that have been read."""
     plugins.check_name("domain", options.domain, ("", *plugins.built_in("domains")))
     _at_least(1, "", options, "max_prompt_length max_response_length")
     _at_least(1, "log.", options.log, "every checkpoint_every ppo_checkpoint_every samples_every")
@@ -139,13 +131,15 @@ def check_given_reward(reward: RewardOptions, iterations: int, weight: float = 1
         raise UserError(f"reward.lora.rank={reward.lora.rank} with reward.steps=0: no adapter is trained; set it to 0.")
 
 
-def doubts(config: ConfigDict) -> list[str]:
-    """What is allowed but hardly meant, a sentence each, for whoever starts the run."""
-    options, said = read(config), []
-    reward, ppo = options.reward, options.ppo
-    scores = ppo.iterations and options.reward_model
+def doubts(reward: RewardOptions, ppo: PPOOptions, *, longest: int, weight: float) -> list[str]:
+    """What is allowed but hardly meant, a sentence each, for whoever starts the run.
+
+    Args:
+      longest: max_prompt_length + max_response_length. weight: of the reward model in PPO; 0: it has none.
+    """
+    said, scores = [], ppo.iterations and weight
     if reward.steps and reward.init in ("sft", "scratch") and scores:  # a folder's tokenizer may count otherwise
-        said += short_reward(reward, options.total)
+        said += short_reward(reward, longest)
     if reward.steps and reward.score_length > reward.length:
         said.append(
             f"reward.score_length={reward.score_length} is above reward.length={reward.length}: PPO will score answers "

@@ -11,9 +11,6 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 
 from icegrt_jax import files
-from icegrt_jax.config import file as config_file
-from icegrt_jax.config.convert import to_config
-from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.table import columns_of
 from icegrt_jax.hosts import sync
@@ -22,11 +19,12 @@ from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
 
 
-def build(config: Options, workdir: pathlib.Path, stages: Sequence[Stage]) -> None:
+def build(workdir: pathlib.Path, stages: Sequence[Stage], config: str) -> None:
     """Writes `workdir/report/`; what a run has not done yet is said on the page. Refuses one that has done nothing.
 
     Args:
       stages: that have curves.
+      config: of the run as JSON, shown at the end of the page.
     """
     if not sync.is_main():
         return
@@ -47,7 +45,7 @@ def build(config: Options, workdir: pathlib.Path, stages: Sequence[Stage]) -> No
         table=_table(results["rows"]) if results else None,
         sections=sections,
         examples=_examples(results) if results else [],
-        config=config_file.to_json(to_config(config)),
+        config=config,
     )
     files.write_text_atomic(out / "index.html", text)
     print(f"report: {out / 'index.html'}")

@@ -1,6 +1,8 @@
 """How a stage begins: its inputs looked at, its batches and the stages before it checked, the run's folder opened."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 
 from icegrt_jax.config.options import Options
 from icegrt_jax.runs import batch_check, inputs, notes, rundir
@@ -11,6 +13,11 @@ def alone(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
     """The stage by itself, as `icegrt STAGE` runs it: its inputs are checked first."""
     notes.warn(stage.name, inputs.check(config, workdir, stage))
     stage.train(config, workdir)
+
+
+def program(stage: Stage) -> Callable[[Options, pathlib.Path], None]:
+    """`main` of the stage's command."""
+    return functools.partial(alone, stage)
 
 
 def begin(stage: Stage, config: Options, workdir: pathlib.Path) -> rundir.Run | None:

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from icegrt_jax.config.options import (
+    LengthOptions,
     Options,
     PPOOptions,
     RecordOptions,
     ReplayOptions,
     RewardOptions,
+    SFTOptions,
     SupervisedOptions,
 )
 from icegrt_jax.data import losses
@@ -44,7 +46,11 @@ class NothingLeft(UserError):
 def check(config: Options, workdir: pathlib.Path, *stages: Stage) -> list[str]:
     """Raises UserError for an input that a stage cannot use; returns warnings."""
     workdir = pathlib.Path(workdir)
-    due = [stage for stage in stages if stage.is_due(config) and not (workdir / stage.name / "done.json").is_file()]
+    due = [
+        stage
+        for stage in stages
+        if (stage.due or stage.steps)(config) and not (workdir / stage.name / "done.json").is_file()
+    ]
     changed = own_code.changes(workdir)
     if not due:
         return changed
@@ -55,7 +61,9 @@ def check(config: Options, workdir: pathlib.Path, *stages: Stage) -> list[str]:
         tokenizers.check_tokenizers(config, config.reward, config.value, config.ppo, workdir)
     policy = tokenizers.future_tokenizer(config, workdir)
     reward = (tokenizers.reward_tokenizer(config.reward, workdir) if "reward" in names else None) or policy
-    warnings = changed + model_folders.check(names, config.model, config.reward, _policy_lengths(config))
+    warnings = changed + model_folders.check(
+        names, config.model, config.reward, _policy_lengths(config, config.sft, config.ppo)
+    )
     for stage in due:
         for reading in stage.readings(config, policy, reward):
             warnings += check_reading(reading, config, workdir)
@@ -63,10 +71,10 @@ def check(config: Options, workdir: pathlib.Path, *stages: Stage) -> list[str]:
     return warnings
 
 
-def _policy_lengths(config: Options) -> dict[str, int]:
+def _policy_lengths(lengths: LengthOptions, sft: SFTOptions, ppo: PPOOptions) -> dict[str, int]:
     """In tokens, of the rows that the policy reads, by their key."""
-    rows = {"max_prompt_length + max_response_length": config.total, "sft.length": config.sft.length}
-    return {**rows, "ppo.ptx.length": config.ppo.ptx.length} if config.ppo.iterations and config.ppo.ptx.coef else rows
+    rows = {"max_prompt_length + max_response_length": lengths.total, "sft.length": sft.length}
+    return {**rows, "ppo.ptx.length": ppo.ptx.length} if ppo.iterations and ppo.ptx.coef else rows
 
 
 def weighted(key: str, section: Weighted, kind: type[Record], fit: Fit, length: str) -> Iterator[Reading]:

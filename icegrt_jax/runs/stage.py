@@ -55,13 +55,10 @@ class Stage:
     name: str
     train: Callable[[Options, pathlib.Path], None]
     steps: Callable[[Options], int] = lambda config: 0
-    due: Callable[[Options], bool] | None = None
+    due: Callable[[Options], Any] | None = None
     needs: Callable[[Options], Sequence[str]] = lambda config: ()
     readings: Callable[[Options, ChatTokenizer, ChatTokenizer], Iterable[Reading]] = lambda *_: ()
     check: Callable[[Options, pathlib.Path, ChatTokenizer], Sequence[str]] = lambda *_: ()
     only_measures: bool = False
     title: str = ""
     panels: Sequence[Any] = ()
-
-    def is_due(self, config: Options) -> bool:
-        return bool(self.steps(config) if self.due is None else self.due(config))

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from icegrt_jax.config import default_config, read
-from icegrt_jax.config.checks import check, check_given_reward, check_options, doubts
+from icegrt_jax.config import checks, default_config, read
+from icegrt_jax.config.checks import check_given_reward
 from icegrt_jax.config.file import load_config
 from icegrt_jax.errors import UserError
 from icegrt_jax.plan.shapes import models_of
@@ -21,6 +21,15 @@ from icegrt_jax.training.state import PPOConfig
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 QUICKSTART = f"{CONFIGS / 'quickstart.py'}:smoke"
+
+
+def check(config):
+    checks.check(read(config))
+
+
+def doubts(config):
+    options = read(config)
+    return checks.doubts(options.reward, options.ppo, longest=options.total, weight=options.reward_model)
 
 
 def test_the_defaults_are_a_locked_config_that_passes():
@@ -97,7 +106,7 @@ def test_a_big_config_has_the_shape_of_its_model_without_the_model(monkeypatch, 
 
 
 def test_the_checks_need_no_device():
-    code = "import sys, icegrt_jax.config as c; c.check(c.default_config()); assert 'jax' not in sys.modules"
+    code = "import sys, icegrt_jax.config as c; c.check(c.read(c.default_config())); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -288,7 +297,7 @@ def test_the_reward_model_counts_where_there_is_one_and_its_weight_is_not_zero()
     assert weight(**exact, reward__init="models/reward") == 1.0
     assert weight(**exact, reward__steps=1, ppo__reward_weights__model=0.25) == 0.25
     alone = read(with_prompts({**REWARDS, "ppo.iterations": 1}))
-    check_options(alone)
+    checks.check(alone)
     check_given_reward(alone.reward, 1, alone.reward_model)
     wanted = read(with_prompts({**REWARDS, "ppo.iterations": 1, "ppo.reward_weights.model": 1.0}))
     with pytest.raises(UserError, match=r"PPO would have no reward model; .*ppo.reward_weights.model=0"):

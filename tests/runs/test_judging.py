@@ -23,7 +23,7 @@ def config():
 
 def test_a_source_has_its_own_judge_or_that_of_its_group(config):
     config.evaluate.judges.a, config.ppo.judges.b = "number", "letter"
-    check(config)
+    check(read(config))
     names = lambda judge_of: [judge and judge.name for judge in map(judge_of, "ab")]
     options = read(config)
     assert names(judging.of_evaluation(options.evaluate, "domain", "")) == ["number", "overlap"]
@@ -35,9 +35,9 @@ def test_a_group_whose_sources_all_have_their_own_judge_needs_none(config):
     config.evaluate.judge = ""
     config.evaluate.judges.a = "exact"
     with pytest.raises(UserError, match="^evaluate.judge is empty, but evaluate.domain names prompts; expected one of"):
-        check(config)
+        check(read(config))
     config.evaluate.judges.b = "exact"
-    check(config)
+    check(read(config))
 
 
 @pytest.mark.parametrize("key, value, problem", [
@@ -49,7 +49,7 @@ def test_a_group_whose_sources_all_have_their_own_judge_needs_none(config):
 def test_a_judge_of_no_source_and_an_unknown_one_are_refused(config, key, value, problem):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError) as error:
-        check(config)
+        check(read(config))
     assert str(error.value).startswith(problem)
 
 
