@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from icegrt_jax import commands
+from icegrt_jax.config.convert import to_config
 from icegrt_jax.config.options import Options
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
@@ -48,11 +49,25 @@ def main(
     role = role or next(name for name in DEFAULT_ROLES if name in models)
     if role not in models:
         raise UserError(f"--role={role}: the {stage} stage has no such model; it has {', '.join(models)}.")
-    if adapter:
-        return write_adapter(config, workdir, stage, role, out, base, dtype)
-    if base:
+    if base and not adapter:
         raise UserError(f"--base={base}: only an adapter has a base; add --adapter, or leave it out.")
+    names = [command.name for command in commands.leaving_models()]
+    left = commands.TABLE[stage].leaves.get(role) or commands.Left(f"the {role} model of the {stage} stage")
+    told = card.Told(
+        stage=stage, role=role, what=left.what, row=left.row, base=config.model, reward=config.reward,
+        value=config.value, stages={name: getattr(config, name, None) for name in names[: names.index(stage) + 1]},
+        domain=config.domain, evaluate=config.evaluate, config=to_config(config).to_dict(),
+    )  # fmt: skip
     run = rundir.start(config, workdir)
+    if adapter:
+        write_adapter(run, told, out, base, dtype)
+    else:
+        write_model(run, told, out, dtype)
+
+
+def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str) -> None:
+    """Writes the complete model, for transformers."""
+    stage, role = told.stage, told.role
     model, params = stage_models.stage_params(run, stage, role)
     tokenizer = _tokenizer(run, role)
     path = pathlib.Path(out).expanduser()
@@ -60,15 +75,14 @@ def main(
         write_hf(folder, model, params, tokenizer, dtype=dtype)
         load = LANGUAGE_MODEL if role == "policy" else SCORES
         load = load.format(folder=path.name, end=tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.eos_id))
-        _write_card(folder, config, workdir, stage, role, model, load)
+        card.write(folder, run.workdir, told, model, load)
     print(f"{out}: the {role} model of {stage}, {model.num_params} parameters as {dtype}")
 
 
-def write_adapter(
-    config: Options, workdir: pathlib.Path, stage: str, role: str, out: str, base: str, dtype: str
-) -> None:
+def write_adapter(run: rundir.Run, told: card.Told, out: str, base: str, dtype: str) -> None:
     """Writes what the stage trained of the role, for PEFT."""
-    model, own, record = load_own(workdir / stage, role)
+    stage, role = told.stage, told.role
+    model, own, record = load_own(run.folder(stage), role)
     if record is None or record.lora is None:
         raise UserError(f"--adapter: the {stage} stage trained the {role} model without one; leave the flag out.")
     if "adapter" in record.base:
@@ -76,17 +90,16 @@ def write_adapter(
             f"--adapter: its base is {record.base['path']} with the adapter {record.base['adapter']} merged in, which "
             "PEFT would not know; leave the flag out."
         )
-    run = rundir.start(config, workdir)
     path = pathlib.Path(out).expanduser()
-    kept = record.base.get("path") or f"the {record.base['role']} of {workdir / record.base['stage']}"
+    kept = record.base.get("path") or f"the {record.base['role']} of {run.folder(record.base['stage'])}"
     named = base or _place(record, path)
     with new_folder(path) as folder:
         peft.write_adapter(folder, own, model, record.lora, named)
         if not base and "path" not in record.base:
-            whole = read_base(workdir / stage, model, own, record)
+            whole = read_base(run.folder(stage), model, own, record)
             write_hf(_made(folder / BASE), model, whole, _tokenizer(run, role), dtype=dtype)
             kept = f"{kept}, written to {path / BASE}"
-        _write_card(folder, config, workdir, stage, role, model, _how_to_load(path, role, record, base))
+        card.write(folder, run.workdir, told, model, _how_to_load(path, role, record, base))
     stored = "" if record.base_dtype == "float32" else f", trained with it stored as {record.base_dtype}"
     print(f"{out}: the {role} adapter of {stage}, rank {record.lora.rank}; its base is {kept}{stored}")
 
@@ -104,18 +117,6 @@ def _place(record: PartRecord, path: pathlib.Path) -> str:
         return str((path / BASE).absolute())
     folder = pathlib.Path(record.base["path"]).expanduser()
     return str(folder.absolute()) if folder.exists() else record.base["path"]
-
-
-def _write_card(
-    folder: pathlib.Path, config: Options, workdir: pathlib.Path, stage: str, role: str, model: ModelConfig, load: str
-) -> None:
-    """The model card, with what the table of commands says of the model."""
-    names = [command.name for command in commands.leaving_models()]
-    left = commands.TABLE[stage].leaves.get(role) or commands.Left(f"the {role} model of the {stage} stage")
-    card.write(
-        folder, config, workdir, stage, role, model, load,
-        what=left.what, row=left.row, stages=names[: names.index(stage) + 1],
-    )  # fmt: skip
 
 
 def _how_to_load(path: pathlib.Path, role: str, record: PartRecord, base: str) -> str:

@@ -1,14 +1,14 @@
 """The model card of an export: what the run's folder says about the model, and where it says nothing, that."""
 
+import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from icegrt_jax import files
-from icegrt_jax.config.convert import to_config
-from icegrt_jax.config.options import EvaluateOptions, Options
+from icegrt_jax.config.options import EvaluateOptions, ModelOptions, RewardOptions, ValueOptions
 from icegrt_jax.data.licences import UNKNOWN, licence_of
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
@@ -25,67 +25,78 @@ from icegrt_jax.version import __version__
 LOCAL = re.compile(r"(?<![\w}.])~?/(?:[^/\s'\"]+/)+")
 
 
-def write(
-    folder: pathlib.Path,
-    config: Options,
-    workdir: pathlib.Path,
-    stage: str,
-    role: str,
-    model: ModelConfig,
-    load: str,
-    *,
-    what: str,
-    row: str,
-    stages: Sequence[str],
-) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a run says of a model that it has made.
+
+    Attributes:
+      stage, role: whose it is.
+      what: it is. row: its row in the table of `icegrt evaluate`, "" for none.
+      base: the run's base model. reward, value: how the roles began that may begin elsewhere.
+      stages: the sections of the stages up to this one, in their order.
+      domain: of the run's records. evaluate: how its models were measured.
+      config: all of it, to be shown.
+    """
+
+    stage: str
+    role: str
+    what: str
+    row: str
+    base: ModelOptions
+    reward: RewardOptions
+    value: ValueOptions
+    stages: Mapping[str, Any]
+    domain: str
+    evaluate: EvaluateOptions
+    config: dict[str, Any]
+
+
+def write(folder: pathlib.Path, workdir: pathlib.Path, told: Told, model: ModelConfig, load: str) -> None:
     """Writes README.md beside an exported model.
 
     Args:
       folder: of the export.
-      config: of the run.
       workdir: of the run.
-      stage, role: whose model it is.
-      model: its shape.
+      model: the shape.
       load: the section on how it is loaded.
-      what: it is. row: its row in the table of `icegrt evaluate`, "" for none.
-      stages: up to this one, in their order.
     """
     adapter = (folder / "adapter_config.json").is_file()
-    scalar = role != "policy"
+    scalar = told.role != "policy"
+    title = f"{told.what[0].upper()}{told.what[1:]}"
     about = (
-        f"{what[0].upper()}{what[1:]}{', as a LoRA adapter' if adapter else ''}. A {model.family} model of "
+        f"{title}{', as a LoRA adapter' if adapter else ''}. A {model.family} model of "
         f"{model.num_params:,} parameters ({model.num_layers} layers, width {model.d_model}), trained with icegrt_jax "
         f"{__version__}, which follows ICE-GRT (arXiv 2401.02072)."
     )
-    base = _base_of(config, role)
+    base = _base_of(told.base, told.reward, told.value, told.role)
     on_hub = bool(base) and not pathlib.Path(base).expanduser().exists() and bool(HUB_NAME.fullmatch(base))
     sections = [
         ("What it is", about),
-        ("Base model", _base(config, base)),
-        ("Data", _data(config, stages)),
-        ("Results", _results(config, workdir, row) + _held_out(workdir, stage)),
+        ("Base model", _base(told.base, base)),
+        ("Data", _data(told.stages, told.domain, told.evaluate)),
+        ("Results", _results(told.evaluate, workdir, told.row) + _held_out(workdir, told.stage)),
         ("How to load", load),
-        ("Config", f"```json\n{json.dumps(without_paths(to_config(config).to_dict()), indent=2)}\n```"),
+        ("Config", f"```json\n{json.dumps(without_paths(told.config), indent=2)}\n```"),
     ]
     card.write_card(
-        folder, f"{what[0].upper()}{what[1:]}", sections, library_name="peft" if adapter else "transformers",
+        folder, title, sections, library_name="peft" if adapter else "transformers",
         tags=[card.TAG, "rlhf"], base_model=base if on_hub else None,
         pipeline_tag="text-classification" if scalar else "text-generation",
     )  # fmt: skip
 
 
-def _base_of(config: Options, role: str) -> str:
+def _base_of(model: ModelOptions, reward: RewardOptions, value: ValueOptions, role: str) -> str:
     """The folder or name that the role's parameters go back to; "" if they were drawn at random."""
-    of_reward = role == "reward" or role == "value" and config.value.init == "reward" and config.value.trunk == "own"
-    if of_reward and config.reward.init != "sft":
-        return "" if config.reward.init == "scratch" else config.reward.init
-    return config.model.path
+    of_reward = role == "reward" or role == "value" and value.init == "reward" and value.trunk == "own"
+    if of_reward and reward.init != "sft":
+        return "" if reward.init == "scratch" else reward.init
+    return model.path
 
 
-def _base(config: Options, base: str) -> str:
+def _base(model: ModelOptions, base: str) -> str:
     if not base:
         return "None: its parameters were drawn at random and trained in the stages below."
-    own = base == config.model.path and config.model.adapter
+    own = base == model.path and model.adapter
     adapter = f", with the adapter `{without_paths(own)}` merged in" if own else ""
     return f"`{without_paths(base)}`{adapter}. Its licence: {_licence_in(base)}."
 
@@ -103,24 +114,23 @@ def _licence_in(path: str) -> str:
     return f"see {found[0]} of that model" if found else f"{UNKNOWN} to this run; see that model's card"
 
 
-def _data(config: Options, stages: Sequence[str]) -> str:
+def _data(stages: Mapping[str, Any], domain: str, evaluate: EvaluateOptions) -> str:
     """Every source that this model or one before it was trained or measured on, with its licence where it is known."""
     groups = []
-    for name in stages:
-        section: Any = getattr(config, name, None)
+    for name, section in stages.items():
         if getattr(section, "steps", getattr(section, "iterations", 0)):
             groups.append((name, getattr(section, "sources", {})))
         if name == "reward" and section.steps:
             groups.append(("reward, held out", section.heldout))
         if name == "ppo" and section.ptx.coef:
             groups.append(("ppo, replay", section.ptx.sources))
-    groups += [("evaluate", specs) for specs in (config.evaluate.domain, config.evaluate.general) if specs]
+    groups += [("evaluate", specs) for specs in (evaluate.domain, evaluate.general) if specs]
     rows = []
     for group, specs in groups:
         for source, spec in specs.items():
             known, licence = licence_of(spec)
-            if config.domain and "{workdir}/data/" in spec:
-                known, licence = _of_domain(config.domain)
+            if domain and "{workdir}/data/" in spec:
+                known, licence = _of_domain(domain)
             rows.append([group, source, f"`{without_paths(spec)}`", known or "-", licence])
     if not rows:
         return "No source of data is named in the config."
@@ -140,7 +150,7 @@ def _of_domain(name: str) -> tuple[str, str]:
     return found.description, found.domain.licence
 
 
-def _results(config: Options, workdir: pathlib.Path, own: str) -> str:
+def _results(evaluate: EvaluateOptions, workdir: pathlib.Path, own: str) -> str:
     """The table of `icegrt evaluate`, if it has run."""
     file = workdir / "evaluate" / "results.json"
     if not (workdir / "evaluate" / "done.json").is_file() or not file.is_file():
@@ -156,7 +166,7 @@ def _results(config: Options, workdir: pathlib.Path, own: str) -> str:
     said = "Evaluated before intervals were kept."
     if counts := results.get("prompts"):
         judges = [
-            f"{counts[kind]} {title} prompts ({_judges(config.evaluate, kind)})"
+            f"{counts[kind]} {title} prompts ({_judges(evaluate, kind)})"
             for kind, title in (("domain", "in-domain"), ("general", "general"))
             if counts[kind]
         ]

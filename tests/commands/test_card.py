@@ -114,18 +114,13 @@ def configured(**groups):
 
 def written(folder, config, workdir, model):
     folder.mkdir()
-    card.write(
-        folder,
-        read(config),
-        workdir,
-        "sft",
-        "policy",
-        model,
-        "so",
-        what="a model",
-        row="ICE-Instruct",
-        stages=ORDER[:2],
-    )
+    options = read(config)
+    told = card.Told(
+        stage="sft", role="policy", what="a model", row="ICE-Instruct", base=options.model, reward=options.reward,
+        value=options.value, stages={name: getattr(options, name) for name in ORDER[:2]}, domain=options.domain,
+        evaluate=options.evaluate, config=config.to_dict(),
+    )  # fmt: skip
+    card.write(folder, workdir, told, model, "so")
     return (folder / "README.md").read_text()
 
 
