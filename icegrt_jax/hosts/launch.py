@@ -40,6 +40,7 @@ class Launch:
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdigit():
             raise UserError(f"--coordinator={self.coordinator}; expected HOST:PORT of process 0, as 10.0.0.2:8476.")
+        assert self.process_id is not None and self.num_processes is not None
         if not 0 <= self.process_id < self.num_processes:
             raise UserError(
                 f"--process-id={self.process_id} with --num-processes={self.num_processes}; "

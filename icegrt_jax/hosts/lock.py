@@ -39,14 +39,16 @@ def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --workdir.") from error
 
+    held: int | None = file
+
     def release():
-        nonlocal file
-        if file is not None:
+        nonlocal held
+        if held is not None:
             with contextlib.suppress(OSError):
                 path.unlink()  # while it is held: see _locked
                 workdir.rmdir()  # where nothing has been written
-            os.close(file)
-            file = None
+            os.close(held)
+            held = None
 
     return release
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from icegrt_jax.models.chunks import over_chunks, sum_over_chunks
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.layers import softcap
 from icegrt_jax.models.precision import float32_products
-from icegrt_jax.models.transformer import Transformer, softcap
+from icegrt_jax.models.transformer import Transformer
 from icegrt_jax.rl import exact_kl
 from icegrt_jax.sharding.constrain import constrain, gathered, splits_over_fsdp, with_vocabulary
 from icegrt_jax.sharding.mesh import platform
@@ -185,7 +186,7 @@ def token_loss(
         logits = unembed(weights[0], config, hidden) / temperature
         more = {}
         if reference is not None:
-            ref_hidden, *arrays = arrays
+            ref_hidden, arrays = arrays[0], arrays[1:]
             more = {"kl": exact_kl(logits, unembed(weights[1], config, ref_hidden) / temperature)}
         return loss_fn(*_read(logits, targets), mask, *arrays, **more)
 

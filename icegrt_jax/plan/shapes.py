@@ -115,6 +115,7 @@ def ppo_state(
             return model, init_params(key, model, scalar_head=role in SCALAR_ROLES)
 
         def own(stage, role):
+            assert lora is not None  # a shared base has adapters only
             model, base = models.reward, init_params(key, models.reward)
             record = PartRecord(lora, roles.INSTRUCT, frozen)
             return model, init_adapter(key, base, lora, head=new_head(key, model)), record

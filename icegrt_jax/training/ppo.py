@@ -267,7 +267,8 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
 
     def one(carry, xs):
         state, stopped = carry
-        minibatch = own_rows(_minibatch(experience, *xs, config.num_minibatches), state.axis_name)
+        picked, index = xs
+        minibatch = own_rows(_minibatch(experience, picked, index, config.num_minibatches), state.axis_name)
         if config.kl_early_stop:
             shapes = jax.eval_shape(update, state, minibatch)[1]
             nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
