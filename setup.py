@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.12",
+    "pyarrow>=18",
     "safetensors>=0.6",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",

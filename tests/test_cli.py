@@ -96,7 +96,7 @@ def test_a_plan_gets_the_checked_config_and_leaves_no_folder(calls, file, tmp_pa
 def test_data_gets_its_flags_and_no_config(calls):
     command = "data build --source=jsonl:a.jsonl --kind=ranking --name=mine --out=tfds --data_dir=here".split()
     assert cli.main(command) == 0
-    flags = dict(command="build", source="jsonl:a.jsonl", kind="ranking", data_dir="here")
+    flags = dict(command="build", source="jsonl:a.jsonl", kind="ranking", data_dir="here", config="", tokenizer="")
     assert calls == [("data", (), {**flags, "name": "mine", "split": "train", "out": "tfds"})]
 
 

@@ -202,7 +202,7 @@ def test_every_source_format_is_documented():
             listed = set(kinds) if wanted == "all" else set(wanted.split(", "))
             assert listed == {kind for kind, record in kinds.items() if record in given}, name
     documented = set(re.findall(r"`([a-z_]+):", text("docs/data.md").partition("## Commands")[0]))
-    assert documented == {"jsonl", "tfds", *sources.CONVERTERS}
+    assert documented == set(sources.FORMATS)
 
 
 def test_the_public_files_are_those_that_the_config_reads():

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icegrt_jax.api import records, settings
@@ -159,7 +159,7 @@ def _data(session: Session, section: PPOOptions, given: Mapping, replayed: Mappi
     return data
 
 
-def _reader(session: Session, model: Model | None, length: int, prompts: list[Prompt]) -> scoring.Reader | None:
+def _reader(session: Session, model: Model | None, length: int, prompts: Sequence[Prompt]) -> scoring.Reader | None:
     """How a reward model with another tokenizer reads."""
     if model is None:
         return None
@@ -169,7 +169,7 @@ def _reader(session: Session, model: Model | None, length: int, prompts: list[Pr
     return reader
 
 
-def _try_out(rewards: Rewards, section: PPOOptions, prompts: list[Prompt]) -> None:
+def _try_out(rewards: Rewards, section: PPOOptions, prompts: Sequence[Prompt]) -> None:
     """Calls the functions on some references, or on empty responses, before anything is sampled."""
     if rewards and section.reward_failed == STOP:
         tried = prompts[:TRIED]
@@ -179,7 +179,7 @@ def _try_out(rewards: Rewards, section: PPOOptions, prompts: list[Prompt]) -> No
 class _Answers:
     """The policy's answers before training, on which scores are measured; sampled when they are first asked for."""
 
-    def __init__(self, session: Session, model: Model, section: PPOOptions, prompts: list[Prompt], count: int):
+    def __init__(self, session: Session, model: Model, section: PPOOptions, prompts: Sequence[Prompt], count: int):
         self._session, self._model = session, model
         fitting = reward_model.fitting_prompts(session, prompts)[:count]
         self.asked = reward_model.Asked(fitting, section, EvaluateOptions.batch_size)

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icegrt_jax.data.records import Instruction, Kind, Prompt, Ranking, shown
+from icegrt_jax.data.fields import shown
+from icegrt_jax.data.records import Instruction, Kind, Prompt, Ranking
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
 
@@ -16,7 +17,7 @@ EXPECTED = {
 }
 
 
-def sources(given: Any, kind: type[Kind], name: str, data_dir: str = "") -> dict[str, list[Kind]]:
+def sources(given: Any, kind: type[Kind], name: str, data_dir: str = "") -> dict[str, Sequence[Kind]]:
     """The records by source: a mapping has several sources, anything else is one that is called `name`."""
     if not isinstance(given, Mapping):
         return {name: read(given, kind, name, data_dir)}
@@ -25,7 +26,7 @@ def sources(given: Any, kind: type[Kind], name: str, data_dir: str = "") -> dict
     return {source: read(one, kind, f"{name}.{source}", data_dir) for source, one in given.items()}
 
 
-def read(given: Any, kind: type[Kind], name: str, data_dir: str = "") -> list[Kind]:
+def read(given: Any, kind: type[Kind], name: str, data_dir: str = "") -> Sequence[Kind]:
     """The records of one source; every mistake names `name` and the place."""
     if isinstance(given, str | os.PathLike):
         return load_source(_spec(given, name), kind=kind, data_dir=data_dir)

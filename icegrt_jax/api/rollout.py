@@ -2,7 +2,7 @@
 
 import functools
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class ScoredRollout:
     """
 
     def __init__(self, sampled: Sampled, metrics: Mapping[str, Any], config: PPOConfig, tokenizer: ChatTokenizer):
-        self.records: list[Prompt] = sampled.records
+        self.records: Sequence[Prompt] = sampled.records
         self.text: list[str] = sampled.responses
         self.opinions = dict(sampled.answer.values)
         self._arrays = (sampled.rollout, sampled.experience)

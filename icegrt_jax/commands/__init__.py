@@ -123,7 +123,9 @@ _COMMANDS = (
         "sample", "answers from a checkpoint: K per prompt, written as records to be ranked, or one", distributed=True,
         only_reads=True, flags=f"{FLAGS}:sample",
     ),
-    Command("data", "check records, or build a TFDS dataset from them", reads="files", flags=f"{FLAGS}:data"),
+    Command(
+        "data", "check records, or build a data set from them: TFDS, or tokenised", reads="files", flags=f"{FLAGS}:data",
+    ),
     Command(
         "plan", "whether a run fits a TPU slice and what it costs, compiled ahead of time, without a TPU",
         reads="config", doubts=True, flags=f"{FLAGS}:plan",

@@ -1,27 +1,23 @@
-"""`icegrt data`: check records, or build a TFDS dataset from them."""
+"""`icegrt data`: check records, or build a data set from them: TFDS, or tokenised."""
 
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from icegrt_jax.config.options import Options, OriginOptions, RewardOptions
-from icegrt_jax.data import losses, records
-from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings, token_counts
-from icegrt_jax.data.sources import load_source
+from icegrt_jax.data import losses, token_build
+from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings, refuse_other_tokenizer, token_counts
+from icegrt_jax.data.records import KINDS
+from icegrt_jax.data.sources import iter_source, load_source, understood
 from icegrt_jax.data.tfds_builder import build_dataset
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.hf.hub import local_folder
 from icegrt_jax.runs import tokenizers
 
-KINDS: dict[str, Any] = {
-    "instruction": records.Instruction,
-    "ranking": records.Ranking,
-    "prompt": records.Prompt,
-    "text": records.Text,
-}
 FITS: dict[str, Callable] = {
     "instruction": fit_examples,
     "text": fit_examples,
@@ -34,35 +30,47 @@ LONGER = {"drop": "dropped", "cut": "cut", "keep": "kept", "split": "split"}
 QUANTILES = {"median": 50, "90 %": 90, "99 %": 99, "longest": 100}
 
 
-def main(command: str, **flags) -> None:
-    """Runs `icegrt data check` or `icegrt data build`; the flags are the command line's."""
-    programs: dict[str, Callable[..., None]] = {"check": check, "build": build}
-    programs[command](**flags)
-
-
-def check(
-    *, source: str, kind: str, data_dir: str, config: Options | None = None, tokenizer: str = "", length: int = 0
+def main(
+    command: str, *, kind: str, config: Options | None = None, tokenizer: str = "", length: int = 0, **flags
 ) -> None:
-    """Reads and validates every record of a source; the first bad one is a `UserError` that names its line.
+    """Runs `icegrt data check` or `icegrt data build`; the flags are the command line's.
 
-    With a tokenizer, a config's or one by itself, the records are tokenised too: how long they are, and how many would
-    be left out or cut at the config's lengths or at `length`.
+    With a tokenizer, a config's or one by itself, a check counts tokens too, and a build stores them.
     """
     if length and not (config or tokenizer):
         raise UserError("--length counts tokens; give --tokenizer or --config as well.")
-    loaded: Sequence[Any] = load_source(source, kind=KINDS[kind], data_dir=data_dir)
-    print(f"{source}: {len(loaded)} {kind} records, all valid")
+    reader = None
     if tokenizer:
         reader = load_tokenizer(local_folder(tokenizer))
     elif config:
         reader = _tokenizer_of(config, config.reward, kind)
-    else:
+    if command == "build":
+        return build(kind=kind, reader=reader, **flags)
+    given = [("--length", length, "split" if kind == "text" else "drop")]
+    check(kind=kind, reader=reader, lengths=given if length else list(_lengths(config, kind)), **flags)
+
+
+def check(
+    *, source: str, kind: str, data_dir: str, reader: ChatTokenizer | None, lengths: Sequence[tuple[str, int, str]]
+) -> None:
+    """Reads and validates every record of a source; the first bad one is a `UserError` that names its line.
+
+    Before that it says how the first record is understood; where a field is missing the error proposes a mapping.
+
+    With a reader the records are tokenised too: how long they are, and how many would be left out or cut at each of
+    `lengths` (key, tokens, what happens to longer records).
+    """
+    for line in understood(source, kind=KINDS[kind], data_dir=data_dir):
+        print(line)
+    loaded: Sequence[Any] = load_source(source, kind=KINDS[kind], data_dir=data_dir)
+    print(f"{source}: {len(loaded)} {kind} records, all valid")
+    if reader is None:
         return print("for their lengths in tokens give --config or --tokenizer")
+    refuse_other_tokenizer(loaded, reader)
     sizes = [size for record in loaded for size in token_counts(record, reader)]
     shown = (f"{name} {int(np.percentile(sizes, q, method='higher'))}" for name, q in QUANTILES.items())
     print(f"tokens: {', '.join(shown)}{' (of answers with their prompt)' if kind == 'ranking' else ''}")
-    given = [("--length", length, "split" if kind == "text" else "drop")]
-    for key, tokens, overlong in given if length else _lengths(config, kind):
+    for key, tokens, overlong in lengths:
         _show_fit(loaded, FITS[kind], reader, f"{key}={tokens} tokens", tokens, overlong)
 
 
@@ -99,8 +107,18 @@ def _show_fit(
         print(f"warning: {line}")
 
 
-def build(*, source: str, kind: str, data_dir: str, name: str, split: str, out: str) -> None:
-    """Writes the records of a source as one split of the TFDS dataset OUT/NAME."""
+def build(
+    *, source: str, kind: str, data_dir: str, name: str, split: str, out: str, reader: ChatTokenizer | None
+) -> None:
+    """Writes the records of a source as one split of the TFDS dataset OUT/NAME.
+
+    With a reader they are tokenised into OUT/NAME/SPLIT instead, one after the other.
+    """
+    if reader is not None:
+        folder = pathlib.Path(out).expanduser().absolute() / name / split
+        made = iter_source(source, kind=KINDS[kind], data_dir=data_dir)
+        count = token_build.write(folder, made, KINDS[kind], reader)
+        return print(f"{folder}: {count} {kind} records, tokenised; read them with tokens:{folder}")
     loaded: Sequence[Any] = load_source(source, kind=KINDS[kind], data_dir=data_dir)
     folder = build_dataset({split: loaded}, name, out)
     print(f"{folder}: {len(loaded)} {kind} records; read them with tfds:{name}@{os.path.abspath(out)}#{split}")

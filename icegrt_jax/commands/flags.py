@@ -101,7 +101,7 @@ def data(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt data`, which has two commands."""
     does = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     check = does.add_parser("check", help="read and validate every record, write nothing")
-    build = does.add_parser("build", help="write the records as a TFDS dataset (ArrayRecord)")
+    build = does.add_parser("build", help="write the records as a TFDS dataset, or tokenised (ArrayRecord)")
     for command in (check, build):
         command.add_argument("--source", required=True, metavar="SPEC", help="FORMAT:PATH, such as jsonl:rows.jsonl")
         command.add_argument("--kind", required=True, choices=KINDS, help="what a record is: %(choices)s")
@@ -112,11 +112,13 @@ def data(parser: argparse.ArgumentParser) -> None:
             help="where relative paths start (default: $ICEGRT_DATA, else here)",
         )
     measure = check.add_argument_group("token lengths", "shown with either")
-    add = measure.add_argument
-    add("--config", default="", metavar="FILE[:SWITCH]",
-        help="whose tokenizer reads the records, and at whose lengths they are cut or dropped")  # fmt: skip
-    add("--tokenizer", default="", metavar="DIR", help="Hugging Face folder, in place of the config's")
-    add("--length", type=positive(int), default=0, metavar="N", help="tokens, in place of the config's lengths")
+    tokens = build.add_argument_group("tokenised", "with either, for data that do not fit into memory")
+    for add in (measure.add_argument, tokens.add_argument):
+        add("--config", default="", metavar="FILE[:SWITCH]", help="whose tokenizer and lengths they are read at")
+        add("--tokenizer", default="", metavar="DIR", help="Hugging Face folder, in place of the config's")
+    measure.add_argument(
+        "--length", type=positive(int), default=0, metavar="N", help="tokens, in place of the config's lengths"
+    )
     build.add_argument("--name", required=True, help="the dataset's name, read later as tfds:NAME@OUT")
     build.add_argument("--split", default="train", help="the dataset's split (default train)")
     build.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")

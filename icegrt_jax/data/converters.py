@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from icegrt_jax.data.content import read_at, refuse_half_characters
-from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record, is_finite, shown
+from icegrt_jax.data.fields import is_finite, shown
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record
 from icegrt_jax.errors import UserError
 
 SNLI_LABELS = ("true", "false", "neither")
@@ -130,21 +131,28 @@ def kway_ranking(row: Row) -> dict:
     put in the wording above, with the given answer before each explanation; the
     prompts of other rows stay as they are.
     """
-    responses, scores = row.texts("responses"), row.get("scores")
-    if not isinstance(scores, list) or len(scores) != len(responses):
-        raise row.fail_type("scores", f"{len(responses)} numbers, one for each response")
-    for i, score in enumerate(scores):
-        # Nothing is above NaN and NaN above nothing: an answer without a score would share the first rank.
-        if not is_finite(score):
-            raise row.fail(f"scores[{i}]", f"is {shown(score)}; expected a finite number.")
+    responses = row.texts("responses")
+    ranks = ranks_of_scores(row, len(responses))
     task = row.get("task", "kway")
     if task in ("commonsenseqa", "snli"):
         prompt = _kway_question(row, task)
         responses = [explained_answer(row.text("gold_label"), response) for response in responses]
     else:
         prompt = row.text("prompt")
-    ranks = [1 + sum(other > score for other in scores) for score in scores]
-    return {"prompt": prompt, "responses": responses, "ranks": ranks, "meta": {**_meta(row, task), "scores": scores}}
+    meta = {**_meta(row, task), "scores": row["scores"]}
+    return {"prompt": prompt, "responses": responses, "ranks": ranks, "meta": meta}
+
+
+def ranks_of_scores(row: Row, count: int) -> list[int]:
+    """The ranks of so many answers by the row's scores: 1 for the highest, equal scores share a rank."""
+    scores = row.get("scores")
+    if not isinstance(scores, list) or len(scores) != count:
+        raise row.fail_type("scores", f"{count} numbers, one for each response")
+    for i, score in enumerate(scores):
+        # Nothing is above NaN and NaN above nothing: an answer without a score would share the first rank.
+        if not is_finite(score):
+            raise row.fail(f"scores[{i}]", f"is {shown(score)}; expected a finite number.")
+    return [1 + sum(other > score for other in scores) for score in scores]
 
 
 def _kway_question(row: Row, task: str) -> str:

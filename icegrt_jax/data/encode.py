@@ -7,10 +7,44 @@ records, so that nothing is lost unseen.
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from icegrt_jax.data.packing import Example
 from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Record, Text, naming
 from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.errors import UserError
+
+
+def refuse_other_tokenizer(records: Any, tokenizer: ChatTokenizer) -> None:
+    """Refuses records that were stored with the ids of another tokenizer (`token_store.Stored`)."""
+    made_by = getattr(records, "made_by", None)
+    if made_by is not None and made_by != tokenizer.fingerprint:
+        raise UserError(
+            f"{records.folder}: tokenised with another tokenizer or chat template than the one that reads it; build it"
+            " again with this one: icegrt data build --config=... or --tokenizer=..."
+        )
+
+
+def encoded(record: Record, tokenizer: ChatTokenizer, k: int | None = None) -> list:
+    """What the tokenizer makes of a record, or made of it when it was stored; an error names the record.
+
+    Args:
+      k: of a ranking the first k answers; None: all.
+
+    Returns:
+      (ids, targets) of each example of a conversation; (ids, place of its first token) of each answer of a ranking;
+      the ids of a prompt or text.
+    """
+    if record.encoded:
+        return record.encoded[:k]
+    with naming(record):
+        if isinstance(record, Instruction):
+            return tokenizer.encode_examples(record.messages)
+        if isinstance(record, Ranking):
+            return [tokenizer.encode_answer(record.prompt, answer) for answer in record.responses[:k]]
+        if isinstance(record, Prompt):
+            return tokenizer.encode_prompt(record.prompt)
+        return tokenizer.encode_text(record.text)
 
 
 def fit_examples(
@@ -22,29 +56,28 @@ def fit_examples(
     nothing to learn within the length; split into several examples, which happens to long plain
     texts and to conversations whose template rewrites earlier turns.
     """
+    refuse_other_tokenizer(records, tokenizer)
     examples, counts = [], Counter(kept=0, cut=0, dropped=0, split=0)
     for record in records:
         if isinstance(record, Text):
-            pieces = _split(tokenizer.encode_text(record.text) + [tokenizer.eos_id], length)
+            pieces = _split([*encoded(record, tokenizer), tokenizer.eos_id], length)
             examples += [Example(piece, [True] * len(piece)) for piece in pieces]
             counts["kept" if len(pieces) == 1 else "split"] += 1
             continue
-        with naming(record):
-            encoded = tokenizer.encode_examples(record.messages)
-        fitting = [Example(ids[:length], mask[:length]) for ids, mask in encoded if any(mask[:length])]
-        too_long = any(len(ids) > length for ids, _ in encoded)
+        whole = encoded(record, tokenizer)
+        fitting = [Example(ids[:length], mask[:length]) for ids, mask in whole if any(mask[:length])]
+        too_long = any(len(ids) > length for ids, _ in whole)
         if not fitting or (too_long and overlong == "drop"):
             counts["dropped"] += 1
             continue
         examples += fitting
-        counts["cut" if too_long else "kept" if len(encoded) == 1 else "split"] += 1
+        counts["cut" if too_long else "kept" if len(whole) == 1 else "split"] += 1
     return examples, dict(counts)
 
 
 def encode_prompt(record: Prompt, tokenizer: ChatTokenizer) -> list[int]:
     """Prompt ids; an error names the record."""
-    with naming(record):
-        return tokenizer.encode_prompt(record.prompt)
+    return encoded(record, tokenizer)
 
 
 def fit_prompts(
@@ -54,6 +87,7 @@ def fit_prompts(
 
     Counts records: kept, those longer than `length` among them as over; cut; dropped.
     """
+    refuse_other_tokenizer(records, tokenizer)
     rows, counts = [], Counter(kept=0, over=0, cut=0, dropped=0)
     for index, record in enumerate(records, start=offset):
         ids = encode_prompt(record, tokenizer)
@@ -95,6 +129,7 @@ def fit_rankings(
     the first `k`. Counts pairs of answers that are ranked apart and are the same ids: such a pair teaches
     and measures nothing (see `rl.ranking`), whether texts, the template or a cut made it so.
     """
+    refuse_other_tokenizer(records, tokenizer)
     rows = []
     counts = Counter(
         kept=0, dropped=0, tied=0, identical=0,
@@ -104,9 +139,7 @@ def fit_rankings(
         counts["answers"] += len(record.responses)
         counts["answers_beyond_k"] += max(0, len(record.responses) - k)
         row = []
-        for response, rank in list(zip(record.responses, record.ranks, strict=True))[:k]:
-            with naming(record):
-                ids, start = tokenizer.encode_answer(record.prompt, response)
+        for (ids, start), rank in zip(encoded(record, tokenizer, k), record.ranks):
             if len(ids) > length and (overlong == "drop" or start >= length):
                 counts["answers_dropped"] += 1
                 continue
@@ -125,14 +158,10 @@ def fit_rankings(
 
 def token_counts(record: Record, tokenizer: ChatTokenizer) -> list[int]:
     """Tokens of a record as a stage would read it: of each example, answer with its prompt, prompt or text."""
-    with naming(record):
-        if isinstance(record, Instruction):
-            return [len(ids) for ids, _ in tokenizer.encode_examples(record.messages)]
-        if isinstance(record, Ranking):
-            return [len(tokenizer.encode_answer(record.prompt, answer)[0]) for answer in record.responses]
-        if isinstance(record, Prompt):
-            return [len(tokenizer.encode_prompt(record.prompt))]
-        return [len(tokenizer.encode_text(record.text)) + 1]
+    ids = encoded(record, tokenizer)
+    if isinstance(record, Instruction | Ranking):
+        return [len(part) for part, _ in ids]
+    return [len(ids) + isinstance(record, Text)]  # a text is followed by EOS
 
 
 def _split(ids: list[int], length: int) -> list[list[int]]:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icegrt_jax.data.records import Prompt, shown
+from icegrt_jax.data.fields import shown
+from icegrt_jax.data.records import Prompt
 from icegrt_jax.errors import UserError
 
 

@@ -4,6 +4,7 @@ Packing is greedy first-fit over a window of open rows, in the order given: the
 same examples always give the same rows, and every token is in exactly one.
 """
 
+import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,7 +37,32 @@ def right_pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[
     return tokens, mask
 
 
-def pack(examples: Sequence[Example], length: int, pad_id: int, window: int = WINDOW) -> list[dict[str, np.ndarray]]:
+class Rows(Sequence[dict[str, np.ndarray]]):
+    """Rows of examples, each laid out when it is asked for; arrays as `pack` describes them."""
+
+    def __init__(self, examples: Sequence[Example], places: np.ndarray, ends: np.ndarray, length: int, pad_id: int):
+        # Row i has the examples places[ends[i - 1] : ends[i]].
+        self._examples, self._places, self._ends = examples, places, ends
+        self._length, self._pad_id = length, pad_id
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index) -> dict[str, np.ndarray]:
+        end = self._ends[index]  # raises IndexError past the last
+        start = self._ends[index - 1] if index % len(self) else 0
+        return lay_out([self._examples[i] for i in self._places[start:end]], self._length, self._pad_id)
+
+
+def pack(
+    examples: Sequence[Example],
+    length: int,
+    pad_id: int,
+    window: int = WINDOW,
+    *,
+    sizes: Sequence[int] | np.ndarray | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
+) -> Rows:
     """Rows of several examples each.
 
     Args:
@@ -44,6 +70,8 @@ def pack(examples: Sequence[Example], length: int, pad_id: int, window: int = WI
       length: L, tokens in a row.
       pad_id: fills the rest of a row.
       window: how many rows are open at a time; at 1 the rows keep the examples' order.
+      sizes: how many tokens each example has, where that is known without reading it.
+      order: in which the examples are taken; as they come if None.
 
     Returns:
       One dict for each row: tokens i32[L]; segment_ids i32[L], 1, 2, ... for the
@@ -51,24 +79,43 @@ def pack(examples: Sequence[Example], length: int, pad_id: int, window: int = WI
       loss_mask bool[L], True where the token is a target. The first token of an
       example has nothing before it to be predicted from and is never a target.
     """
-    done: list[list[Example]] = []
-    open_rows: list[list[Example]] = []
-    for example in examples:
-        assert len(example.ids) <= length, f"example of {len(example.ids)} tokens for rows of {length}"
-        row = next((row for row in open_rows if _size(row) + len(example.ids) <= length), None)
-        if row is None:
+    sizes = [len(example.ids) for example in examples] if sizes is None else sizes
+    places, ends = array.array("q"), array.array("q")
+    open_rows: list[tuple[int, list[int]]] = []  # (tokens in it, its examples), the earliest opened first
+
+    def close(row: list[int]) -> None:
+        places.extend(row)
+        ends.append(len(places))
+
+    for place in range(len(sizes)) if order is None else order:
+        place, size = int(place), int(sizes[place])
+        assert size <= length, f"example of {size} tokens for rows of {length}"
+        number = next((i for i, (used, _) in enumerate(open_rows) if used + size <= length), None)
+        if number is None:
             if len(open_rows) == window:
-                fullest = max(range(window), key=lambda i: _size(open_rows[i]))
-                done.append(open_rows.pop(fullest))
-            row = []
-            open_rows.append(row)
-        row.append(example)
-    return [lay_out(row, length, pad_id) for row in (*done, *open_rows)]
+                close(open_rows.pop(max(range(window), key=lambda i: open_rows[i][0]))[1])
+            open_rows.append((size, [place]))
+        else:
+            used, row = open_rows[number]
+            row.append(place)
+            open_rows[number] = (used + size, row)
+    for _, row in open_rows:
+        close(row)
+    return Rows(examples, np.array(places, np.int64), np.array(ends, np.int64), length, pad_id)
 
 
-def one_per_row(examples: Sequence[Example], length: int, pad_id: int) -> list[dict[str, np.ndarray]]:
-    """Rows of one example each, in the order given, with the arrays that rows of several examples (`pack`) have."""
-    return [lay_out([example], length, pad_id) for example in examples]
+def one_per_row(
+    examples: Sequence[Example],
+    length: int,
+    pad_id: int,
+    *,
+    sizes: Sequence[int] | np.ndarray | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
+) -> Rows:
+    """Rows of one example each, in the order given, with the arguments and arrays of `pack`."""
+    del sizes  # of no matter here
+    places = np.arange(len(examples)) if order is None else np.asarray(order)
+    return Rows(examples, places, np.arange(1, len(examples) + 1), length, pad_id)
 
 
 def lay_out(examples: Sequence[Example], length: int, pad_id: int) -> dict[str, np.ndarray]:
@@ -93,7 +140,3 @@ def lay_out(examples: Sequence[Example], length: int, pad_id: int) -> dict[str, 
         row["loss_mask"][start] = False
         start += len(example.ids)
     return row
-
-
-def _size(row: list[Example]) -> int:
-    return sum(len(example.ids) for example in row)

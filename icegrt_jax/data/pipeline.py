@@ -21,40 +21,13 @@ import numpy as np
 
 from icegrt_jax.data import encode, losses
 from icegrt_jax.data.host_share import WHOLE, OwnRows, Share, in_shares
-from icegrt_jax.data.packing import Example, left_pad, one_per_row, pack, right_pad
+from icegrt_jax.data.packing import left_pad, one_per_row, pack, right_pad
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
+from icegrt_jax.data.sequences import Epochs, Examples
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-# Elements of a stream, more than any run reads: with Grain's own endless length, batches of one overflow.
-ENDLESS = 2**48
-
-
-class Epochs:
-    """A data source that goes on and on over `items`, each epoch in an order of its own.
-
-    Grain's shuffle would do the same, but takes milliseconds for each element of a source of fewer than some
-    thousand, which ours often are.
-    """
-
-    def __init__(self, items: Sequence[Any], seed: Sequence[int]):
-        self._items, self._seed = items, tuple(seed)
-        self._cached: tuple[int, np.ndarray] = (
-            -1,
-            np.zeros(0, np.int64),
-        )  # (epoch, its order); one tuple, as threads may share it
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: int) -> Any:
-        epoch, place = divmod(index, len(self._items))
-        cached_epoch, order = self._cached
-        if cached_epoch != epoch:
-            order = np.random.default_rng([*self._seed, epoch]).permutation(len(self._items))
-            self._cached = (epoch, order)
-        return self._items[int(order[place])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,19 +99,19 @@ def sft_batches(
         raise UserError(f"length={length}; a row needs 2 tokens or more, one to predict from the other.")
     rows, report = {}, {}
     for name, records in sources.items():
+        encode.refuse_other_tokenizer(records, tokenizer)
         fit = lambda part, _: encode.fit_examples(part, tokenizer, length, overlong)
-        examples, counts = in_shares(fit, records, share, name)
-        examples = [Example(*example) for example in examples]
+        fitting, sizes, counts = in_shares(fit, records, share, name, _example_sizes)
         # NumPy reads a missing number as 0: without the last one this were the order of the rows in epoch 0.
-        order = np.random.default_rng([seed, zlib.crc32(name.encode()), 0, 1]).permutation(len(examples))
+        order = np.random.default_rng([seed, zlib.crc32(name.encode()), 0, 1]).permutation(len(fitting))
         lay_out_all = pack if packing else one_per_row
-        rows[name] = lay_out_all([examples[i] for i in order], length, tokenizer.pad_id)
+        rows[name] = lay_out_all(Examples(fitting), length, tokenizer.pad_id, sizes=sizes[:, 0], order=order)
         report[name] = {
             "records": len(records),
             **counts,
             "rows": len(rows[name]),
-            "tokens": sum(len(e.ids) for e in examples),
-            "targets": int(sum(row["loss_mask"].sum() for row in rows[name])),
+            "tokens": int(sizes[:, 0].sum()),
+            "targets": int(sizes[:, 1].sum()),
         }
         _check_left(name, weights, rows[name], report[name], f"{length} tokens")
     return Batches(_batched(mixture(rows, weights, seed), batch_size, _stack, share), report)
@@ -168,16 +141,17 @@ def prompt_batches(
       lists of `sources` put one after the other.
     """
     _check_choice("overlong", overlong, ("drop", "cut", "keep"))
-    fitted, report, offset = {}, {}, 0
+    fitted, report, offset, longest = {}, {}, 0, 0
     for name, records in sources.items():
+        encode.refuse_other_tokenizer(records, tokenizer)
         fit = lambda part, start, offset=offset: encode.fit_prompts(
             part, tokenizer, max_prompt_length, overlong, offset + start
         )
-        fitted[name], counts = in_shares(fit, records, share, name)
-        report[name] = {"records": len(records), **counts, "tokens": sum(len(ids) for _, ids in fitted[name])}
+        fitted[name], sizes, counts = in_shares(fit, records, share, name, lambda row: [len(row[1])])
+        report[name] = {"records": len(records), **counts, "tokens": int(sizes.sum())}
+        longest = max(longest, int(sizes.max(initial=0)))
         _check_left(name, weights, fitted[name], report[name], f"{max_prompt_length} tokens")
         offset += len(records)
-    longest = max((len(ids) for rows in fitted.values() for _, ids in rows), default=0)
     width = max(longest, max_prompt_length)
 
     def collate(rows: Sequence[tuple[int, list[int]]]) -> Batch:
@@ -218,10 +192,11 @@ def ranking_batches(
     k = k or max((len(r.responses) for records in sources.values() for r in records), default=0)
     fitted, report = {}, {}
     for name, records in sources.items():
+        encode.refuse_other_tokenizer(records, tokenizer)
         fit = lambda part, _: encode.fit_rankings(part, tokenizer, length, k, overlong)
-        fitted[name], counts = in_shares(fit, records, share, name)
-        tokens = sum(len(ids) for row in fitted[name] for ids, _ in row)
-        report[name] = {"records": len(records), **counts, "tokens": tokens}
+        tokens = lambda row: [sum(len(ids) for ids, _ in row)]
+        fitted[name], sizes, counts = in_shares(fit, records, share, name, tokens)
+        report[name] = {"records": len(records), **counts, "tokens": int(sizes.sum())}
         _check_left(name, weights, fitted[name], report[name], f"{length} tokens")
 
     def collate(rows: Sequence[list[tuple[list[int], float]]]) -> Batch:
@@ -237,6 +212,12 @@ def ranking_batches(
         }
 
     return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, share), report)
+
+
+def _example_sizes(example: Sequence[Any]) -> list[int]:
+    """Tokens, and targets; the first token never is one."""
+    ids, mask = example
+    return [len(ids), sum(mask[1:])]
 
 
 def _batched(

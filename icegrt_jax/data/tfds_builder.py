@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
-from icegrt_jax.data.records import Record, parse_json
+from icegrt_jax.data.fields import parse_json
+from icegrt_jax.data.records import Record
 from icegrt_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -61,8 +62,8 @@ def build_dataset(splits: Mapping[str, Sequence[Record]], name: str, data_dir: s
     return folder
 
 
-def read_dataset(name: str, data_dir: str | None, split: str) -> list[dict]:
-    """Every example of a split as plain Python values; for data sets built here, the record's JSON object.
+def read_dataset(name: str, data_dir: str | None, split: str) -> Iterator[dict]:
+    """The examples of a split as plain Python values; for data sets built here, the record's JSON object.
 
     Args:
       name: any TFDS name ("my_records", "name/config:version") prepared in ArrayRecord form.
@@ -78,7 +79,15 @@ def read_dataset(name: str, data_dir: str | None, split: str) -> list[dict]:
             f"tfds:{name}: split {split!r} cannot be read in {data_dir or 'the default folder'}: {first_line}"
             " Build it with `icegrt data build`, or prepare it with file_format='array_record'."
         ) from e
-    return [_example(example, f"tfds:{name}, split {split!r}, example {i}") for i, example in enumerate(source)]
+    return (_example(example, f"tfds:{name}, split {split!r}, example {i}") for i, example in enumerate(source))
+
+
+def folder_of(name: str, data_dir: str | None) -> pathlib.Path:
+    """Where a data set that has been prepared lies."""
+    try:
+        return pathlib.Path(tfds.builder(name, data_dir=data_dir).data_dir)
+    except Exception as e:  # as above
+        raise UserError(f"tfds:{name}: not found in {data_dir or 'the default folder'}: {e}") from e
 
 
 def _example(raw: Mapping, where: str) -> dict:

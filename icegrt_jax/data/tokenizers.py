@@ -6,6 +6,7 @@ form is GPT-2's.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -56,6 +57,11 @@ class ChatTokenizer:
     def vocab_size(self) -> int:
         """One more than the highest id, added tokens included; ids need not be without gaps."""
         return max(self.tokenizer.get_vocab().values()) + 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The same for tokenizers that are the same, see `same_tokenizer`."""
+        return hashlib.sha256(json.dumps(_content(self), sort_keys=True, default=str).encode()).hexdigest()
 
     def encode_prompt(self, messages: Sequence[dict]) -> list[int]:
         """Ids up to the place where the assistant starts to speak."""

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from icegrt_jax import plugins
+from icegrt_jax.data.fields import is_finite, refuse_unknown, shown
 from icegrt_jax.data.needs import Need, as_needs, check_needs
-from icegrt_jax.data.records import Prompt, Record, is_finite, shown
+from icegrt_jax.data.records import Prompt, Record
 from icegrt_jax.domains.base import Domain
 from icegrt_jax.errors import UserError
 
@@ -97,7 +98,9 @@ class CheckedDomain:
 
     def _record(self, given: Any, kind: type[Record], name: str, i: int) -> Record:
         if isinstance(given, dict):
-            return kind.from_json(given, f"domain {self.name}, set {name}, record {i}")
+            where = f"domain {self.name}, set {name}, record {i}"
+            refuse_unknown(given, where, kind.FIELDS)
+            return kind.from_json(given, where)
         if not isinstance(given, kind):
             raise self._error("records", f"{shown(given)} in the set {name!r}; expected {kind.__name__} records")
         return given

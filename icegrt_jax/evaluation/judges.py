@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from icegrt_jax import plugins
+from icegrt_jax.data.fields import shown
 from icegrt_jax.data.needs import Need, as_needs, check_needs
-from icegrt_jax.data.records import Prompt, shown
+from icegrt_jax.data.records import Prompt
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import built_in

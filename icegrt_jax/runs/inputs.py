@@ -9,7 +9,7 @@ will write is made here on the same scale, where the run has not written it yet.
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from icegrt_jax.config.options import (
     LengthOptions,
@@ -129,7 +129,7 @@ def check_reading(reading: Reading, origin: RecordOptions, workdir: pathlib.Path
     return losses.warnings(f"{reading.key}{of}", counts, reading.length)
 
 
-def records_of(reading: Reading, origin: RecordOptions, workdir: pathlib.Path) -> list[Record] | None:
+def records_of(reading: Reading, origin: RecordOptions, workdir: pathlib.Path) -> Sequence[Record] | None:
     """The source's records; of the domain's unwritten ones some; None for what only a stage can make."""
     file = pathlib.Path(reading.spec.partition(":")[2].replace("{workdir}", str(workdir)))
     if origin.domain and not file.is_file() and reading.spec.startswith("jsonl:{workdir}/data/"):

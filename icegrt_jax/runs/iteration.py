@@ -1,7 +1,7 @@
 """One iteration of PPO on a run's mesh: it samples, scores in one program, and learns in another."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ class Sampled:
       rollout, experience: the tokens, and what the roles made of them.
     """
 
-    records: list[Prompt]
+    records: Sequence[Prompt]
     responses: list[str]
     answer: Answer
     rollout: Rollout
@@ -99,7 +99,7 @@ class Iteration:
         return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience))
 
     def _read_as_text(
-        self, state: TrainState, step: int, rollout: Rollout, records: list[Prompt]
+        self, state: TrainState, step: int, rollout: Rollout, records: Sequence[Prompt]
     ) -> tuple[list[str], tuple, Answer, dict]:
         """The texts, what `score` is given, what the functions say and counts for the metrics.
 

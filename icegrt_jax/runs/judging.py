@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from icegrt_jax.config.options import EvaluateOptions, PPOOptions
 from icegrt_jax.data.records import Prompt
+from icegrt_jax.data.sequences import Chained
 from icegrt_jax.evaluation.judges import Judge, grade_all, load, mean_grades
 
 JudgeOf = Callable[[str], Judge | None]  # of a source; None: its answers are not judged
@@ -15,7 +16,7 @@ DEFAULTS = {"domain": "judge", "general": "general_judge"}  # the key of each gr
 class Questions:
     """Prompts, and the judge of the answers to each, None where they are not judged."""
 
-    prompts: list[Prompt]
+    prompts: Sequence[Prompt]
     judges: list[Judge | None]
 
     def __len__(self) -> int:
@@ -48,8 +49,8 @@ class Questions:
 def questions(sources: Mapping[str, Sequence[Prompt]], judge_of: JudgeOf) -> Questions:
     """The prompts of all sources, in order."""
     judges = {source: judge_of(source) for source in sources}
-    pairs = [(prompt, judges[source]) for source, records in sources.items() for prompt in records]
-    return Questions([prompt for prompt, _ in pairs], [judge for _, judge in pairs])
+    of_each = [judges[source] for source, records in sources.items() for _ in range(len(records))]
+    return Questions(Chained(sources.values()), of_each)
 
 
 def of_evaluation(section: EvaluateOptions, group: str, domain: str) -> JudgeOf:

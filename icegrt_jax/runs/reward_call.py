@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from icegrt_jax.data.records import Messages, Prompt, shown
+from icegrt_jax.data.fields import shown
+from icegrt_jax.data.records import Messages, Prompt
 
 ARGUMENTS = ("prompts", "responses", "records")
 LARGEST = 3.4e38  # what float32 holds

@@ -1,6 +1,7 @@
 """ICE-Reward: what it starts from, how right it is on held-out rankings, and the scale of its scores."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -56,10 +57,10 @@ def first_state(
     return state, records
 
 
-def fitting_prompts(run: Session, prompts: list[Prompt]) -> list[Prompt]:
+def fitting_prompts(run: Session, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Those that PPO would sample from: of at most `max_prompt_length` tokens, or all where longer ones are kept."""
     if run.lengths.overlong_prompts == "keep":
-        return prompts
+        return list(prompts)
     return [p for p in prompts if len(encode_prompt(p, run.tokenizer)) <= run.lengths.max_prompt_length]
 
 
@@ -161,8 +162,8 @@ def measured(
 def normalization_prompts(run: rundir.Run, sources: Specs, count: int) -> list[Prompt]:
     """The first `count` prompts of PPO's sources, whose answers the scores are normalised on."""
     loaded = run.load(sources, Prompt)
-    prompts = [prompt for records in loaded.values() for prompt in fitting_prompts(run, records)]
-    return prompts[:count]
+    fitting = (fit for records in loaded.values() for prompt in records for fit in fitting_prompts(run, [prompt]))
+    return list(itertools.islice(fitting, count))
 
 
 def fit_normalization(

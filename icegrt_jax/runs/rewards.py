@@ -15,7 +15,8 @@ import numpy as np
 
 from icegrt_jax import plugins
 from icegrt_jax.config.options import PPOOptions
-from icegrt_jax.data.records import Prompt, shown
+from icegrt_jax.data.fields import shown
+from icegrt_jax.data.records import Prompt
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs.loop import Unlearned

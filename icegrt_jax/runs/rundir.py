@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -31,7 +31,7 @@ class Run(Session):
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
 
-    def load(self, specs: Specs, kind: type[Kind]) -> dict[str, list[Kind]]:
+    def load(self, specs: Specs, kind: type[Kind]) -> dict[str, Sequence[Kind]]:
         """The records of each named source."""
         return {
             name: load_source(spec, kind=kind, data_dir=self.data_dir, workdir=str(self.workdir))

@@ -244,10 +244,12 @@ def test_data_check_shows_token_lengths_and_what_would_be_lost(data, capsys):
     assert "give --config or --tokenizer" in capsys.readouterr().out
     assert check_data(data, tokenizer) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("3 instruction records, all valid") and len(lines) == 2
+    assert lines[0].endswith("some_long.jsonl, line 1: read as response: prompt, response")
+    assert lines[1:3] == ["  user: Is 7 odd?", "  assistant: Yes."]
+    assert lines[3].endswith("3 instruction records, all valid") and len(lines) == 5
     sizes = inputs.tokenizers.load_tokenizer(data / "run" / "tokenizer")
     shortest, _, longest = (len(sizes.encode_conversation(r.messages)[0]) for r in _loaded(data, "some_long"))
-    assert lines[1] == f"tokens: median {shortest}, 90 % {longest}, 99 % {longest}, longest {longest}"
+    assert lines[4] == f"tokens: median {shortest}, 90 % {longest}, 99 % {longest}, longest {longest}"
     assert check_data(data, tokenizer, "--length=64") == 0
     out = capsys.readouterr().out
     assert "at --length=64 tokens, longer ones dropped: kept 2, dropped 1, records 3" in out

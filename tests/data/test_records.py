@@ -82,7 +82,7 @@ TURN = {"role": "user", "content": "a"}
         (Text, '{"text": "a", "meta": {"n": N}}'.replace("N", "9" * 5000), "an integer of too many digits"),
         (Text, '{"a": ' * 3000 + "1" + "}" * 3000, "too deep in each other"),
         (Text, '{"text": "a", "meta": {"a": L}}'.replace("L", "[" * 3000 + "]" * 3000), "too deep in each other"),
-        (Text, '{"text": "a", "N": 1}'.replace("N", "b" * 3000), r"unknown field 'b{30,50}\.\.\.b+';"),
+        (Text, '{"N": 1}'.replace("N", "b" * 3000), "'text' is missing"),
         (Prompt, '{"prompt": L}'.replace("L", "[" * 400 + "]" * 400), r"'prompt\[0\]' is \[+\.\.\.\]+; expected an"),
         (Ranking, '{"prompt": "a", "chosen": "b"}', "'rejected' is missing"),
         (Ranking, '{"prompt": "a", "chosen": "b", "rejected": "c", "ranks": [1]}', "'ranks' beside 'chosen'"),

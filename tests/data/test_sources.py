@@ -88,11 +88,11 @@ def test_a_bad_source_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("ICEGRT_DATA", raising=False)
     for spec, kind, problem in [
         ("a.jsonl", Text, "expected FORMAT:PATH"),
-        ("csv:a", Text, "expected FORMAT:PATH"),
+        ("xml:a", Text, "expected FORMAT:PATH"),
         ("jsonl:a.jsonl", Text, "set config.data_dir or the environment's ICEGRT_DATA"),
         ("jsonl:{workdir}/a.jsonl", Text, "pass --workdir"),
         (f"jsonl:{tmp_path}/a.jsonl", Text, r"a\.jsonl: no such file"),
-        (f"ecqa:{tmp_path}/a.jsonl", Ranking, "not Ranking; for Ranking use jsonl, tfds, cos_e_choices"),
+        (f"ecqa:{tmp_path}/a.jsonl", Ranking, "for Ranking use jsonl, json, csv, parquet, hf, tfds, cos_e_choices"),
         (f"tfds:nothing_here@{tmp_path}#train", Text, "tfds:nothing_here"),
     ]:
         with pytest.raises(UserError, match=problem):

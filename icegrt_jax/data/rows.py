@@ -1,0 +1,143 @@
+"""Rows of files as they lie there: (where, object) one after the other, never a whole file in memory.
+
+| suffix or format | a row is                                 | where it is      |
+| ---------------- | ---------------------------------------- | ---------------- |
+| JSON lines       | the object of a line                     | "FILE, line N"   |
+| JSON             | an object of the list that the file is   | "FILE, item N"   |
+| CSV, TSV         | the cells under their columns, all text  | "FILE, line N"   |
+| Parquet          | the values under their columns           | "FILE, row N"    |
+
+Numbers count from 1. Text files are UTF-8, with or without a byte order mark, .gz too. A cell or value that is null
+is a field that isn't there.
+"""
+
+import csv
+import gzip
+import io
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+from icegrt_jax.data.fields import kind_of, parse_json, shown
+from icegrt_jax.errors import UserError
+
+Rows = Iterator[tuple[str, Any]]
+BOM = b"\xef\xbb\xbf"
+LARGEST_CELL = 2**31 - 1  # the csv module's own limit is 128 KiB
+BATCH = 256  # rows of Parquet at a time
+
+
+def json_lines(path: pathlib.Path) -> Rows:
+    """The objects of a JSON lines file; blank lines are skipped."""
+    with _opened(path) as file:
+        # Split on \n only: str.splitlines would also cut at U+2028, which JSON allows in strings.
+        for number, line in enumerate(_whole_lines(file, path), start=1):
+            if number == 1 and line.startswith(BOM):
+                line = line[len(BOM) :]
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield where, parse_json(_decoded(line, where), where)
+
+
+def json_list(path: pathlib.Path) -> Rows:
+    """The objects of a file that is one JSON list; such a file has to be read whole."""
+    with _opened(path) as file:
+        content = b"".join(_whole_lines(file, path)).removeprefix(BOM)
+    rows = parse_json(_decoded(content, str(path)), str(path))
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: holds a JSON value {kind_of(rows)}; expected a list of objects (JSON lines: jsonl).")
+    yield from ((f"{path}, item {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def csv_rows(path: pathlib.Path) -> Rows:
+    """The rows of a CSV file, or of one separated by tabs (.tsv), under the names in its first line."""
+    csv.field_size_limit(LARGEST_CELL)
+    with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+        tabs = path.name.removesuffix(".gz").endswith(".tsv")
+        reader = csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
+        columns, last = None, 0
+        while True:
+            where, last = f"{path}, line {reader.line_num + 1}", reader.line_num
+            try:
+                cells = next(reader, None)
+            except csv.Error as e:
+                raise UserError(f"{where}: not CSV ({e}).") from e
+            except UnicodeDecodeError as e:
+                raise UserError(f"{path}, after line {last}: not UTF-8 ({e.reason}).") from e
+            except (gzip.BadGzipFile, EOFError) as e:
+                raise UserError(f"{path}: not a whole gzip file ({e}).") from e
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if columns is None:
+                columns = _columns(cells, where)
+            elif len(cells) != len(columns):
+                raise UserError(f"{where}: {len(cells)} cells under {len(columns)} columns; quote cells with commas.")
+            else:
+                yield where, dict(zip(columns, cells, strict=True))
+
+
+def parquet_rows(path: pathlib.Path) -> Rows:
+    """The rows of a Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    _require(path)
+    try:
+        # Buffers: pages are decoded as they are reached, not a column chunk at once.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            _columns(file.schema_arrow.names, str(path))
+            number = 0
+            for batch in file.iter_batches(batch_size=BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}
+    except (pyarrow.ArrowException, OSError) as e:
+        raise UserError(f"{path}: not a whole Parquet file ({str(e).splitlines()[0]}).") from e
+
+
+FORMATS = {"jsonl": json_lines, "json": json_list, "csv": csv_rows, "parquet": parquet_rows}
+
+
+def files(path: pathlib.Path) -> list[pathlib.Path]:
+    """The file, or those whose names fit a pattern with `*`, in the order of their names."""
+    if "*" not in str(path):
+        return [path]
+    root = pathlib.Path(path.anchor or ".")
+    found = sorted(file for file in root.glob(str(path.relative_to(root) if path.anchor else path)) if file.is_file())
+    if not found:
+        raise UserError(f"{path}: no such files; check the source's path and data_dir.")
+    return found
+
+
+def _columns(names: list[str], where: str) -> list[str]:
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise UserError(f"{where}: two columns are called {shown(twice)}; give each a name of its own.")
+    return list(names)
+
+
+def _require(path: pathlib.Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the source's path and data_dir.")
+
+
+def _opened(path: pathlib.Path) -> IO[bytes]:
+    _require(path)
+    opener: Callable[..., IO[bytes]] = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rb")
+
+
+def _whole_lines(file: IO[bytes], path: pathlib.Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (gzip.BadGzipFile, EOFError) as e:
+        raise UserError(f"{path}: not a whole gzip file ({e}).") from e
+
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{where}: not UTF-8 ({e.reason} at byte {e.start}).") from e

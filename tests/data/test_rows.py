@@ -1,0 +1,109 @@
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
+from icegrt_jax.data.sources import load_source
+from icegrt_jax.errors import UserError
+
+ROWS = [
+    {"prompt": "Is 7 odd?", "response": "Yes,\nit is.", "topic": "odd"},
+    {"prompt": "Is 8 odd?\u2028", "response": "No.", "topic": "even"},
+]
+RECORDS = [
+    Instruction((*user(row["prompt"]), {"role": "assistant", "content": row["response"]})) for row in ROWS
+]  # fmt: skip
+CSV = 'prompt,response,topic\nIs 7 odd?,"Yes,\nit is.",odd\nIs 8 odd?\u2028,No.,even\n'
+BOM = "\ufeff"
+
+
+def parquet(path, rows):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The rows in every format."""
+    folder = tmp_path_factory.mktemp("rows")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+    for name, text in {
+        "a.jsonl": lines, "bom.jsonl": BOM + lines, "a.json": json.dumps(ROWS), "bom.json": BOM + json.dumps(ROWS),
+        "a.csv": CSV, "bom.csv": BOM + CSV, "crlf.csv": CSV.replace("odd\n", "odd\r\n").replace("topic\n", "topic\r\n"),
+        "a.tsv": CSV.replace("prompt,response,topic", "prompt\tresponse\ttopic").replace("?,", "?\t")
+        .replace(".,e", ".\te").replace('",odd', '"\todd').replace("\u2028,No.", "\u2028\tNo."),
+    }.items():  # fmt: skip
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    (folder / "a.csv.gz").write_bytes(gzip.compress(CSV.encode()))
+    parquet(folder / "a.parquet", ROWS)
+    parquet(folder / "part-1.parquet", ROWS[:1])
+    parquet(folder / "part-2.parquet", ROWS[1:])
+    return folder
+
+
+@pytest.mark.parametrize("spec", [
+    "jsonl:a.jsonl", "jsonl:bom.jsonl", "json:a.json", "json:bom.json", "csv:a.csv", "csv:bom.csv", "csv:crlf.csv",
+    "csv:a.tsv", "csv:a.csv.gz", "parquet:a.parquet", "parquet:part-*.parquet",
+])  # fmt: skip
+def test_every_format_gives_the_same_records_and_ignores_the_same_extra_column(folder, spec):
+    assert load_source(spec, kind=Instruction, data_dir=str(folder)) == RECORDS
+    mapped = load_source(f"{spec}?prompt=response&reference=topic", kind=Prompt, data_dir=str(folder))
+    assert mapped == [Prompt(user(row["response"]), row["topic"]) for row in ROWS]
+
+
+@pytest.mark.parametrize(("spec", "where"), [
+    ("jsonl:bad.jsonl", "bad.jsonl, line 3"),
+    ("json:bad.json", "bad.json, item 3"),
+    ("csv:bad.csv", "bad.csv, line 5"),
+    ("parquet:bad.parquet", "bad.parquet, row 3"),
+])  # fmt: skip
+def test_a_bad_record_is_named_where_it_lies(tmp_path, spec, where):
+    rows = [*ROWS, {"prompt": "Is 9 odd?", "response": "", "topic": "odd"}]
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "bad.json").write_text(json.dumps(rows))
+    (tmp_path / "bad.csv").write_text(CSV + "Is 9 odd?,,odd\n", encoding="utf-8")
+    parquet(tmp_path / "bad.parquet", rows)
+    with pytest.raises(UserError, match=rf"{where}: field 'response' is empty"):
+        load_source(spec, kind=Instruction, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "content", "problem"), [
+    ("a.csv", b"prompt,response\nIs 7 odd?\n", r"a\.csv, line 2: 1 cells under 2 columns"),
+    ("a.csv", b'prompt,response\n"Is 7 odd?,b\n', r"a\.csv, line 2: not CSV \(unexpected end of data\)"),
+    ("a.csv", b"prompt,prompt\na,b\n", r"a\.csv, line 1: two columns are called 'prompt'"),
+    ("a.csv", "prompt,response\né,b\n".encode("latin-1"), r"a\.csv, after line \d: not UTF-8"),
+    ("a.csv.gz", gzip.compress(b"prompt,response\na,b\n")[:-5], r"a\.csv\.gz: not a whole gzip file"),
+    ("a.json", b'{"prompt": "a"}', r"a\.json: holds a JSON value of type dict; expected a list of objects"),
+    ("a.json", b"[1]", r"a\.json, item 1: got a JSON value of type int; expected an object with messages"),
+    ("a.json", b'[{"prompt": "a"', r"a\.json: not JSON"),
+    ("a.parquet", b"PAR1", r"a\.parquet: not a whole Parquet file"),
+])  # fmt: skip
+def test_a_broken_file_is_one_sentence(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    format_ = name.split(".")[1]
+    with pytest.raises(UserError, match=problem) as error:
+        load_source(f"{format_}:{name}", kind=Instruction, data_dir=str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    for format_ in ("jsonl", "json", "csv", "parquet"):
+        with pytest.raises(UserError, match=r"none\.x: no such file; check the source's path and data_dir"):
+            load_source(f"{format_}:none.x", kind=Text, data_dir=str(tmp_path))
+        with pytest.raises(UserError, match=r"none-\*: no such files"):
+            load_source(f"{format_}:none-*", kind=Text, data_dir=str(tmp_path))
+
+
+def test_lists_are_read_from_cells_of_json_and_from_columns_of_lists(tmp_path):
+    ranking = {"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "meta": None}
+    parquet(tmp_path / "a.parquet", [ranking])
+    (tmp_path / "a.csv").write_text('prompt,responses,ranks\na,"[""b"", ""c""]","[1, 2]"\n')
+    for spec in ("parquet:a.parquet", "csv:a.csv"):
+        assert load_source(spec, kind=Ranking, data_dir=str(tmp_path)) == [Ranking(user("a"), ("b", "c"), (1.0, 2.0))]
+
+
+def test_a_cell_may_be_larger_than_the_csv_module_would_read(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
+    assert load_source("csv:a.csv", kind=Text, data_dir=str(tmp_path)) == [Text("a" * 200_000)]
