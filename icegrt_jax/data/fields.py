@@ -89,7 +89,7 @@ def refuse_misspelt(obj: dict, where: str, fields: tuple[str, ...], forms: tuple
         known = name in fields
         if not known and (close := difflib.get_close_matches(name[:80], lacking, n=1, cutoff=CLOSE)):
             raise UserError(
-                f"{where}: unknown field {shown(name)}; did you mean {close[0]!r}? Expected {', '.join(fields)}."
+                f"{where}: unknown field {shown(name)}; expected {', '.join(fields)}. Did you mean {close[0]!r}?"
             )
 
 

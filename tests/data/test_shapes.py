@@ -131,9 +131,9 @@ def test_what_cannot_be_read_gets_a_mapping_to_paste(tmp_path):
 def test_a_misspelt_field_is_an_error_and_an_extra_column_is_not(tmp_path):
     good = {"prompt": "Is 7 odd?", "response": "Yes.", "promptt": 1, "url": "a", "meta": {"a": 1}}
     assert load(tmp_path, Instruction, good) == [ONE.__class__(ONE.messages, {"a": 1})]
-    with pytest.raises(UserError, match="line 1: unknown field 'respons'; did you mean 'response'"):
+    with pytest.raises(UserError, match="line 1: unknown field 'respons'; expected .*Did you mean 'response'"):
         load(tmp_path, Instruction, {"prompt": "a", "respons": "b"})
-    with pytest.raises(UserError, match="line 2: unknown field 'referense'; did you mean 'reference'"):
+    with pytest.raises(UserError, match="line 2: unknown field 'referense'; expected .*Did you mean 'reference'"):
         load(tmp_path, Prompt, {"prompt": "a"}, {"prompt": "a", "referense": "b"})
 
 
