@@ -124,7 +124,8 @@ _COMMANDS = (
         only_reads=True, flags=f"{FLAGS}:sample",
     ),
     Command(
-        "data", "check records, or build a data set from them: TFDS, or tokenised", reads="files", flags=f"{FLAGS}:data",
+        "data", "check records, or build a data set from them: TFDS, or tokenised", reads="files",
+        flags=f"{FLAGS}:data",
     ),
     Command(
         "plan", "whether a run fits a TPU slice and what it costs, compiled ahead of time, without a TPU",

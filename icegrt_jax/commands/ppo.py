@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from icegrt_jax import files
@@ -175,7 +175,7 @@ def check_rewards(
     if not ppo.rewards:
         return []
     prompts = asked(ppo, origin.domain, lengths, policy)
-    loaded: list[list[Any]] = [inputs.records_of(reading, origin, workdir) or [] for reading in prompts]
+    loaded: list[Sequence[Any]] = [inputs.records_of(reading, origin, workdir) or [] for reading in prompts]
     return try_out(ppo, [record for records in loaded for record in records[:TRIED]])
 
 
