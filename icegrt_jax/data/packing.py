@@ -6,7 +6,7 @@ same examples always give the same rows, and every token is in exactly one.
 
 import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Rows(Sequence[dict[str, np.ndarray]]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: Any) -> Any:
         end = self._ends[index]  # raises IndexError past the last
         start = self._ends[index - 1] if index % len(self) else 0
         return lay_out([self._examples[i] for i in self._places[start:end]], self._length, self._pad_id)

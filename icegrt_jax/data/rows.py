@@ -125,7 +125,7 @@ def _require(path: pathlib.Path) -> None:
 
 def _opened(path: pathlib.Path) -> IO[bytes]:
     _require(path)
-    opener: Callable[..., IO[bytes]] = gzip.open if path.suffix == ".gz" else open
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     return opener(path, "rb")
 
 

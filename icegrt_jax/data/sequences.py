@@ -20,12 +20,12 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index) -> Example:
+    def __getitem__(self, index: Any) -> Any:
         return Example(*self._rows[index])
 
 
 class Chained(Sequence[Any]):
-    """Sequences one after the other, none of them read."""
+    """Sequences one after the other, none of them read before it is asked for; a slice is a list."""
 
     def __init__(self, parts: Iterable[Sequence[Any]]):
         self._parts = list(parts)
@@ -34,7 +34,10 @@ class Chained(Sequence[Any]):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index) -> Any:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        index = int(index) + (len(self) if index < 0 else 0)
         part = int(np.searchsorted(self._ends, index, side="right"))
         if index < 0 or part == len(self._parts):
             raise IndexError(index)

@@ -28,6 +28,36 @@ def test_packing_keeps_every_token_once_within_its_example():
     assert all((row["tokens"] == -1).tolist() == (row["segment_ids"] == 0).tolist() for row in rows)
 
 
+def plain_rows(sizes, order, length, window):
+    """Which examples share a row: first fit over lists; the fullest of the open rows makes room."""
+    done, rows = [], []
+    for place in order:
+        fits = [row for row in rows if sum(sizes[i] for i in row) + sizes[place] <= length]
+        if not fits and len(rows) == window:
+            fullest = max(rows, key=lambda row: sum(sizes[i] for i in row))  # the earliest opened of several
+            rows = [row for row in rows if row is not fullest]
+            done.append(fullest)
+        if not fits:
+            rows.append([])
+        (fits or rows[-1:])[0].append(place)
+    return done + rows
+
+
+def test_rows_are_those_of_first_fit_over_plain_lists_in_the_order_given():
+    rng = np.random.default_rng(3)
+    for window in [1, 2, 5, 64] * 25:
+        length, count = int(rng.integers(2, 40)), int(rng.integers(0, 50))
+        sizes, order = rng.integers(1, length + 1, count).tolist(), rng.permutation(count).tolist()
+        examples = [Example([100 * i + j for j in range(n)], [True] * n) for i, n in enumerate(sizes)]
+        rows = pack(examples, length, -1, window, sizes=sizes, order=order)
+        expected = plain_rows(sizes, order, length, window)
+        assert [row["tokens"][row["tokens"] >= 0].tolist() for row in rows] == [
+            [token for i in places for token in examples[i].ids] for places in expected
+        ]
+        ends = [row["segment_ids"].max() for row in rows]
+        assert ends == [len(places) for places in expected]
+
+
 def test_a_window_of_one_keeps_the_order():
     examples = [Example([i] * 3, [True] * 3) for i in range(6)]
     rows = pack(examples, length=7, pad_id=9, window=1)

@@ -93,7 +93,11 @@ def test_stored_records_are_those_of_the_lines(folder, name):
     lines, stored = both(folder, name)
     assert list(stored) == lines and [record.where for record in stored] == [record.where for record in lines]
     assert list(stored[3::7][1:]) == lines[3::7][1:] and stored[-1] == lines[-1]
-    assert list(Chained([stored, lines[:2]])) == [*lines, *lines[:2]]
+    chained, whole = Chained([stored, lines[:2]]), [*lines, *lines[:2]]
+    assert list(chained) == whole and chained[-3] == whole[-3]
+    assert chained[len(lines) - 2 :] == whole[len(lines) - 2 :] and chained[5:1:-2] == whole[5:1:-2]
+    with pytest.raises(IndexError):
+        chained[-len(whole) - 1]
 
 
 @pytest.mark.parametrize("overlong", ["drop", "cut"])
