@@ -20,9 +20,10 @@ quickstart: $(VENV)/runtime
 smollm2: $(VENV)/runtime
 	$(RUN) -m icegrt_jax.models.smollm2 --out=models/smollm2-135m-instruct $(ARGS)
 
-# Test files are shared out to processes whole, so that a file's compiled functions are made once.
+# Test files are shared out to processes whole, so that a file's compiled functions are made once; in the order of their
+# names, where the longest ones are early: by default those of few tests are last, which the longest are.
 test: $(VENV)/test
-	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile $(ARGS)
+	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
