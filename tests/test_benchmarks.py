@@ -375,4 +375,4 @@ def test_ways_of_allocating_are_compared_by_their_worst_peak_and_round_by_round(
 
 def test_the_stages_that_are_measured_have_a_valid_config():
     for switch in heap_config.SWITCHES:
-        config_module.check(heap_config.get_config(switch))
+        config_module.check(config_module.read(heap_config.get_config(switch)))

@@ -57,13 +57,17 @@ def test_the_study_of_own_rewards_compares_arms_by_seed_and_values_form_alone(tm
     row = lambda x: {name: x for name in study["COLUMNS"]}
     curves = lambda x: {name: [x] * 12 for name in study["CURVES"]}
     seeds = {
-        str(i): {arm: {"rows": {"ICE-Instruct": row(x), "ICE-GRT": row(2 * x)}, "curves": curves(x)}
-                 for arm in study["ARMS"]}
+        str(i): {arm: {"rows": {"ICE-Instruct": row(x), "best-of-8": {"gold": x}, "ICE-GRT": row((2 + j) * x)},
+                       "curves": curves(x)}
+                 for j, arm in enumerate(study["ARMS"])}
         for i, x in enumerate((0.1, 0.2, 0.3))
     }  # fmt: skip
     text = study["table"](seeds)
     assert f"| ICE-Instruct | {' | '.join(['20.0 ± 24.8'] * 5)} | 0.2 ± 0.2 |" in text
-    assert f"| PPO, both | {' | '.join(['40.0 ± 49.7'] * 5)}" in text and "function 0.200 ± 0.248" in text
+    assert "| best-of-8 | - | - | 20.0 ± 24.8 | - | - | - |" in text
+    assert f"| PPO, function | {' | '.join(['40.0 ± 49.7'] * 5)} | 0.4 ± 0.5 |" in text
+    assert f"| both - model | {' | '.join(['+20.0 ± 24.8'] * 5)} | +0.2 ± 0.2 |" in text
+    assert "| 2 | model | 0.300 | 0.30 | 90.0 | 90.0 | 0.9 |" in text
     study["plot"](seeds, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()
 
