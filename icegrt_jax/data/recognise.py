@@ -16,8 +16,8 @@ from icegrt_jax.errors import UserError
 
 # Under which names others keep what a field holds, the likeliest first; for proposals only.
 SYNONYMS = {
-    "prompt": ("question", "instruction", "query", "input", "problem", "title", "context", "source"),
-    "response": ("answer", "output", "completion", "reply", "solution", "rationale", "target", "explanation"),
+    "prompt": ("question", "instruction", "query", "input", "problem", "message", "title", "context", "source"),
+    "response": ("answer", "output", "completion", "reply", "solution", "rationale", "target", "explanation", "label"),
     "text": ("content", "document", "body", "article", "story", "sentence", "code"),
     "messages": ("conversation", "dialogue", "dialog", "chat", "turns"),
     "chosen": ("preferred", "accepted", "better", "winner", "response_chosen", "answer_chosen"),
@@ -196,8 +196,6 @@ def _none(
     for field, column in said.items():
         if column and not _has(row, column):
             return UserError(f"{where}: no column {column!r} (for {field!r}); its columns are {_names(row)}.")
-    if not spec.columns and not spec.shape:
-        fields.refuse_misspelt(row, where, (*kind.FIELDS, "meta"), kind.FORMS)
 
     def proposal(shape: Shape) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -210,6 +208,11 @@ def _none(
     best = max(shapes, key=lambda shape: sum(column != UNKNOWN for column in proposal(shape).values()))
     expected = "; or ".join(", ".join(shape.needs) for shape in shapes)
     hint = spec.mapped({**proposal(best), **{k: v for k, v in spec.columns.items() if k not in best.needs}})
+    try:
+        if not spec.columns and not spec.shape:
+            fields.refuse_misspelt(row, where, (*kind.FIELDS, "meta"), kind.FORMS)
+    except UserError as misspelt:
+        return UserError(f"{misspelt} Where columns are called otherwise name them: {hint}")
     return UserError(
         f"{where}: field {missing(best)[0]!r} is missing; its columns are {_names(row)}, expected {expected}. Where"
         f" they are called otherwise name them: {hint}"

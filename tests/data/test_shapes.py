@@ -133,6 +133,9 @@ def test_a_misspelt_field_is_an_error_and_an_extra_column_is_not(tmp_path):
     assert load(tmp_path, Instruction, good) == [ONE.__class__(ONE.messages, {"a": 1})]
     with pytest.raises(UserError, match="line 1: unknown field 'respons'; expected .*Did you mean 'response'"):
         load(tmp_path, Instruction, {"prompt": "a", "respons": "b"})
+    # A column of another sense is not taken for a slip alone.
+    with pytest.raises(UserError, match=r"Did you mean 'messages'\? Where .*\?prompt=message&response=COLUMN$"):
+        load(tmp_path, Instruction, {"id": "1", "message": "a", "kind": "b"})
     with pytest.raises(UserError, match="line 2: unknown field 'referense'; expected .*Did you mean 'reference'"):
         load(tmp_path, Prompt, {"prompt": "a"}, {"prompt": "a", "referense": "b"})
 
