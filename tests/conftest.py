@@ -1,6 +1,7 @@
 """Every test sees eight simulated CPU devices, whatever the machine."""
 
 import os
+import sys
 from importlib.metadata import version
 
 # Read when JAX first starts, hence before its import; subprocesses of tests inherit both.
@@ -37,6 +38,14 @@ def compiled_programs_do_not_pile_up():
     yield
     if _mappings() > 15_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def figures_end_with_their_file():
+    """Documented scripts leave theirs open, and files that count figures may follow in the same worker."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

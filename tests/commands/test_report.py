@@ -22,7 +22,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def no_figure_is_left_open():
-    plt.close("all")  # of tests before in this process, which may have drawn by themselves
     yield
     assert plt.get_fignums() == []
 
