@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from icegrt_jax import commands
 from icegrt_jax.commands import flags as common_flags
-from icegrt_jax.config import checks, convert, reruns
+from icegrt_jax.commands.workdir import prepare as prepare_workdir
+from icegrt_jax.config import checks, convert
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
@@ -23,9 +24,6 @@ from icegrt_jax.hosts import entry, launch, lock
 from icegrt_jax.hosts.heap import keep_freed_memory
 from icegrt_jax.version import __version__
 
-# Keys that change what a run prints and keeps but not its numbers, and what is done where a reward function fails: a
-# rerun in the same workdir may change them.
-FREE_KEYS = ("log", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed")
 # Modules that only an extra installs.
 EXTRAS = {"lm_eval": "eval", "trl": "bench", "libtpu": "tpu", "torch": "test", "pytest": "test"}
 USAGE = """\
@@ -100,17 +98,14 @@ def _say(doubts: Sequence[str]) -> None:
 def _run_in_workdir(command: commands.Command, spec: str, folder: str, overrides: list[str], flags: dict) -> None:
     config, options, doubts = _loaded(spec, overrides)
     workdir = pathlib.Path(os.path.abspath(folder))
+    source = flags.pop("source", "")
     names = {field.name for field in dataclasses.fields(launch.Launch)}
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
 
     def prepare():
-        used_by = functools.partial(reruns.used_by, commands.parts(), workdir)
-        config_file.check_same(config, workdir, FREE_KEYS, used_by, reruns.GONE, reruns.ADDED)
-        # A reader leaves the config of whoever trains there as it is.
-        saves = not command.only_reads or not (workdir / config_file.FILE_NAME).exists()
-        is_new = saves and config_file.save_resolved(config, workdir)
+        undo = prepare_workdir(command, config, workdir, source)
         _say(doubts if command.doubts else ())
-        return lambda: config_file.forget_if_unused(workdir) if is_new else None
+        return undo
 
     keep_freed_memory()
     hold = None if command.only_reads else functools.partial(lock.hold, workdir, command.name)
@@ -152,6 +147,8 @@ def _add_flags(stage: _Parser, command: commands.Command) -> None:
         stage.add_argument("--config", required=True, metavar="FILE[:SWITCH]", help="config file, and its variant")
     if command.reads == "run":
         stage.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes")
+    if commands.may_branch(command):
+        common_flags.source(stage)
     if command.distributed:
         common_flags.processes(stage)
     command.add_flags(stage)

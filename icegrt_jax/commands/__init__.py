@@ -12,6 +12,7 @@ from typing import Any, Literal
 from icegrt_jax import plugins
 from icegrt_jax.config import own
 from icegrt_jax.errors import UserError
+from icegrt_jax.runs import again as again_
 
 OWN = "ICEGRT_COMMANDS"  # environment variable: commands of the user's own as FILE.py:NAME, commas between them
 
@@ -41,6 +42,8 @@ class Command:
       in_run: a part of `icegrt run`, and what that prints above it.
       shaped_by: {part of the workdir: keys of the config that it is the first to read}, in the order they are made. A
         key that no part reads shapes all of them.
+      length: the key of its steps: more of them, and a finished stage goes on.
+      measured_by: keys that shape nothing but what it says of models: with others it measures again.
       leaves: {role: its model}.
       section: of a command of one's own: a frozen dataclass, which becomes the section of its name in the config, with
         the defaults that it has.
@@ -57,6 +60,8 @@ class Command:
     doubts: bool = False
     in_run: str = ""
     shaped_by: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    length: str = ""
+    measured_by: tuple[str, ...] = ()
     leaves: Mapping[str, Left] = dataclasses.field(default_factory=dict)
     section: Any = None
 
@@ -84,11 +89,13 @@ _COMMANDS = (
     Command(
         "pretrain", "the base model, where none is given: next-token training on plain text", distributed=True,
         in_run="a base model from plain text", shaped_by={"pretrain": ("pretrain",)},
+        length="pretrain.steps",
         leaves={POLICY: Left("the base language model", "base")},
     ),
     Command(
         "sft", "ICE-Instruct: supervised fine-tuning on in-domain and general instructions", distributed=True,
         in_run="ICE-Instruct, in-domain and general instructions", shaped_by={"sft": ("sft",)},
+        length="sft.steps",
         leaves={POLICY: Left("ICE-Instruct, a language model after supervised fine-tuning", "ICE-Instruct")},
     ),
     Command(
@@ -100,11 +107,13 @@ _COMMANDS = (
             ),
             "reward": ("reward", "ppo.sources", "evaluate.batch_size"),
         },
+        length="reward.steps", measured_by=("reward.heldout", "reward.heldout_limit"),
         leaves={REWARD: Left("ICE-Reward, which scores an answer to a prompt")},
     ),
     Command(
         "ppo", "ICE-GRT: PPO against the reward model", distributed=True, doubts=True,
         in_run="ICE-GRT, PPO against the reward model", shaped_by={"ppo": ("ppo", "value", "roles")},
+        length="ppo.iterations",
         leaves={
             POLICY: Left("ICE-GRT, a language model after PPO against ICE-Reward", "ICE-GRT"),
             VALUE: Left("the critic of PPO, which estimates the return of a response so far"),
@@ -112,7 +121,7 @@ _COMMANDS = (
     ),
     Command(
         "evaluate", "the table: every stage's model on the in-domain and the general tasks", distributed=True,
-        in_run="what each stage bought", shaped_by={"evaluate": ("evaluate",)},
+        in_run="what each stage bought", shaped_by={"evaluate": ("evaluate",)}, measured_by=("evaluate",),
     ),
     Command("report", "the curves of a run as PNG files and one page", only_reads=True, in_run="curves and a page"),
     Command(
@@ -167,6 +176,25 @@ def leaving_models() -> list[Command]:
 def parts() -> dict[str, tuple[str, ...]]:
     """The parts of a run in their order, and the keys that each is the first to read."""
     return {part: keys for command in TABLE.values() for part, keys in command.shaped_by.items()}
+
+
+def may_branch(command: Command) -> bool:
+    """Whether it may begin with the finished stages of another run."""
+    return command.name == "run" or bool(command.in_run and command.shaped_by)
+
+
+def again() -> list[again_.Part]:
+    """The parts of a run in their order, and what may change in them later."""
+    return [
+        again_.Part(
+            part,
+            command.length if part == command.name else "",
+            command.measured_by if part == command.name else (),
+            not command.leaves and bool(command.measured_by),
+        )
+        for command in TABLE.values()
+        for part in command.shaped_by
+    ]
 
 
 def register_own() -> None:

@@ -38,7 +38,10 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
     rundir.require(workdir, "evaluate", "sft")
     run = rundir.start(config, workdir)
     folder = run.folder("evaluate")
-    if not rundir.finished(run, "evaluate"):
+    if rundir.finished(run, "evaluate"):
+        begin.say_skipped("evaluate")
+    else:
+        run = begin.reading(run, STAGE, config)
         domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
         base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
         stages = [("base", *base), *_stages(run)]

@@ -33,6 +33,13 @@ def positive(kind: type):
     return parse
 
 
+def source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from", dest="source", default="", metavar="RUN:STAGE",
+        help="begin a new workdir with another run's finished stages, up to this one; see docs/runs.md",
+    )  # fmt: skip
+
+
 def processes(parser: argparse.ArgumentParser) -> None:
     """Of a command that may run as several processes."""
     group = parser.add_argument_group("several hosts", "the same command on each; found by JAX on TPU pods, Slurm, ...")

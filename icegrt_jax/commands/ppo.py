@@ -48,7 +48,7 @@ def train(config: Options, workdir: pathlib.Path) -> None:
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
             "ppo", ppo.iterations, data.batch, once.advance,
-            save_every=log.ppo_checkpoint_every, shown=shown, waits="learn",
+            save_every=log.ppo_checkpoint_every, shown=shown, waits="learn", unit="iteration",
             watchers=(Alarm(ppo.logprob_alarm), Samples(run.folder("ppo"), log.samples_every, ppo.iterations)),
         )  # fmt: skip
         state, start = loop.resumed(run, "ppo", state)

@@ -10,6 +10,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
+from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward, short_reward
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LengthOptions, Options, RecordOptions, RewardOptions, Specs
@@ -49,7 +50,7 @@ def train(config: Options, workdir: pathlib.Path) -> None:
         return
     run = begin.begin(STAGE, config, workdir)
     if run is None:
-        return
+        return measure_again(config, workdir)
     tokenizer = tokenizers.reward_tokenizer(section, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
     scores = config.ppo.iterations and config.reward_model
@@ -95,6 +96,20 @@ def train(config: Options, workdir: pathlib.Path) -> None:
         run, "reward", step=step, models={"reward": model}, parts=records, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
     )  # fmt: skip
+
+
+def measure_again(config: Options, workdir: pathlib.Path) -> None:
+    """Measures a finished stage on held-out rankings that have changed: its done.json tells nothing of them then."""
+    path = pathlib.Path(workdir) / "reward" / "done.json"
+    done = sync.from_main("the reward stage's measurement is looked for", lambda: files.read_json(path))
+    if "heldout" in done:
+        return
+    run = rundir.start(config, workdir)
+    tokenizer = tokenizers.reward_tokenizer(config.reward, workdir) or run.tokenizer
+    heldout = heldout_batches(run, tokenizer, config.reward)
+    model, params = stage_models.stage_params(run, "reward", "reward")
+    measured = measure(run, params, model, heldout) if heldout else {}
+    sync.main_first(path, lambda: files.write_json_atomic(path, {**done, "heldout": measured}))
 
 
 def take_as_it_is(
@@ -171,7 +186,8 @@ def readings(
         for reading in inputs.mixture("reward", section, Ranking, fit, length):
             yield dataclasses.replace(reading, later=later(reading.spec))
     for name, spec in section.heldout.items():
-        yield Reading(f"reward.heldout.{name}", spec, Ranking, fit, length, section.heldout_limit, later(spec))
+        limit, made = section.heldout_limit, later(spec)
+        yield Reading(f"reward.heldout.{name}", spec, Ranking, fit, length, limit, made, measures=True)
     if section.steps and domain and section.on_policy_k and (found := load_domain(domain)).ranks:
         spec, asked = "jsonl:{workdir}/data/ranking_prompts.jsonl", _asked(lengths, policy)
         length = inputs.tokens("max_prompt_length", lengths.max_prompt_length)

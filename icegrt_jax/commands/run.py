@@ -7,7 +7,7 @@ from icegrt_jax import commands
 from icegrt_jax.config.checks import check_given_reward
 from icegrt_jax.config.options import Options
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import batch_check, inputs, notes
+from icegrt_jax.runs import batch_check, inputs, notes, provenance
 from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.progress import print_header
 
@@ -21,6 +21,7 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     batch_check.check_batches(config.mesh, batch_check.of_batches(training), workdir)
     # Each stage would say the same of its own inputs, hours later.
     notes.warn("run", inputs.check(config, workdir, *(stage for stage, _ in steps)))
+    notes.warn("run", provenance.check(workdir, config.data_dir, [stage.name for stage, _ in steps]))
     for number, (stage, purpose) in enumerate(steps, start=1):
         print_header(stage.name, purpose, number=number, total=len(steps))
         stage.train(config, workdir)

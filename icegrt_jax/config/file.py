@@ -26,6 +26,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_text_atomic
 
 FILE_NAME = "config.json"
+ABSENT = object()  # stands for the value of a key that is not there
 _EXPECTED = {
     bool: "true or false",
     float: "a number",
@@ -96,9 +97,35 @@ def check_same(
       gone: keys that there once were, with the value at which the run is as it is without them.
       added: keys that there once were not, with the value at which the run is as it was without them.
     """
+    changed = changes(config, workdir, free, gone, added)
+    differing = {key: used_by(key) for key in changed if used_by(key) != []}
+    if not differing:
+        return
+    shaped = list(dict.fromkeys(path for paths in differing.values() for path in paths or ()))
+    way = "delete this one, or repeat its values"
+    if None not in differing.values():
+        way = f"repeat its values, or delete what they have shaped and begin there anew: {', '.join(map(str, shaped))}"
+    if any(path.is_symlink() for path in shaped):
+        taken = ", ".join(f"{path.name} of {path.readlink().parent}" for path in shaped if path.is_symlink())
+        way = f"or repeat its values: they have shaped what this run has taken from another, {taken}"
+    shown = shown_changes(changed, differing)
+    raise UserError(f"{workdir} holds a run with another config ({shown}); choose another --workdir, {way}.")
+
+
+def changes(
+    config: Group,
+    workdir: str | os.PathLike,
+    free: tuple[str, ...] = (),
+    gone: Mapping[str, Any] = types.MappingProxyType({}),
+    added: Mapping[str, Any] = types.MappingProxyType({}),
+) -> dict[str, tuple[Any, Any]]:
+    """{key: (value in the workdir's config.json, value now)} of all that differ, `ABSENT` for none.
+
+    Args: as of `check_same`.
+    """
     path = pathlib.Path(workdir) / FILE_NAME
     if not path.exists():
-        return
+        return {}
     try:
         old = flatten(from_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -107,25 +134,22 @@ def check_same(
     new = flatten(from_json(to_json(config)))
     old = {key: value for key, value in old.items() if key in new or key not in gone or gone[key] != value}
     old = {**{key: value for key, value in added.items() if not _has(old, key)}, **old}
-    differing = {
-        key: used_by(key)
+    return {
+        key: (old.get(key, ABSENT), new.get(key, ABSENT))
         for key in sorted(old.keys() | new.keys())
-        if _shown(old, key) != _shown(new, key) and not _is_under(key, free) and used_by(key) != []
+        if _shown(old.get(key, ABSENT)) != _shown(new.get(key, ABSENT)) and not is_under(key, free)
     }
-    if not differing:
-        return
-    changes = "; ".join(f"{key} {_shown(old, key)} → {_shown(new, key)}" for key in differing)
-    shaped = list(dict.fromkeys(path for paths in differing.values() for path in paths or ()))
-    way = "delete this one, or repeat its values"
-    if None not in differing.values():
-        way = f"repeat its values, or delete what they have shaped and begin there anew: {', '.join(map(str, shaped))}"
-    raise UserError(f"{workdir} holds a run with another config ({changes}); choose another --workdir, {way}.")
+
+
+def shown_changes(changed: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -> str:
+    """Some changes in words."""
+    return "; ".join(f"{key} {_shown(changed[key][0])} → {_shown(changed[key][1])}" for key in keys)
 
 
 def forget_if_unused(workdir: str | os.PathLike) -> None:
     """Takes back `save_resolved` where the run has left nothing else, so that a corrected command may follow."""
     workdir = pathlib.Path(workdir)
-    if [path.name for path in workdir.iterdir()] == [FILE_NAME]:
+    if workdir.is_dir() and [path.name for path in workdir.iterdir()] == [FILE_NAME]:
         (workdir / FILE_NAME).unlink()
         workdir.rmdir()
 
@@ -290,15 +314,16 @@ def _check_elements(before: tuple, after: tuple) -> None:
 
 def _has(flat: dict[str, Any], key: str) -> bool:
     """Whether there is such a key, or group of keys."""
-    return any(_is_under(name, (key,)) for name in flat)
+    return any(is_under(name, (key,)) for name in flat)
 
 
-def _is_under(key: str, prefixes: tuple[str, ...]) -> bool:
+def is_under(key: str, prefixes: Iterable[str]) -> bool:
+    """Whether a key is one of these or lies in one of these groups."""
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _shown(flat: dict[str, Any], key: str) -> str:
-    return json.dumps(_plain(flat[key]), ensure_ascii=False) if key in flat else "(absent)"
+def _shown(value: Any) -> str:
+    return "(absent)" if value is ABSENT else json.dumps(_plain(value), ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from icegrt_jax.config.file import is_under
+
 # Keys of earlier versions, with the value at which a run is as it is without them: it may go on.
 GONE = {"ppo.bootstrap_truncated": False}
 # Keys that earlier versions did not have, with the value at which a run is as it was: it may go on.
@@ -13,17 +15,25 @@ ADDED: dict[str, Any] = {
 }  # fmt: skip
 
 
+def first_part(parts: Mapping[str, Sequence[str]], key: str) -> str | None:
+    """The part of a run that is the first to read a key of the config; None: the key shapes everything.
+
+    Args:
+      parts: in their order, and the keys that each is the first to read; of two that fit the first counts.
+    """
+    return next((part for part, keys in parts.items() if is_under(key, keys)), None)
+
+
 def used_by(parts: Mapping[str, Sequence[str]], workdir: pathlib.Path, key: str) -> list[pathlib.Path] | None:
     """The parts of a run in `workdir`, begun or finished, that a key of the config has shaped; None: all of it.
 
-    A part counts as long as its folder is there: deleted, it begins anew, with other values if need be.
+    A part counts as long as its folder is there: deleted, it begins anew, with other values if need be. One that is
+    taken from another run counts as well. A part rests on those before it, so it is shaped by their keys as well.
 
     Args:
-      parts: in their order, and the keys that each is the first to read; of two that fit the first counts. All other
-        keys shape everything. A part rests on those before it, so it is shaped by their keys as well.
+      parts: see `first_part`.
     """
-    names = list(parts)
-    for i, part in enumerate(names):
-        if any(key == read or key.startswith(f"{read}.") for read in parts[part]):
-            return [path for later in names[i:] if (path := workdir / later).exists()]
-    return None
+    first, names = first_part(parts, key), list(parts)
+    if first is None:
+        return None
+    return [path for later in names[names.index(first) :] if (path := workdir / later).exists() or path.is_symlink()]

@@ -1,17 +1,20 @@
 """How a stage begins: its inputs looked at, its batches and the stages before it checked, the run's folder opened."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
 
 from icegrt_jax.config.options import Options
-from icegrt_jax.runs import batch_check, inputs, notes, rundir
+from icegrt_jax.hosts import sync
+from icegrt_jax.runs import batch_check, inputs, notes, provenance, rundir
 from icegrt_jax.runs.stage import Stage
 
 
 def alone(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
     """The stage by itself, as `icegrt STAGE` runs it: its inputs are checked first."""
     notes.warn(stage.name, inputs.check(config, workdir, stage))
+    notes.warn(stage.name, provenance.check(workdir, config.data_dir, [stage.name]))
     stage.train(config, workdir)
 
 
@@ -26,4 +29,18 @@ def begin(stage: Stage, config: Options, workdir: pathlib.Path) -> rundir.Run | 
     batch_check.check_batches(config.mesh, sections, workdir)
     rundir.require(workdir, stage.name, *stage.needs(config))
     run = rundir.start(config, workdir)
-    return None if rundir.finished(run, stage.name) else run
+    if rundir.finished(run, stage.name):
+        say_skipped(stage.name)
+        return None
+    return reading(run, stage, config)
+
+
+def reading(run: rundir.Run, stage: Stage, config: Options) -> rundir.Run:
+    """The run as the stage sees it, which reads these sources."""
+    return dataclasses.replace(run, readings=tuple(stage.readings(config, run.tokenizer, run.tokenizer)))
+
+
+def say_skipped(stage: str) -> None:
+    """Says that a stage is not run again."""
+    if sync.is_main():
+        print(f"{stage}: finished, skipped", flush=True)

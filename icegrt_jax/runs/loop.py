@@ -99,6 +99,7 @@ class Loop:
       row_every: steps to a row of metrics, which has their means and is read while the next step runs; 0: every step
         has a row of its own, refused if it is not finite before anything is saved.
       waits: the phase in which the metrics are waited for.
+      unit: what a step is called.
       last_alone: the last checkpoint takes the place of all before it.
       watchers: see `Watcher`, called in this order.
       writers: of rows of metrics, each made with the stage's folder and the step the run goes on from.
@@ -112,6 +113,7 @@ class Loop:
     shown: tuple[str, ...]
     row_every: int = 0
     waits: str = "update"
+    unit: str = "update"
     last_alone: bool = False
     watchers: Sequence[Watcher] = ()
     writers: Sequence[Callable[..., Writer]] = (MetricsWriter,)
@@ -140,6 +142,8 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
     with Preemption() as preemption, Checkpoints(folder / "checkpoints") as checkpoints:
         ended = any([watcher.begin(start) for watcher in loop.watchers]) and start is not None
         sync.barrier(f"{loop.stage} begins")
+        if start and sync.is_main():
+            print(f"{loop.stage}: going on from {loop.unit} {start}", flush=True)
         with contextlib.ExitStack() as open_:
             writer = open_.enter_context(Writers(make(folder, resume_step=start) for make in loop.writers))
             progress = open_.enter_context(Progress(loop.steps, loop.stage, start=start or 0))

@@ -11,7 +11,7 @@ from icegrt_jax.data.pipeline import Batch, Batches
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import own_code
+from icegrt_jax.runs import own_code, provenance
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.training.compiles import Compiles
 
@@ -24,7 +24,10 @@ def write_report(run: Run, stage: str, report: dict) -> None:
         return
     if code := own_code.fingerprints(run.own_code.get(stage, ())):
         report = {**report, "code": code}
-    files.write_json_atomic(run.folder(stage) / "data.json", report)
+    data = provenance.record(run.readings, run.data_dir, run.workdir)
+    files.write_json_atomic(run.folder(stage) / "data.json", {**report, **({provenance.NAME: data} if data else {})})
+    for line in provenance.lines(stage, data):
+        print(line, flush=True)
     for name, counts in report.items():
         print(f"{stage}  data {name}: {json.dumps(counts)[1:-1]}".replace('"', ""), flush=True)
     warn_of_losses(stage, report)

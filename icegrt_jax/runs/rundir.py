@@ -13,8 +13,9 @@ from icegrt_jax.data.sources import load_source
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs import own_code
+from icegrt_jax.runs import own_code, provenance
 from icegrt_jax.runs.session import Session
+from icegrt_jax.runs.stage import Reading
 from icegrt_jax.runs.tokenizers import policy_tokenizer
 from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.training.restore import PartRecord
@@ -27,6 +28,13 @@ class Run(Session):
 
     workdir: pathlib.Path
     own_code: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # {stage: FILE.py:NAME, ...}
+    readings: Sequence[Reading] = ()  # what the stage reads
+
+    def data(self, stage: str) -> provenance.Record:
+        """The sources of the stage with their fingerprints: as it began with them, or where it has made them since."""
+        return {
+            **provenance.record(self.readings, self.data_dir, self.workdir), **provenance.begun(self.folder(stage))
+        }  # fmt: skip
 
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
@@ -110,4 +118,9 @@ def finish(
     parts_and_code = {name: value for name, value in (("parts", records), ("code", code)) if value}
     done = {"step": step, "models": shapes, **parts_and_code, **info}
     path = run.folder(stage) / "done.json"
-    sync.main_first(path, lambda: files.write_json_atomic(path, done))
+
+    def write():
+        data = run.data(stage)
+        files.write_json_atomic(path, {**done, **({"data": data} if data else {})})
+
+    sync.main_first(path, write)

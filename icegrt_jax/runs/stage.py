@@ -24,6 +24,7 @@ class Reading:
       limit: records that are read; 0: all.
       later: it is made by the run, which has to rank answers for it, before it is read.
       check: refuses records that cannot be judged, or ranked.
+      measures: nothing is trained on it, so it may change at any time.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Reading:
     limit: int = 0
     later: bool = False
     check: Callable[[Sequence[Any]], None] = lambda records: None
+    measures: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

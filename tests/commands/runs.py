@@ -57,8 +57,10 @@ sys.exit(main(sys.argv[4:]))
 
 def copy_parts(finished: tuple, workdir: pathlib.Path, *names: str) -> pathlib.Path:
     """A workdir with the named parts of a finished run, as if it had only come that far."""
+    workdir.mkdir(parents=True, exist_ok=True)
     for name in names:
-        shutil.copytree(finished[0] / name, workdir / name)
+        copy = shutil.copytree if (finished[0] / name).is_dir() else shutil.copy
+        copy(finished[0] / name, workdir / name)
     return workdir
 
 
