@@ -82,7 +82,8 @@ def test_sample_gets_its_own_flags(calls, file, tmp_path):
 def test_export_gets_its_own_flags(calls, file, tmp_path):
     assert cli.main(["export", *ppo(file, tmp_path)[1:], "--stage=sft", "--out=m", "--dtype=bfloat16"]) == 0
     [(name, _, flags)] = calls
-    assert (name, flags) == ("export", dict(stage="sft", role=None, out="m", dtype="bfloat16", adapter=False, base=""))
+    expected = dict(stage="sft", role=None, out="m", dtype="bfloat16", use=None, adapter=False, base="")
+    assert (name, flags) == ("export", expected)
 
 
 def test_a_plan_gets_the_checked_config_and_leaves_no_folder(calls, file, tmp_path):

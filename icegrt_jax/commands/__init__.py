@@ -83,19 +83,26 @@ def _get(command: str, module: str, name: str) -> Any:
 
 FLAGS = "icegrt_jax.commands.flags"
 POLICY, REWARD, VALUE = "policy", "reward", "value"
+
+
+def _heldout(stage: str) -> tuple[str, ...]:
+    """Keys that say what a stage measures; they shape it where its best checkpoint goes by that."""
+    return tuple(f"{stage}.{name}" for name in ("heldout", "heldout_limit", "heldout_every"))
+
+
 # In the order of a run.
 _COMMANDS = (
     Command("run", "every stage in order; those that have finished are not run again", distributed=True, doubts=True),
     Command(
         "pretrain", "the base model, where none is given: next-token training on plain text", distributed=True,
         in_run="a base model from plain text", shaped_by={"pretrain": ("pretrain",)},
-        length="pretrain.steps",
+        length="pretrain.steps", measured_by=_heldout("pretrain"),
         leaves={POLICY: Left("the base language model", "base")},
     ),
     Command(
         "sft", "ICE-Instruct: supervised fine-tuning on in-domain and general instructions", distributed=True,
         in_run="ICE-Instruct, in-domain and general instructions", shaped_by={"sft": ("sft",)},
-        length="sft.steps",
+        length="sft.steps", measured_by=_heldout("sft"),
         leaves={POLICY: Left("ICE-Instruct, a language model after supervised fine-tuning", "ICE-Instruct")},
     ),
     Command(
@@ -107,13 +114,13 @@ _COMMANDS = (
             ),
             "reward": ("reward", "ppo.sources", "evaluate.batch_size"),
         },
-        length="reward.steps", measured_by=("reward.heldout", "reward.heldout_limit"),
+        length="reward.steps", measured_by=_heldout("reward"),
         leaves={REWARD: Left("ICE-Reward, which scores an answer to a prompt")},
     ),
     Command(
         "ppo", "ICE-GRT: PPO against the reward model", distributed=True, doubts=True,
         in_run="ICE-GRT, PPO against the reward model", shaped_by={"ppo": ("ppo", "value", "roles")},
-        length="ppo.iterations",
+        length="ppo.iterations", measured_by=_heldout("ppo"),
         leaves={
             POLICY: Left("ICE-GRT, a language model after PPO against ICE-Reward", "ICE-GRT"),
             VALUE: Left("the critic of PPO, which estimates the return of a response so far"),

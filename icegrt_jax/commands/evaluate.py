@@ -22,7 +22,7 @@ from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_table
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs import begin, generation, inputs, judging, notes, rundir, scoring, stage_models
+from icegrt_jax.runs import begin, generation, inputs, judging, notes, rundir, scoring, stage_models, trackers
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.runs.stage import Reading, Stage
 from icegrt_jax.sampling import SamplerConfig
@@ -41,7 +41,7 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
     if rundir.finished(run, "evaluate"):
         begin.say_skipped("evaluate")
     else:
-        run = begin.reading(run, STAGE, config)
+        run = begin.reading(run, STAGE.readings(config, run.tokenizer, run.tokenizer))
         domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
         base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
         stages = [("base", *base), *_stages(run)]
@@ -71,6 +71,9 @@ def compare(config: Options, workdir: pathlib.Path) -> None:
             **_columns(domain, rows),
         }
         sync.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
+        numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row["metrics"].items()}
+        examples = "\n\n".join(format_examples(results["examples"]).splitlines())
+        trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
         rundir.finish(run, "evaluate", step=len(rows), models={})
     show(folder)
 

@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from icegrt_jax import commands
+from icegrt_jax.config.choices import Kept
 from icegrt_jax.config.convert import to_config
 from icegrt_jax.config.options import Options
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
@@ -34,6 +35,7 @@ def main(
     dtype: str,
     adapter: bool,
     base: str,
+    use: Kept | None = None,
 ) -> None:
     """Writes the folder `out`: a causal language model, or for reward and value a sequence classifier with one label.
 
@@ -44,6 +46,7 @@ def main(
       dtype: of the stored tensors.
       adapter: write the trained adapter alone, in PEFT's format and float32, and its base where nobody else has it.
       base: where PEFT will find the adapter's base; empty: where it is, or beside the adapter.
+      use: the stage's last or best checkpoint; by default the one that its config says.
     """
     models = finished(workdir / stage)["models"]
     role = role or next(name for name in DEFAULT_ROLES if name in models)
@@ -60,15 +63,15 @@ def main(
     )  # fmt: skip
     run = rundir.start(config, workdir)
     if adapter:
-        write_adapter(run, told, out, base, dtype)
+        write_adapter(run, told, out, base, dtype, use)
     else:
-        write_model(run, told, out, dtype)
+        write_model(run, told, out, dtype, use)
 
 
-def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str) -> None:
+def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str, use: Kept | None) -> None:
     """Writes the complete model, for transformers."""
     stage, role = told.stage, told.role
-    model, params = stage_models.stage_params(run, stage, role)
+    model, params = stage_models.stage_params(run, stage, role, use)
     tokenizer = _tokenizer(run, role)
     path = pathlib.Path(out).expanduser()
     with new_folder(path) as folder:
@@ -79,10 +82,10 @@ def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str) -> None:
     print(f"{out}: the {role} model of {stage}, {model.num_params} parameters as {dtype}")
 
 
-def write_adapter(run: rundir.Run, told: card.Told, out: str, base: str, dtype: str) -> None:
+def write_adapter(run: rundir.Run, told: card.Told, out: str, base: str, dtype: str, use: Kept | None) -> None:
     """Writes what the stage trained of the role, for PEFT."""
     stage, role = told.stage, told.role
-    model, own, record = load_own(run.folder(stage), role)
+    model, own, record = load_own(run.folder(stage), role, use=use)
     if record is None or record.lora is None:
         raise UserError(f"--adapter: the {stage} stage trained the {role} model without one; leave the flag out.")
     if "adapter" in record.base:

@@ -100,6 +100,7 @@ def export(parser: argparse.ArgumentParser) -> None:
     add("--role", choices=("policy", "value", "reward"), help="which of its models (default: policy, else reward)")
     add("--out", required=True, metavar="DIR", help="the folder to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the tensors (%(default)s)")
+    add("--use", choices=("last", "best"), help="which checkpoint (default: as the stage's config says)")
     add("--adapter", action="store_true", help="write the stage's LoRA adapter alone, in PEFT's format")
     add("--base", default="", metavar="NAME", help="with --adapter: folder or hub name where PEFT will find the base")
 

@@ -13,7 +13,22 @@ from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import panels
-from icegrt_jax.runs import begin, generation, inputs, iteration, judging, loop, notes, ppo_data, rundir, scoring
+from icegrt_jax.runs import (
+    begin,
+    generation,
+    heldout,
+    heldout_judge,
+    inputs,
+    iteration,
+    judging,
+    loop,
+    notes,
+    ppo_data,
+    rates,
+    rundir,
+    scoring,
+    trackers,
+)
 from icegrt_jax.runs.reward_model import Asked, normalization_prompts
 from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference
 from icegrt_jax.runs.rewards import own_rewards, try_out
@@ -44,12 +59,21 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     reader = scoring.load_reader(run, config.reward) if config.reward_model else None
     data = _data(run, ppo, config.domain, reader)
     with own_rewards(ppo, run.folder("ppo")) as rewards:
+        keeper, watchers = heldout.watch(
+            run, "ppo", ppo, ppo.iterations, lambda: heldout_judge.measure_answers(run, ppo, config.domain)
+        )
         once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards)
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
             "ppo", ppo.iterations, data.batch, once.advance,
             save_every=log.ppo_checkpoint_every, shown=shown, waits="learn", unit="iteration",
-            watchers=(Alarm(ppo.logprob_alarm), Samples(run.folder("ppo"), log.samples_every, ppo.iterations)),
+            watchers=(
+                Alarm(ppo.logprob_alarm),
+                Samples(run.folder("ppo"), log.samples_every, ppo.iterations),
+                *watchers,
+                _rates(ppo, state),
+            ),
+            writers=trackers.writers(log),
         )  # fmt: skip
         state, start = loop.resumed(run, "ppo", state)
         if start is None and (names := scaled_by_reference(state.ppo)):
@@ -58,7 +82,20 @@ def train(config: Options, workdir: pathlib.Path) -> None:
             state = with_reference(run, state, rewards, names, answered)
         state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
-    rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=_report_kl(run, ppo.kl))
+    info = keeper.info() if keeper else {}
+    rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=_report_kl(run, ppo.kl), **info)
+
+
+def _rates(ppo: PPOOptions, state: TrainState) -> rates.Rates:
+    """Learning rates, and response tokens sampled and learned from in a second."""
+    updates, rows = ppo.num_ppo_epochs * ppo.num_minibatches, ppo.batch_size * ppo.samples_per_prompt
+    return rates.Rates(
+        dict(state.optimizers),
+        lambda role, step: updates * max(step - (ppo.value_warmup if role == "policy" else 0), 0),
+        lambda outcome: rows * float(outcome.metrics["length"]),
+        steps=ppo.iterations,
+        every=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +136,7 @@ class Samples:
         if sync.is_main() and (step % self.every == 0 or step in (1, self.iterations)):
             rows = _sample_rows(step, outcome.more, outcome.metrics)
             files.append_jsonl(self.folder / "samples.jsonl", rows)
+            write({"samples/rollout": "\n\n---\n\n".join(map(_as_text, rows))})
         return False
 
 
@@ -116,7 +154,7 @@ def _report_kl(run: rundir.Run, kl: KLOptions) -> float:
     """Mean KL of the second half of the run, in nats; says whether it is within the target's band."""
     if not sync.is_main():
         return 0.0  # for done.json, which the main process writes
-    rows = read_metrics(run.folder("ppo") / "metrics.jsonl")
+    rows = [row for row in read_metrics(run.folder("ppo") / "metrics.jsonl") if "kl" in row]
     late = [row["kl"] for row in rows[len(rows) // 2 :]]
     mean, band, text = sum(late) / len(late), iteration.kl_target(kl), ""
     if band:
@@ -151,9 +189,22 @@ def _sample_rows(step: int, sampled: iteration.Sampled, metrics: dict) -> list[d
     return rows
 
 
+def _as_text(row: dict) -> str:
+    """A rollout as TensorBoard shows it."""
+    scores = {**({"score": row["score"]} if "score" in row else {}), **row.get("rewards", {})}
+    said = ", ".join(f"{name} {value}" for name, value in scores.items())
+    return f"{row['prompt'][-1]['content']}\n\n**{said}**\n\n{row['response']}"
+
+
 def readings(ppo: PPOOptions, domain: str, lengths: LengthOptions, policy: ChatTokenizer) -> Iterator[Reading]:
     """The prompts and, where some is replayed, the supervised data."""
+    longest = lengths.max_prompt_length
     yield from asked(ppo, domain, lengths, policy)
+    fitting, judge_of = lambda records: fit_prompts(records, policy, longest, "drop"), judging.of_ppo(ppo, domain)
+    length = inputs.tokens("max_prompt_length", longest)
+    for name, spec in ppo.heldout.items():
+        reading = Reading(f"ppo.heldout.{name}", spec, Prompt, fitting, length, ppo.heldout_limit, measures=True)
+        yield inputs.judged(reading, judge_of(name))
     if ppo.ptx.coef:
         fit = lambda records: fit_examples(records, policy, ppo.ptx.length, "drop")
         length = inputs.tokens("ppo.ptx.length", ppo.ptx.length)

@@ -24,7 +24,20 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.report import panels
-from icegrt_jax.runs import begin, generation, inputs, loop, notes, rundir, scoring, stage_models, tokenizers
+from icegrt_jax.runs import (
+    begin,
+    generation,
+    inputs,
+    loop,
+    notes,
+    rates,
+    rundir,
+    scoring,
+    stage_models,
+    tokenizers,
+    trackers,
+)
+from icegrt_jax.runs.heldout import watch as watch_heldout
 from icegrt_jax.runs.reward_model import (
     Asked,
     first_state,
@@ -33,6 +46,7 @@ from icegrt_jax.runs.reward_model import (
     heldout_batches,
     initial_reward_model,
     measure,
+    measure_accuracy,
     normalization_prompts,
     sample_instruct,
 )
@@ -50,7 +64,11 @@ def train(config: Options, workdir: pathlib.Path) -> None:
         return
     run = begin.begin(STAGE, config, workdir)
     if run is None:
-        return measure_again(config, workdir)
+        path = pathlib.Path(workdir) / "reward" / "done.json"
+        told = lambda: "heldout" in files.read_json(path)
+        if not sync.from_main("the reward stage's measurement is looked for", told):
+            measure_again(rundir.start(config, workdir), section, tokenizers.reward_tokenizer(section, workdir))
+        return
     tokenizer = tokenizers.reward_tokenizer(section, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
     scores = config.ppo.iterations and config.reward_model
@@ -83,10 +101,17 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     keys = run.key("reward_updates"), run.adapter_key("reward")
     state, records = first_state(section, frozen, keys[0], model, params, source, keys[1])
     del params  # under an adapter only the stored base is held
-    state, step = loop.train_on_batches(
-        run, "reward", section.steps, config.log, state, reward_update, batches, shown=("loss", "accuracy")
+    keeper, watchers = watch_heldout(
+        run, "reward", section, section.steps, lambda: measure_accuracy(run, model, heldout)
     )
-
+    log = config.log
+    state, step = loop.train_on_batches(
+        run, "reward", section.steps, log, state, reward_update, batches, shown=("loss", "accuracy"),
+        watchers=(*watchers, rates.of_updates(state, section.steps, log.every)), writers=trackers.writers(log),
+    )  # fmt: skip
+    info = keeper.info() if keeper else {}
+    if keeper and info.get("use") == "best":
+        state = keeper.best(state)
     complete = state.full("reward")
     measured = measure(run, complete, model, heldout) if heldout else {}
     # As PPO will hold it.
@@ -94,22 +119,17 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     stats = fit_normalization(run, scoring_params, model, reader, asked)
     rundir.finish(
         run, "reward", step=step, models={"reward": model}, parts=records, heldout=measured,
-        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
+        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None, **info,
     )  # fmt: skip
 
 
-def measure_again(config: Options, workdir: pathlib.Path) -> None:
+def measure_again(run: rundir.Run, section: RewardOptions, tokenizer: ChatTokenizer | None) -> None:
     """Measures a finished stage on held-out rankings that have changed: its done.json tells nothing of them then."""
-    path = pathlib.Path(workdir) / "reward" / "done.json"
-    done = sync.from_main("the reward stage's measurement is looked for", lambda: files.read_json(path))
-    if "heldout" in done:
-        return
-    run = rundir.start(config, workdir)
-    tokenizer = tokenizers.reward_tokenizer(config.reward, workdir) or run.tokenizer
-    heldout = heldout_batches(run, tokenizer, config.reward)
+    heldout = heldout_batches(run, tokenizer or run.tokenizer, section)
     model, params = stage_models.stage_params(run, "reward", "reward")
     measured = measure(run, params, model, heldout) if heldout else {}
-    sync.main_first(path, lambda: files.write_json_atomic(path, {**done, "heldout": measured}))
+    path = run.folder("reward") / "done.json"
+    sync.main_first(path, lambda: files.write_json_atomic(path, {**files.read_json(path), "heldout": measured}))
 
 
 def take_as_it_is(

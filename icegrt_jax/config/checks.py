@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from icegrt_jax import plugins
 from icegrt_jax.config import own as own_sections
+from icegrt_jax.config.best import metric_of
 from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.config.options import (
     EvaluateOptions,
+    HeldoutOptions,
     LoRAOptions,
     ModelOptions,
     Options,
@@ -85,6 +87,8 @@ def check(options: Options) -> None:
     plugins.check_name("domain", options.domain, ("", *plugins.built_in("domains")))
     _at_least(1, "", options, "max_prompt_length max_response_length")
     _at_least(1, "log.", options.log, "every checkpoint_every ppo_checkpoint_every samples_every")
+    for spec in options.log.writers:
+        plugins.check_name("log.writers", spec, ())
     for name, section in (("pretrain", options.pretrain), ("sft", options.sft), ("reward", options.reward)):
         _check_trained(name, section)
     for name in own_sections.SECTIONS:
@@ -93,7 +97,6 @@ def check(options: Options) -> None:
     if options.model.path and options.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
     _at_least(0, "reward.", options.reward, "score_length")
-    _check_specs("reward.heldout", options.reward.heldout)
     _check_evaluate(options.evaluate)
     _check_judges(options.evaluate, options.ppo, options.domain)
     _check_ppo(options.ppo)
@@ -173,8 +176,24 @@ def _check_trained(name: str, section: SupervisedOptions | RewardOptions) -> Non
     _at_least(1, f"{name}.", section, "batch_size length")
     _check_blocks(f"{name}.batch_size", section.batch_size, f"{name}.microbatch", section.microbatch)
     _check_sources(name, section)
+    _check_heldout(name, section)
     if section.steps and not section.sources:
         raise UserError(f"{name}.steps={section.steps}, but {name}.sources is empty; name a source.")
+
+
+def _check_heldout(name: str, section: HeldoutOptions) -> None:
+    """Refuses what would follow from measurements that are not made."""
+    _check_specs(f"{name}.heldout", section.heldout)
+    _at_least(0, f"{name}.", section, "heldout_limit heldout_every patience")
+    if section.heldout_every and not section.heldout:
+        raise UserError(f"{name}.heldout_every={section.heldout_every}, but {name}.heldout is empty; name a source.")
+    if section.best:
+        metric_of(f"{name}.best", section.best)
+        if not section.heldout_every:
+            raise UserError(f"{name}.best={section.best!r} with {name}.heldout_every=0: nothing is measured; set it.")
+    for key, given in (("patience", section.patience), ("use", section.use == "best")):
+        if given and not section.best:
+            raise UserError(f"{name}.{key}={getattr(section, key)!r} goes by {name}.best; name a number there.")
 
 
 def _check_evaluate(evaluate: EvaluateOptions) -> None:
@@ -285,6 +304,9 @@ def _check_ppo(ppo: PPOOptions) -> None:
     _at_least(0, "ppo.", ppo, "iterations")
     _at_least(1, "ppo.", ppo, "batch_size samples_per_prompt num_ppo_epochs num_minibatches")
     _check_sources("ppo", ppo)
+    _check_heldout("ppo", ppo)
+    if ppo.heldout_every and not ppo.judge:
+        raise UserError(f"ppo.heldout_every={ppo.heldout_every}, but ppo.judge is empty; name who grades the answers.")
     _check_sources("ppo.ptx", ppo.ptx)
     check_penalty(ppo.kl.kind, ppo.kl.into, ("ppo.kl.kind", "ppo.kl.into"))
     if ppo.iterations and not ppo.sources:

@@ -19,6 +19,7 @@ from icegrt_jax.config.choices import (
     CriticInit,
     CriticTrunk,
     Dtype,
+    Kept,
     KLKind,
     KLPlace,
     LoRATarget,
@@ -95,7 +96,19 @@ class ModelOptions(ShapeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedOptions:
+class HeldoutOptions:
+    """What is measured on held-out data while a stage trains, and what follows from it; see docs/runs.md."""
+
+    heldout: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"}, never trained on
+    heldout_limit: int = 0  # records per held-out source; 0: all
+    heldout_every: int = 0  # steps between two measurements; 0: none while it trains
+    best: str = ""  # the number by which the best checkpoint is kept, such as heldout/loss; empty: only the last
+    patience: int = 0  # measurements without a better one that end the stage; 0: it goes on to its last step
+    use: Kept = "last"  # the checkpoint that later stages and exports take
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedOptions(HeldoutOptions):
     """Next-token training: the base model, or ICE-Instruct."""
 
     steps: int = 0  # updates; 0 skips the stage
@@ -117,7 +130,7 @@ class SFTOptions(SupervisedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardOptions:
+class RewardOptions(HeldoutOptions):
     """ICE-Reward, from ranked answers."""
 
     init: str = "sft"  # sft (ICE-Instruct's trunk), scratch (shape in reward.model) or a Hugging Face folder
@@ -129,8 +142,6 @@ class RewardOptions:
     overlong: Overlong = "drop"  # answers longer than that: left out, or they lose their end
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings
     weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
-    heldout: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings for accuracy and calibration
-    heldout_limit: int = 0  # rankings per held-out source; 0: all
     optimizer: OptimizerOptions = OptimizerOptions(lr=3e-4)  # of the reward model
     lora: LoRAOptions = LoRAOptions()  # of the reward model, on ICE-Instruct or the folder's model
     on_policy_k: int = 5  # answers per prompt sampled from ICE-Instruct, where the domain ranks them; 0: none
@@ -227,7 +238,7 @@ class UpdateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOOptions(DrawOptions, UpdateOptions):
+class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
     """ICE-GRT."""
 
     iterations: int = 0  # a rollout and what is learned from it; 0 skips the stage
@@ -298,6 +309,7 @@ class LogOptions:
     checkpoint_every: int = 100  # updates of the supervised stages
     ppo_checkpoint_every: int = 10  # iterations
     samples_every: int = 5  # iterations between rows of samples.jsonl
+    writers: tuple[str, ...] = ()  # trackers of one's own beside TensorBoard, each FILE.py:CLASS, see docs/runs.md
     compile_cache: bool = True  # keep compiled programs in WORKDIR/compile_cache, for reruns and resumed runs
 
 

@@ -12,6 +12,14 @@ GONE = {"ppo.bootstrap_truncated": False}
 ADDED: dict[str, Any] = {
     "ppo.judges": {}, "evaluate.judges": {}, "ppo.rewards": {}, "ppo.reward_weights": {}, "ppo.reward_scales": {},
     "ppo.reward_timeout": 600.0, "ppo.reward_workers": 0, "ppo.reward_failed": "stop",
+    "log.writers": (),
+    **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
+    **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},
+    **{
+        f"{stage}.{name}": value
+        for stage in ("pretrain", "sft", "reward", "ppo")
+        for name, value in (("heldout_every", 0), ("best", ""), ("patience", 0), ("use", "last"))
+    },
 }  # fmt: skip
 
 

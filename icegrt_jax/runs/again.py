@@ -93,7 +93,8 @@ def find(
     for i, part in enumerate(parts):
         later = [p for p in parts[i + 1 :] if (workdir / p.name).exists()]
         own = {key: change for key, change in changes.items() if first_part(key) == part.name}
-        found = _measured(found, part, workdir, own)
+        if not config.get(f"{part.name}.best"):  # else what is measured decides what is kept
+            found = _measured(found, part, workdir, own)
         if part.length in changes and all(p.measures for p in later):
             found = _longer(found, part, workdir, changes[part.length], config)
             if part.length in found.keys:
@@ -115,7 +116,7 @@ def _measured(found: Again, part: Part, workdir: pathlib.Path, changes: Changes)
     if folder.is_symlink():
         line = f"{part.name}: {why}; the stage is another run's, which has measured it on its own held-out sets"
         return dataclasses.replace(found, lines=(*found.lines, line))
-    if not done.exists():
+    if not done.exists() or "heldout" not in files.read_json(done) or all(key.endswith("_every") for key in keys):
         return found
     moves = [(path, _free(path)) for path in (done, folder / "calibration.json") if path.exists()]
     line = f"{part.name}: {why}; measured again, what was found before is in {', '.join(str(new) for _, new in moves)}"

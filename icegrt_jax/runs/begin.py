@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from icegrt_jax.config.options import Options
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import batch_check, inputs, notes, provenance, rundir
-from icegrt_jax.runs.stage import Stage
+from icegrt_jax.runs.stage import Reading, Stage
 
 
 def alone(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
@@ -32,12 +32,12 @@ def begin(stage: Stage, config: Options, workdir: pathlib.Path) -> rundir.Run | 
     if rundir.finished(run, stage.name):
         say_skipped(stage.name)
         return None
-    return reading(run, stage, config)
+    return reading(run, stage.readings(config, run.tokenizer, run.tokenizer))
 
 
-def reading(run: rundir.Run, stage: Stage, config: Options) -> rundir.Run:
-    """The run as the stage sees it, which reads these sources."""
-    return dataclasses.replace(run, readings=tuple(stage.readings(config, run.tokenizer, run.tokenizer)))
+def reading(run: rundir.Run, readings: Iterable[Reading]) -> rundir.Run:
+    """The run as a stage sees it that reads these sources."""
+    return dataclasses.replace(run, readings=tuple(readings))
 
 
 def say_skipped(stage: str) -> None:

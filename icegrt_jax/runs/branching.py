@@ -208,8 +208,8 @@ def _folder(folder: pathlib.Path, places: Iterable[str], known: dict[str, Entry]
     for path in paths:
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         old = known.get(name)
-        same = old is not None and old[:2] == [stat.st_size, stat.st_mtime_ns]
-        entries[name] = old if same else [stat.st_size, stat.st_mtime_ns, _hash(path)]
+        unread = old is None or old[:2] != [stat.st_size, stat.st_mtime_ns]
+        entries[name] = [stat.st_size, stat.st_mtime_ns, _hash(path)] if unread or old is None else old
     return entries
 
 

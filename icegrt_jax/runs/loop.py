@@ -13,6 +13,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import jax
+import numpy as np
+
 from icegrt_jax.config.options import LogOptions
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.prefetch import Ahead
@@ -48,11 +51,13 @@ class Outcome:
       state: after it.
       metrics: f32[] each, or f32[N] where every step has a row; on the device or the host.
       more: what else the stage's own watchers look at, such as the texts of a rollout.
+      tokens: trained on, of all processes, where the loop counts them.
     """
 
     state: TrainState
     metrics: dict[str, Any]
     more: Any = None
+    tokens: float = 0.0
 
 
 Write = Callable[[dict[str, Any]], None]
@@ -229,12 +234,15 @@ def train_on_batches(
     batches: Batches,
     *,
     shown: tuple[str, ...],
+    watchers: Sequence[Watcher] = (),
+    writers: Sequence[Callable[..., Writer]] = (MetricsWriter,),
 ) -> tuple[TrainState, int]:
     """`train` of a supervised stage: applies `update` to batch 0, 1, … steps - 1."""
     state, start = resumed(run, stage, state)
     loop = over_batches(
         run, stage, steps, state, update, batches,
         save_every=log.checkpoint_every, shown=shown, row_every=log.every, last_alone=True,
+        watchers=watchers, writers=writers,
     )  # fmt: skip
     return train(run, loop, state, start)
 
@@ -252,6 +260,9 @@ def over_batches(
             check_ids(rows["tokens"], vocabulary, f"{stage}, batch {step}")
             batch = host_rows.place_rows(rows, run.mesh)
         with progress.phase("update"):
-            return Outcome(*update(state, batch))
+            # Of all processes as many as of this one.
+            tokens = jax.process_count() * np.count_nonzero(rows["segment_ids" if "segment_ids" in rows else "mask"])
+            state, metrics = update(state, batch)
+            return Outcome(state, metrics, tokens=tokens)
 
     return Loop(stage, steps, lambda step: batches[step - 1], advance, **more)

@@ -21,6 +21,7 @@ from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
+from icegrt_jax.runs.heldout import Measure
 from icegrt_jax.runs.roles import whole_or_adapter
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
@@ -133,6 +134,18 @@ def measure(run: rundir.Run, params: dict, model: ModelConfig, batches: dict[str
         files.write_json_atomic(run.folder("reward") / "calibration.json", first | {"all": report})
     print("reward  held out: " + ", ".join(f"{k} {v:.3f}" for k, v in heldout.items()), flush=True)
     return heldout
+
+
+def measure_accuracy(run: rundir.Run, model: ModelConfig, batches: dict[str, Batches]) -> Measure:
+    """What a stage that trains measures: the means over the held-out sources, and each where there are several."""
+
+    def measure(state: TrainState) -> dict[str, float]:
+        each, _ = measured(run, state.full("reward"), model, batches)
+        names = ("accuracy", "calibration_error")
+        means = {name: sum(each[f"{source}/{name}"] for source in batches) / len(batches) for name in names}
+        return means | (each if len(batches) > 1 else {})
+
+    return measure
 
 
 def measured(

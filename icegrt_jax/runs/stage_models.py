@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 
+from icegrt_jax.config.choices import Kept
 from icegrt_jax.config.options import ModelOptions, ShapeOptions
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
@@ -82,12 +83,12 @@ def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: b
     return jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init, key), run.mesh))(key)
 
 
-def stage_params(run: Run, stage: str, role: str) -> tuple[ModelConfig, dict]:
-    """Shape and complete float32 parameters of one role as `stage` left them."""
+def stage_params(run: Run, stage: str, role: str, use: Kept | None = None) -> tuple[ModelConfig, dict]:
+    """Shape and complete float32 parameters of one role as `stage` left them; `use` as of `load_role`."""
     done = finished_stage(run.folder(stage))
     if role in done["models"] and done.get("same_tokenizer", True):
         check_tokenizer(run.tokenizer, done["models"][role]["vocab_size"], f"{run.folder(stage)} with the run's own")
-    return load_role(run.folder(stage), role, run.mesh)
+    return load_role(run.folder(stage), role, run.mesh, use)
 
 
 def before_sft(run: Run, section: ModelOptions, *, pretrained: bool) -> tuple[ModelConfig, dict]:

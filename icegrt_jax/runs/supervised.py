@@ -12,7 +12,19 @@ from icegrt_jax.data.records import Instruction, Record, Text
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig
-from icegrt_jax.runs import generation, inputs, loop, notes, rundir, sections, stage_models
+from icegrt_jax.runs import (
+    generation,
+    heldout,
+    heldout_loss,
+    inputs,
+    loop,
+    notes,
+    rates,
+    rundir,
+    sections,
+    stage_models,
+    trackers,
+)
 from icegrt_jax.runs.roles import whole_or_adapter
 from icegrt_jax.runs.stage import Reading
 from icegrt_jax.training.restore import PartRecord
@@ -48,7 +60,10 @@ def first_state(
 def readings(stage: str, section: SupervisedOptions, kind: type[Record], tokenizer: ChatTokenizer) -> Iterator[Reading]:
     """What `train_policy` reads."""
     fit = lambda records: fit_examples(records, tokenizer, section.length, section.overlong)
-    yield from inputs.mixture(stage, section, kind, fit, inputs.tokens(f"{stage}.length", section.length))
+    length = inputs.tokens(f"{stage}.length", section.length)
+    yield from inputs.mixture(stage, section, kind, fit, length)
+    for name, spec in section.heldout.items():
+        yield Reading(f"{stage}.heldout.{name}", spec, kind, fit, length, section.heldout_limit, measures=True)
 
 
 def train_policy(
@@ -94,7 +109,12 @@ def train_policy(
         run.adapter_key("sft"),
     )
     del params  # under an adapter only the stored base is held
-    _, step = loop.train_on_batches(
-        run, stage, section.steps, log, state, sft_update, batches, shown=("loss", "target_prob")
+    keeper, watchers = heldout.watch(
+        run, stage, section, section.steps, lambda: heldout_loss.measure_loss(run, section, kind)
     )
-    rundir.finish(run, stage, step=step, models={"policy": model}, parts=records)
+    _, step = loop.train_on_batches(
+        run, stage, section.steps, log, state, sft_update, batches, shown=("loss", "target_prob"),
+        watchers=(*watchers, rates.of_updates(state, section.steps, log.every)), writers=trackers.writers(log),
+    )  # fmt: skip
+    info = keeper.info() if keeper else {}
+    rundir.finish(run, stage, step=step, models={"policy": model}, parts=records, **info)

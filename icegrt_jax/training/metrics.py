@@ -1,8 +1,9 @@
 """Metrics of a stage, in `metrics.jsonl` and in TensorBoard's event files.
 
 `metrics.jsonl` has one JSON object per write: `{"step": 12, "loss": 0.31, ...}`,
-scalars only. JSON has no NaN or infinity: a value that is not finite is null in
-the file and NaN when read back. Arrays go to TensorBoard, as histograms.
+scalars only, and of them those that a repeated run would write again. JSON
+has no NaN or infinity: a value that is not finite is null in
+the file and NaN when read back. Arrays go to TensorBoard, as histograms, and texts as texts.
 """
 
 import contextlib
@@ -17,6 +18,9 @@ import numpy as np
 import tensorboardX
 
 from icegrt_jax import files
+
+# Groups that metrics.jsonl does not keep: the config tells them, or another run of the same would differ in them.
+EVENTS_ONLY = ("optimizer/", "time/", "evaluate/")
 
 
 class Writer(Protocol):
@@ -81,11 +85,14 @@ class MetricsWriter:
 
         Args:
           step: the step the metrics are of.
-          metrics: name to number, `f32[]` or `f32[N]` (a histogram), in host or device memory;
-            device arrays are fetched together, waiting for them.
+          metrics: name to number, `f32[]` or `f32[N]` (a histogram), in host or device memory, or to a
+            text in Markdown; device arrays are fetched together, waiting for them.
         """
         if self._events is None:
             return
+        for name in [name for name, value in metrics.items() if isinstance(value, str)]:
+            self._events.add_text(name, metrics[name], step)
+        metrics = {name: value for name, value in metrics.items() if not isinstance(value, str)}
         row, fetched = {}, jax.device_get(metrics)
         for name in metrics:  # in the caller's order; device_get sorts
             value = np.asarray(fetched[name])
@@ -95,7 +102,9 @@ class MetricsWriter:
             row[name] = _plain(value)
             if row[name] is not None:
                 self._events.add_scalar(name, row[name], step)
-        files.append_jsonl(self._path, [{"step": int(step)} | row])
+        row = {name: value for name, value in row.items() if not name.startswith(EVENTS_ONLY)}
+        if row:
+            files.append_jsonl(self._path, [{"step": int(step)} | row])
 
     def flush(self) -> None:
         """Puts TensorBoard's events on disk; call it before a checkpoint is saved."""

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from icegrt_jax import files
+from icegrt_jax.config.choices import Kept
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head, trunk
@@ -21,6 +22,7 @@ from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.sharding.rules import tree_shardings
 from icegrt_jax.training.checkpoints import Checkpoints
 
+BEST = "best"  # folder of a stage's best checkpoint, beside `checkpoints`
 SCALAR_ROLES = ("value", "reward")
 
 
@@ -51,15 +53,18 @@ def finished(folder: pathlib.Path) -> dict:
     return files.read_json(folder / "done.json")
 
 
-def load_role(folder: pathlib.Path, role: str, mesh: Mesh | None = None) -> tuple[ModelConfig, dict]:
+def load_role(
+    folder: pathlib.Path, role: str, mesh: Mesh | None = None, use: Kept | None = None
+) -> tuple[ModelConfig, dict]:
     """Shape and complete float32 parameters of a role as the stage in `folder` left it.
 
     Args:
       folder: of a finished stage.
       role: policy, value or reward.
       mesh: where the parameters go; by default the first device.
+      use: its last or its best checkpoint; by default the one that its config says.
     """
-    config, own, record = load_own(folder, role, mesh)
+    config, own, record = load_own(folder, role, mesh, use)
     if record is None:
         return config, own
     base = load_base(folder, config, record, mesh)
@@ -67,7 +72,9 @@ def load_role(folder: pathlib.Path, role: str, mesh: Mesh | None = None) -> tupl
     return config, {**trunk(whole), "head": whole["head"]} if role in SCALAR_ROLES else whole
 
 
-def load_own(folder: pathlib.Path, role: str, mesh: Mesh | None = None) -> tuple[ModelConfig, dict, PartRecord | None]:
+def load_own(
+    folder: pathlib.Path, role: str, mesh: Mesh | None = None, use: Kept | None = None
+) -> tuple[ModelConfig, dict, PartRecord | None]:
     """Shape, the tree that was trained, and the record of what it is put onto (None: nothing, it is complete)."""
     done = finished(folder)
     if role not in done["models"]:
@@ -81,8 +88,12 @@ def load_own(folder: pathlib.Path, role: str, mesh: Mesh | None = None) -> tuple
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, tree_shardings(abstract, mesh)
         )
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        restored = checkpoints.restore({"params": {role: abstract}}, done["step"], partial=True)
+    best = (use or done.get("use")) == "best"
+    if best and "best" not in done:
+        raise UserError(f"{folder}: has kept no best checkpoint; its config is to name a number in {folder.name}.best.")
+    with Checkpoints(folder / (BEST if best else "checkpoints")) as checkpoints:
+        step = done["best"]["step"] if best else done["step"]
+        restored = checkpoints.restore({"params": {role: abstract}}, step, partial=True)
     return config, restored["params"][role], record
 
 

@@ -96,6 +96,17 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
     return state.replace(step=state.step + 1), {**metrics, "targets": total}
 
 
+def sft_sums(state: TrainState, batch: dict) -> dict[str, jax.Array]:
+    """Of the targets of a batch of `sft_update`: sums of `loss` and `target_prob`, and `targets`, their number."""
+    of_tokens = lambda logprobs, entropy, mask: (
+        nll_loss(logprobs, mask, 1.0),
+        {"target_prob": jnp.sum(jnp.where(mask, jnp.exp(logprobs), 0.0))},
+    )
+    model, params = state.model("policy"), state.full("policy")
+    loss, metrics = token_loss(of_tokens, params, model, *packed_hidden(params, model, batch), most=_targets(batch))
+    return {"loss": loss, **metrics, "targets": jnp.sum(batch["loss_mask"][:, 1:], dtype=jnp.float32)}
+
+
 def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the reward model on ranked answers; all pairs of a prompt come from one forward.
 

@@ -99,6 +99,7 @@ def test_a_run_made_before_a_key_was_there_goes_on_where_it_does_nothing(tmp_pat
     if isinstance(ADDED[key], dict):
         new[group][name].mine, said = "exact", f'{key}.mine .absent. → "exact"'
     else:
-        new[group][name], said = type(ADDED[key])(5), f"{key} .* → "
+        other = ("other",) if isinstance(ADDED[key], tuple) else type(ADDED[key])(5)
+        new[group][name], said = other, f"{key} .* → "
     with pytest.raises(UserError, match=said):
         config_file.check_same(new, tmp_path, added=ADDED)

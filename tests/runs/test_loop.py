@@ -43,11 +43,11 @@ def advance(state, step, made, progress):
     return Outcome(*_update(state, made(step)), more=step)
 
 
-def fit(folder, *watchers, advance=advance, **more):
+def fit(folder, *watchers, advance=advance, save_every=2, **more):
     """(last state, last step) of a loop that adds 1, 2, … to a parameter."""
     run = types.SimpleNamespace(folder=lambda stage: folder / stage, mesh=make_mesh(data=-1, fsdp=1, tensor=1))
     state, start = resumed(run, "toy", _state(jax.random.key(0)))
-    loop = Loop("toy", STEPS, float, advance, save_every=2, shown=("loss",), watchers=watchers, **more)
+    loop = Loop("toy", STEPS, float, advance, save_every=save_every, shown=("loss",), watchers=watchers, **more)
     return train(run, loop, state, start)
 
 
