@@ -99,7 +99,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
 def sft_sums(state: TrainState, batch: dict) -> dict[str, jax.Array]:
     """Of the targets of a batch of `sft_update`: sums of `loss` and `target_prob`, and `targets`, their number."""
     of_tokens = lambda logprobs, entropy, mask: (
-        nll_loss(logprobs, mask, 1.0),
+        nll_loss(logprobs, mask, jnp.float32(1)),
         {"target_prob": jnp.sum(jnp.where(mask, jnp.exp(logprobs), 0.0))},
     )
     model, params = state.model("policy"), state.full("policy")
