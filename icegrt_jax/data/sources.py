@@ -15,6 +15,7 @@ Rows may have the shapes of `shapes.py`, with columns of any name where the sour
 
 import itertools
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,20 @@ def understood(spec: str, *, kind: type[Kind], data_dir: str = "", workdir: str 
     (record,) = recognise.records(iter([first]), parsed, kind)
     reading = recognise.recognise(row, where, parsed, kind)
     return [*recognise.describe(reading, row, where, parsed), *_beginning(record)]
+
+
+def files_of(spec: str, *, data_dir: str = "", workdir: str = "") -> list[pathlib.Path]:
+    """The files that hold a source, in the order they are read; a data set's folder has all of its files."""
+    parsed = parse(spec, FORMATS, workdir)
+    if parsed.format == "hf":
+        return [path for path, _ in hub_rows.files(parsed.path)]
+    if parsed.format == "tfds":
+        folder = tfds_builder.folder_of(*_tfds(parsed, data_dir)[:2])
+    elif parsed.format == "tokens":
+        folder = resolve(parsed.path, spec, data_dir)
+    else:
+        return rows.files(resolve(parsed.path, spec, data_dir))
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _records(spec: Spec, kind: type[Kind], data_dir: str) -> Iterator[Kind]:

@@ -82,6 +82,14 @@ def read_dataset(name: str, data_dir: str | None, split: str) -> Iterator[dict]:
     return (_example(example, f"tfds:{name}, split {split!r}, example {i}") for i, example in enumerate(source))
 
 
+def folder_of(name: str, data_dir: str | None) -> pathlib.Path:
+    """Where a data set that has been prepared lies."""
+    try:
+        return pathlib.Path(tfds.builder(name, data_dir=data_dir).data_dir)
+    except Exception as e:  # as above
+        raise UserError(f"tfds:{name}: not found in {data_dir or 'the default folder'}: {e}") from e
+
+
 def _example(raw: Mapping, where: str) -> dict:
     try:
         example = _plain(raw)

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from icegrt_jax.data.records import Instruction, Text, user
-from icegrt_jax.data.sources import load_source
+from icegrt_jax.data.sources import files_of, load_source
 from icegrt_jax.errors import UserError
 
 MAPPING = "?prompt=question&response=answer"
@@ -66,6 +66,7 @@ def test_a_split_is_downloaded_alone_and_read(hub):
     assert fnmatch.filter(hub.list_repo_files("someone/sums", repo_type="dataset", revision="refs/convert/parquet"),
                           hub.asked[0]) == ["main/test/0000.parquet"]  # fmt: skip
     assert load_source("hf:someone/sums/main#train?text=question", kind=Text)[2] == Text("1 + 3?")
+    assert [path.name for path in files_of("hf:someone/sums")] == ["0000.parquet", "0001.parquet"]
 
 
 def test_a_bad_row_is_named_by_data_set_file_and_row(hub):

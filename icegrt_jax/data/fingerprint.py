@@ -1,0 +1,69 @@
+"""What a source holds, as one short text: the same for the same content, wherever it lies."""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+
+from icegrt_jax import files
+from icegrt_jax.data.sources import files_of
+from icegrt_jax.errors import UserError
+
+CACHE = "~/.cache/icegrt_jax/fingerprints.json"
+SETTLED = 2.0  # seconds: a file that is written now may change once more within its clock's step
+BLOCK = 1 << 22  # bytes read at a time
+
+
+def fingerprint(spec: str, *, data_dir: str = "", workdir: str = "", cache: str | os.PathLike = CACHE) -> str:
+    """SHA-256 over the contents of a source's files, in hexadecimal digits.
+
+    A file is read once; from then on its size and the time of its last change stand for it, in `cache`. The mapping
+    behind the path is no part of it: it is in the config.
+
+    Args:
+      spec, data_dir, workdir: as of `load_source`.
+      cache: a JSON file, {path: [size, time, hash]}; one that cannot be read or written is done without.
+    """
+    cache = pathlib.Path(cache).expanduser()
+    known = _read(cache)
+    whole, learned = hashlib.sha256(), {}
+    for path in files_of(spec, data_dir=data_dir, workdir=workdir):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; check the source's path and data_dir.")
+        path = path.resolve()  # files of the hub's cache are links to where their content is
+        stat = path.stat()
+        size, changed = stat.st_size, stat.st_mtime_ns
+        entry = known.get(str(path))
+        if entry is None or entry[:2] != [size, changed]:
+            entry = [size, changed, _hash(path)]
+            if time.time_ns() - changed > SETTLED * 1e9:
+                learned[str(path)] = entry
+        whole.update(bytes.fromhex(entry[2]))
+    if learned:
+        _write(cache, {**_read(cache), **learned})
+    return whole.hexdigest()
+
+
+def _hash(path: pathlib.Path) -> str:
+    content = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            content.update(block)
+    return content.hexdigest()
+
+
+def _read(cache: pathlib.Path) -> dict:
+    try:
+        found = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(cache: pathlib.Path, known: dict) -> None:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json_atomic(cache, known)
+    except OSError:
+        pass  # a home that cannot be written to: the files are read again next time
