@@ -8,7 +8,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward, short_reward
@@ -64,17 +64,11 @@ def train(config: Options, workdir: pathlib.Path) -> None:
         return
     run = begin.begin(STAGE, config, workdir)
     if run is None:
-        path = pathlib.Path(workdir) / "reward" / "done.json"
-        told = lambda: "heldout" in files.read_json(path)
-        if not sync.from_main("the reward stage's measurement is looked for", told):
-            measure_again(rundir.start(config, workdir), section, tokenizers.reward_tokenizer(section, workdir))
-        return
+        return measure_again(lambda: rundir.start(config, workdir), section, pathlib.Path(workdir))
     tokenizer = tokenizers.reward_tokenizer(section, workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
-    scores = config.ppo.iterations and config.reward_model
-    if section.steps and reader is None and section.init not in ("sft", "scratch") and scores:
-        for doubt in short_reward(section, config.total):
-            print(f"reward  warning: {doubt}", flush=True)
+    if reader is None and config.ppo.iterations and config.reward_model:
+        warn_of_cut_answers(section, config.total)
     prompts = normalization_prompts(run, config.ppo.sources, section.normalize_on)
     asked, frozen = Asked(prompts, config.ppo, config.evaluate.batch_size), config.model.param_dtype
     if not section.steps:
@@ -123,12 +117,23 @@ def train(config: Options, workdir: pathlib.Path) -> None:
     )  # fmt: skip
 
 
-def measure_again(run: rundir.Run, section: RewardOptions, tokenizer: ChatTokenizer | None) -> None:
+def warn_of_cut_answers(section: RewardOptions, total: int) -> None:
+    """Says, of a finished model with the policy's tokenizer that is trained further, that PPO's longest do not fit."""
+    if section.steps and section.init not in ("sft", "scratch"):
+        for doubt in short_reward(section, total):
+            print(f"reward  warning: {doubt}", flush=True)
+
+
+def measure_again(start: Callable[[], rundir.Run], section: RewardOptions, workdir: pathlib.Path) -> None:
     """Measures a finished stage on held-out rankings that have changed: its done.json tells nothing of them then."""
+    path = workdir / "reward" / "done.json"
+    told = lambda: "heldout" in files.read_json(path)
+    if sync.from_main("the reward stage's measurement is looked for", told):
+        return
+    run, tokenizer = start(), tokenizers.reward_tokenizer(section, workdir)
     heldout = heldout_batches(run, tokenizer or run.tokenizer, section)
     model, params = stage_models.stage_params(run, "reward", "reward")
     measured = measure(run, params, model, heldout) if heldout else {}
-    path = run.folder("reward") / "done.json"
     sync.main_first(path, lambda: files.write_json_atomic(path, {**files.read_json(path), "heldout": measured}))
 
 
