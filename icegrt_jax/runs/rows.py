@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from icegrt_jax.training.finite import check_finite
 from icegrt_jax.training.metrics import Writers
 from icegrt_jax.training.progress import Progress
@@ -13,6 +15,8 @@ from icegrt_jax.training.window import Window
 
 class Means:
     """A row has the means over the steps since the row before; they are read while the next step runs.
+
+    One step runs ahead and no more: a step counts as done when the device has done it, not when it was asked to.
 
     Args:
       folder: the stage's.
@@ -45,7 +49,7 @@ class Means:
             self._window.save(step)
 
     def _log(self, step: int, metrics: dict[str, Any], *, every: int) -> None:
-        self._window.add(step, metrics)
+        self._window.add(step, jax.block_until_ready(metrics))
         if step % every and step != 1:
             self._progress.update(step)
             return
