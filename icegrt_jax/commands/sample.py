@@ -9,8 +9,9 @@ from icegrt_jax.data.records import Instruction, Prompt, Ranking, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
-from icegrt_jax.models.api import Model, load_hf_model
+from icegrt_jax.models.api import Model
 from icegrt_jax.runs import generation, rundir, stage_models
+from icegrt_jax.runs.opened import open_model
 from icegrt_jax.runs.sections import sampler_for
 
 
@@ -30,8 +31,8 @@ def main(
     All ranks are 1, a tie that teaches nothing: whoever ranks the answers replaces them (1 is best).
 
     Args:
-      checkpoint: "pretrain", "sft", "ppo" or another stage of this workdir that leaves a policy, or a Hugging Face
-        folder, which is asked with its own tokenizer and chat template.
+      checkpoint: "pretrain", "sft", "ppo" or another stage of this workdir that leaves a policy, or the path of a model
+        (a Hugging Face or .gguf file's, a stage's or a run's folder), asked with its own tokenizer and chat template.
       prompts: source of prompt records, "FORMAT:PATH".
       out: the .jsonl file.
       num_samples: K; equal answers to a prompt are written once, empty ones never.
@@ -49,7 +50,8 @@ def main(
     if checkpoint in [command.name for command in leaving_models() if "policy" in command.leaves]:
         model = Model(*stage_models.stage_params(run, checkpoint, "policy"), run.tokenizer)
     else:
-        model = load_hf_model(checkpoint)  # with its own tokenizer, which need not be the run's
+        model = open_model(checkpoint)  # with its own tokenizer, which need not be the run's
+        model.need_logits(f"--checkpoint={checkpoint}")
     prompt_ids = [encode_prompt(record, model.tokenizer) for record in records]
     sampler = sampler_for(model.tokenizer, DrawOptions(temperature=temperature), max_new_tokens)
     texts = generation.generate(

@@ -35,11 +35,22 @@ class Spec:
         return f"{plain}?" + "&".join(f"{field}={quote(column, safe=safe)}" for field, column in said.items())
 
 
+def _meant(text: str, formats: Collection[str]) -> str:
+    """A path without its format is one more often than not."""
+    if ":" in text:
+        return ""
+    suffixes = [suffix.lstrip(".") for suffix in pathlib.PurePath(text.partition("?")[0]).suffixes]
+    format_ = next((suffix for suffix in suffixes if suffix in formats), "")
+    return f"; did you mean '{format_}:{text}'?" if format_ else ""
+
+
 def parse(text: str, formats: Collection[str], workdir: str = "") -> Spec:
     """The parts of a source; `workdir` stands for `{workdir}` in it."""
     format_, colon, path = text.partition(":")
     if not colon or not path or format_ not in formats:
-        raise UserError(f"source {text!r}: expected FORMAT:PATH with a FORMAT of {', '.join(formats)}.")
+        raise UserError(
+            f"source {text!r}: expected FORMAT:PATH with a FORMAT of {', '.join(formats)}{_meant(text, formats)}."
+        )
     # A name may hold a question mark; a mapping has an equals sign after it.
     head, _, tail = path.rpartition("?")
     columns = _columns(tail, text) if head and "=" in tail else {}

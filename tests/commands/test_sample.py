@@ -69,6 +69,13 @@ def test_a_folder_is_asked_with_its_own_tokenizer(workdir, tmp_path):
     assert [ranking.responses for ranking in read_jsonl(out, Ranking)] == [pair for pair in answers if len(pair) > 1]
 
 
+def test_a_stage_of_any_run_is_asked_by_its_path(workdir, tmp_path):
+    named, by_path = tmp_path / "named.jsonl", tmp_path / "by_path.jsonl"
+    assert sample(workdir, named, "--num_samples=2", checkpoint="sft") == 0
+    assert sample(workdir, by_path, "--num_samples=2", checkpoint=workdir / "sft") == 0
+    assert by_path.read_text() == named.read_text() != ""
+
+
 @pytest.mark.parametrize(
     "more, checkpoint, message",
     [

@@ -88,7 +88,10 @@ def test_a_bad_source_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("ICEGRT_DATA", raising=False)
     for spec, kind, problem in [
         ("a.jsonl", Text, "expected FORMAT:PATH"),
-        ("xml:a", Text, "expected FORMAT:PATH"),
+        ("mine/a.jsonl.gz", Text, "did you mean 'jsonl:mine/a.jsonl.gz'"),
+        ("a.csv?text=words", Text, r"did you mean 'csv:a.csv\?text=words'"),
+        ("a.txt", Text, r"kway\.$"),
+        ("xml:a", Text, r"kway\.$"),
         ("jsonl:a.jsonl", Text, "set config.data_dir or the environment's ICEGRT_DATA"),
         ("jsonl:{workdir}/a.jsonl", Text, "pass --workdir"),
         (f"jsonl:{tmp_path}/a.jsonl", Text, r"a\.jsonl: no such file"),
