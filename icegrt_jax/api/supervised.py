@@ -59,7 +59,7 @@ def sft(
       seed: of every random choice.
       mesh: how the devices are shared out, `ice.options.MeshOptions` or a dict.
       param_dtype: of a frozen base under an adapter.
-      data_dir: where relative paths of FORMAT:PATH begin; empty: $ICEGRT_DATA.
+      data_dir: where relative paths of FORMAT:PATH begin; empty: $ICEGRT_DATA, else here.
       donate: the model's arrays may be taken, which saves a copy; the model cannot be used afterwards.
       progress: show it on stderr.
 

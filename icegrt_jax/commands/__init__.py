@@ -118,11 +118,11 @@ _COMMANDS = (
         leaves={REWARD: Left("ICE-Reward, which scores an answer to a prompt")},
     ),
     Command(
-        "ppo", "ICE-GRT: PPO against the reward model", distributed=True, doubts=True,
-        in_run="ICE-GRT, PPO against the reward model", shaped_by={"ppo": ("ppo", "value", "roles")},
+        "ppo", "ICE-GRT: PPO, against the reward model, functions of yours or both", distributed=True, doubts=True,
+        in_run="ICE-GRT, PPO", shaped_by={"ppo": ("ppo", "value", "roles")},
         length="ppo.iterations", measured_by=_heldout("ppo"),
         leaves={
-            POLICY: Left("ICE-GRT, a language model after PPO against ICE-Reward", "ICE-GRT"),
+            POLICY: Left("ICE-GRT, a language model after PPO", "ICE-GRT"),
             VALUE: Left("the critic of PPO, which estimates the return of a response so far"),
         },
     ),

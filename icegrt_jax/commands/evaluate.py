@@ -19,7 +19,7 @@ from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
 from icegrt_jax.evaluation.judges import mean_grades
-from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_table
+from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_note, format_table
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs import begin, generation, inputs, judging, notes, rundir, scoring, stage_models, trackers
@@ -91,8 +91,10 @@ def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
 def show(folder: pathlib.Path) -> None:
     """Prints the table and the examples of a finished evaluation."""
     results = files.read_json(folder / "results.json")
-    table = format_table(results["rows"], columns_of(results))
-    print("\n" + table + "\n\n" + format_examples(results["examples"]) + "\n", flush=True)
+    parts = [format_table(results["rows"], columns_of(results)), format_examples(results["examples"])]
+    if "prompts" in results:  # older results do not have it
+        parts.insert(1, format_note(results["rows"], results["prompts"]))
+    print("\n" + "\n\n".join(parts) + "\n", flush=True)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -22,8 +22,9 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     # Each stage would say the same of its own inputs, hours later.
     notes.warn("run", inputs.check(config, workdir, *(stage for stage, _ in steps)))
     notes.warn("run", provenance.check(workdir, config.data_dir, [stage.name for stage, _ in steps]))
-    for number, (stage, purpose) in enumerate(steps, start=1):
-        print_header(stage.name, purpose, number=number, total=len(steps))
+    parts = [(stage, purpose) for stage, purpose in steps if (stage.due or stage.steps)(config)]
+    for number, (stage, purpose) in enumerate(parts, start=1):
+        print_header(stage.name, purpose, number=number, total=len(parts))
         stage.train(config, workdir)
         sync.barrier(f"{stage.name} ends")
         stop_if_asked()

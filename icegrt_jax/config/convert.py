@@ -106,7 +106,15 @@ def _read(default: Section, values: Mapping[str, Any], prefix: str) -> Section:
             changes[name] = _read(own, _plain(value) if type(value) is type(own) else value, f"{prefix}{name}.")
         else:
             changes[name] = _value(f"{prefix}{name}", value, hints[name])
-    return type(default)(**{**_fields(default), **changes})
+    return _weighed(type(default)(**{**_fields(default), **changes}))
+
+
+def _weighed(section: Section) -> Section:
+    """A section with one source and no weight: it is the whole of the mixture."""
+    sources, weights = getattr(section, "sources", {}), getattr(section, "weights", None)
+    if weights is None or weights or len(sources) != 1:
+        return section
+    return dataclasses.replace(section, weights=dict.fromkeys(sources, 1.0))  # type: ignore[type-var]
 
 
 def _fields(section: Any) -> dict[str, Any]:

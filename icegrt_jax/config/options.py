@@ -118,7 +118,7 @@ class SupervisedOptions(HeldoutOptions):
     packing: bool = True  # several examples share a row, each seeing only itself
     overlong: Overlong = "drop"  # conversations longer than a row: left out, or they lose their end
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"}, see docs/data.md
-    weights: Weights = field(default_factory=dict)  # {source: its share of the tokens}
+    weights: Weights = field(default_factory=dict)  # {source: its share of the tokens}; one source alone needs none
     optimizer: OptimizerOptions = OptimizerOptions(lr=1e-3)  # of the policy
 
 
@@ -141,7 +141,7 @@ class RewardOptions(HeldoutOptions):
     length: int = 256  # tokens of prompt and answer
     overlong: Overlong = "drop"  # answers longer than that: left out, or they lose their end
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings
-    weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
+    weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}; one source alone needs none
     optimizer: OptimizerOptions = OptimizerOptions(lr=3e-4)  # of the reward model
     lora: LoRAOptions = LoRAOptions()  # of the reward model, on ICE-Instruct or the folder's model
     on_policy_k: int = 5  # answers per prompt sampled from ICE-Instruct, where the domain ranks them; 0: none
@@ -203,7 +203,7 @@ class ReplayOptions:
     batch_size: int = 16  # rows per iteration, shared out over the minibatches
     length: int = 256  # tokens per row
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"}
-    weights: Weights = field(default_factory=dict)  # {source: its share of the tokens}
+    weights: Weights = field(default_factory=dict)  # {source: its share of the tokens}; one source alone needs none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +247,7 @@ class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
     microbatch: int = 0  # responses of a minibatch at a time, as sft.microbatch
     pack: bool = True  # short responses share a row where they are scored and learned from: less work, same update
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts
-    weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}
+    weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}; one source alone needs none
     rollout_slots: int = 0  # responses in flight, others wait for a free slot; 0: all at once. Changes no response
     rewards: Specs = field(default_factory=dict)  # {name: "FILE.py:FUNCTION"}, see docs/extending.md
     reward_weights: Weights = field(default_factory=dict)  # {name or model: in the score}; 1 where not given
@@ -332,7 +332,7 @@ class RecordOptions:
     """Where a run's records come from."""
 
     seed: int = 0  # of every random choice
-    data_dir: str = ""  # folder where relative paths of the sources start; empty: $ICEGRT_DATA
+    data_dir: str = ""  # folder where relative paths of the sources start; empty: $ICEGRT_DATA, else here
     domain: str = ""  # one that ships or FILE.py:CLASS (docs/extending.md); its data are written to WORKDIR/data
     domain_sizes: Mapping[str, int] = field(default_factory=dict)  # {set: records}, the sets being the domain's
 

@@ -8,8 +8,8 @@
     tokens:DIR                  records tokenised before by `icegrt data build`, read one by one
     ecqa:PATH, alpaca:PATH, ... public data sets, see `converters.py`
 
-A relative PATH or DIR lies under `data_dir` (a config value; the environment's
-ICEGRT_DATA where it is empty), and may be a pattern with `*`. `{workdir}` stands for the run's folder.
+A relative PATH or DIR lies under `data_dir` (a config value; the environment's ICEGRT_DATA where it is empty, and
+without that where the command runs), and may be a pattern with `*`. `{workdir}` stands for the run's folder.
 Rows may have the shapes of `shapes.py`, with columns of any name where the source maps them to fields.
 """
 
@@ -35,7 +35,7 @@ def load_source(spec: str, *, kind: type[Kind], data_dir: str = "", workdir: str
     Args:
       spec: see above.
       kind: `Instruction`, `Ranking`, `Prompt` or `Text`.
-      data_dir: the folder of relative paths; empty means the environment's ICEGRT_DATA.
+      data_dir: the folder of relative paths; empty: $ICEGRT_DATA, and without it where the command runs.
       workdir: replaces `{workdir}` in the spec.
 
     Returns:
@@ -44,7 +44,7 @@ def load_source(spec: str, *, kind: type[Kind], data_dir: str = "", workdir: str
     parsed = parse(spec, FORMATS, workdir)
     if parsed.format == "tokens":
         _refuse_mapping(parsed)
-        return token_store.Stored.open(resolve(parsed.path, spec, data_dir), kind)
+        return token_store.Stored.open(resolve(parsed.path, data_dir), kind)
     records = list(_records(parsed, kind, data_dir))
     if not records:
         raise UserError(f"source {spec!r}: no records in it.")
@@ -81,9 +81,9 @@ def files_of(spec: str, *, data_dir: str = "", workdir: str = "") -> list[pathli
     if parsed.format == "tfds":
         folder = tfds_builder.folder_of(*_tfds(parsed, data_dir)[:2])
     elif parsed.format == "tokens":
-        folder = resolve(parsed.path, spec, data_dir)
+        folder = resolve(parsed.path, data_dir)
     else:
-        return rows.files(resolve(parsed.path, spec, data_dir))
+        return rows.files(resolve(parsed.path, data_dir))
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -101,7 +101,7 @@ def _rows(spec: Spec, data_dir: str) -> rows.Rows:
         examples = enumerate(tfds_builder.read_dataset(name, root, split))
         return ((f"{spec.text}, example {i}", example) for i, example in examples)
     read = rows.FORMATS[spec.format]
-    return itertools.chain.from_iterable(map(read, rows.files(resolve(spec.path, spec.text, data_dir))))
+    return itertools.chain.from_iterable(map(read, rows.files(resolve(spec.path, data_dir))))
 
 
 def _convert(spec: Spec, kind: type[Kind], data_dir: str) -> Iterator[Kind]:
@@ -113,7 +113,7 @@ def _convert(spec: Spec, kind: type[Kind], data_dir: str) -> Iterator[Kind]:
             f" not {kind.__name__}; {_suggest(kind)}."
         )
     convert = converters[kind]
-    for path in rows.files(resolve(spec.path, spec.text, data_dir)):
+    for path in rows.files(resolve(spec.path, data_dir)):
         for where, obj in rows.json_lines(path):
             yield kind.from_json(convert(Row(obj, where)), where)
 
@@ -132,7 +132,7 @@ def _tfds(spec: Spec, data_dir: str) -> tuple[str, str | None, str]:
     """Name, folder and split of a TFDS data set."""
     rest, _, split = spec.path.partition("#")
     name, _, folder = rest.partition("@")
-    root = str(resolve(folder, spec.text, data_dir)) if folder else data_dir or os.environ.get("ICEGRT_DATA")
+    root = str(resolve(folder, data_dir)) if folder else data_dir or os.environ.get("ICEGRT_DATA")
     return name, root, split or "train"
 
 

@@ -75,15 +75,8 @@ def _columns(mapping: str, text: str) -> dict[str, str]:
     return columns
 
 
-def resolve(path: str, text: str, data_dir: str) -> pathlib.Path:
-    """The file of a source `text`; a relative path lies under `data_dir`, or the environment's ICEGRT_DATA."""
-    full = pathlib.Path(path).expanduser()
-    if full.is_absolute():
-        return full
+def resolve(path: str, data_dir: str) -> pathlib.Path:
+    """The file of a source; a relative path lies under `data_dir`, else $ICEGRT_DATA, else where the command runs."""
     root = data_dir or os.environ.get("ICEGRT_DATA", "")
-    if not root:
-        raise UserError(
-            f"source {text!r}: a relative path and no data folder;"
-            " set config.data_dir or the environment's ICEGRT_DATA."
-        )
-    return pathlib.Path(root).expanduser() / full
+    folder = pathlib.Path(root).expanduser() if root else pathlib.Path.cwd()
+    return folder / pathlib.Path(path).expanduser()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 Columns = tuple[tuple[str, str], ...]  # (metric, title)
+NAMES = {"domain": "prompts of the domain", "general": "general ones"}
 # Of a judge that gives a verdict and an analysis.
 COLUMNS: Columns = (
     ("verdict", "verdict"),
@@ -25,18 +26,32 @@ def columns_of(results: dict) -> Columns:
 
 
 def format_table(rows: list[dict], columns: Columns = COLUMNS) -> str:
-    """`rows` as [{"name", "metrics": {…}}]; shares are shown in per cent."""
+    """`rows` as [{"name", "metrics": {…}, "intervals": {…}}]; shares are shown in per cent, with their intervals."""
     columns = tuple((key, title) for key, title in columns if any(key in row["metrics"] for row in rows))
-    name_width = max(len(row["name"]) for row in rows)
-    lines = [" " * name_width + "".join(f"  {title:>13}" for _, title in columns)]
-    for row in rows:
-        cells = []
-        for key, _ in columns:
-            value = row["metrics"].get(key)
-            text = "-" if value is None else f"{value:.1f}" if key == "length" else f"{100 * value:.1f} %"
-            cells.append(f"  {text:>13}")
-        lines.append(f"{row['name']:<{name_width}}" + "".join(cells))
-    return "\n".join(lines)
+    lines = [["", *(title for _, title in columns)]]
+    lines += [[row["name"], *(_cell(key, row) for key, _ in columns)] for row in rows]
+    first, *others = (max(map(len, column)) for column in zip(*lines))
+    widths = [max(width, 13) for width in others]
+    return "\n".join(
+        f"{name:<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths)) for name, *cells in lines
+    )
+
+
+def _cell(key: str, row: dict) -> str:
+    value = row["metrics"].get(key)
+    if value is None:
+        return "-"
+    if key == "length":
+        return f"{value:.1f}"
+    bounds = row.get("intervals", {}).get(key)
+    return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
+
+
+def format_note(rows: list[dict], prompts: Mapping[str, int]) -> str:
+    """What stands below the table: how many prompts there were of each group, and what is in brackets."""
+    asked = " and ".join(f"{count} {NAMES.get(group, group)}" for group, count in prompts.items() if count)
+    bounds = "; in brackets 95 % intervals over them" if any(row.get("intervals") for row in rows) else ""
+    return f"{asked}{bounds}."
 
 
 def format_examples(examples: list[dict]) -> str:

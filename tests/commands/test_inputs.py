@@ -166,9 +166,12 @@ def test_a_stage_that_has_finished_or_is_skipped_reads_nothing(data, tmp_path):
     assert inputs.check(read(config), tmp_path / "run", *STAGES) == []
 
 
-def test_no_data_folder_is_said_at_once(data, monkeypatch):
+def test_without_a_data_folder_paths_begin_where_the_command_runs(data, tmp_path, monkeypatch):
     monkeypatch.delenv("ICEGRT_DATA", raising=False)
-    with pytest.raises(UserError, match="a relative path and no data folder"):
+    monkeypatch.chdir(data)
+    assert checked(data, data_dir="") == []
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}/.*: no such file; check the source's path and data_dir"):
         checked(data, data_dir="")
 
 

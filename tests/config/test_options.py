@@ -231,7 +231,7 @@ def test_what_cannot_work_is_refused_with_the_key_and_what_to_do(overrides, mess
     "gone, message",
     [
         (["sft.sources.general"], "sft.weights.general has no source of that name; the sources are domain"),
-        (["ppo.weights.ads"], "ppo.weights has no 'ads'; give each source a weight."),
+        (["sft.weights.general"], "sft.weights has no 'general'; give each source a weight."),
         (["reward.sources.made", "reward.sources.own", "reward.weights.made", "reward.weights.own"],
          "reward.steps=12, but reward.sources is empty; name a source."),
         (["ppo.sources.ads", "ppo.weights.ads"], "ppo.iterations=4, but ppo.sources is empty; name a source"),
@@ -249,6 +249,15 @@ def test_sources_and_weights_must_be_there_and_name_the_same(gone, message):
     with pytest.raises(UserError) as refused:
         check(config)
     assert str(refused.value).startswith(message)
+
+
+def test_a_source_that_is_alone_needs_no_weight():
+    config = load_config(QUICKSTART)
+    with config.unlocked():
+        del config.ppo.weights["ads"]
+    check(config)
+    options = read(config)
+    assert options.ppo.weights == {"ads": 1.0} and options.pretrain.weights == {"corpus": 1.0}
 
 
 REWARDS = {"ppo.rewards.exact": "own.py:exact", "value.init": "sft"}

@@ -82,17 +82,21 @@ def test_workdir_and_data_dir_are_filled_in(tmp_path, monkeypatch):
         assert load_source(spec, kind=Text, **where) == [Text("a")]
     monkeypatch.setenv("ICEGRT_DATA", str(tmp_path))
     assert load_source("jsonl:data/a.jsonl", kind=Text) == [Text("a")]
+    monkeypatch.delenv("ICEGRT_DATA")
+    monkeypatch.chdir(tmp_path / "data")
+    assert load_source("jsonl:a.jsonl", kind=Text) == [Text("a")]
 
 
 def test_a_bad_source_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("ICEGRT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
     for spec, kind, problem in [
         ("a.jsonl", Text, "expected FORMAT:PATH"),
         ("mine/a.jsonl.gz", Text, "did you mean 'jsonl:mine/a.jsonl.gz'"),
         ("a.csv?text=words", Text, r"did you mean 'csv:a.csv\?text=words'"),
         ("a.txt", Text, r"kway\.$"),
         ("xml:a", Text, r"kway\.$"),
-        ("jsonl:a.jsonl", Text, "set config.data_dir or the environment's ICEGRT_DATA"),
+        ("jsonl:a.jsonl", Text, rf"{tmp_path}/a\.jsonl: no such file; check the source's path and data_dir"),
         ("jsonl:{workdir}/a.jsonl", Text, "pass --workdir"),
         (f"jsonl:{tmp_path}/a.jsonl", Text, r"a\.jsonl: no such file"),
         (f"ecqa:{tmp_path}/a.jsonl", Ranking, "for Ranking use jsonl, json, csv, parquet, hf, tfds, cos_e_choices"),

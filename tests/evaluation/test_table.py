@@ -1,6 +1,6 @@
 """The table of a run as it is printed."""
 
-from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_table
+from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_note, format_table
 
 ROWS = [
     {"name": "base", "metrics": {"verdict": 0.0, "gold": 0.125, "general": 0.5, "length": 12.34, "gold/novel": 1.0}},
@@ -23,8 +23,24 @@ def test_the_numbers_of_other_judges_have_columns_of_their_own():
     assert columns_of({"rows": rows}) == COLUMNS
 
 
+BOUNDED = [
+    {"name": "base", "metrics": {"gold": 0.125, "length": 3.0}, "intervals": {"gold": [0.081, 0.199]}},
+    {"name": "ICE-GRT", "metrics": {"gold": 1.0, "general": 0.5}, "intervals": {"gold": [0.9, 1.0]}},
+]
+
+
+def test_a_number_has_its_interval_and_what_that_is_stands_below():
+    _, base, grt = format_table(BOUNDED).split("\n")
+    assert base.split() == ["base", "12.5", "%", "[8,", "20]", "-", "3.0"]
+    assert grt.split() == ["ICE-GRT", "100.0", "%", "[90,", "100]", "50.0", "%", "-"]
+    note = "64 prompts of the domain and 8 general ones; in brackets 95 % intervals over them."
+    assert format_note(BOUNDED, {"domain": 64, "general": 8}) == note
+    assert format_note(ROWS, {"domain": 64, "general": 0}) == "64 prompts of the domain."
+
+
 def test_columns_line_up():
-    assert len({len(line) for line in format_table(ROWS).split("\n")}) == 1
+    for rows in (ROWS, BOUNDED):
+        assert len({len(line) for line in format_table(rows).split("\n")}) == 1
 
 
 def test_each_prompt_is_followed_by_every_stage_s_answer():
