@@ -155,12 +155,15 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
             rows = _rows(loop, folder, start, checkpoints, writer, progress)
             step = begun = start or 0
+            if not ended:
+                progress.begin()
             steps = iter(()) if ended else walked(loop, state, begun, made, rows, writer, progress)
             try:
                 for step, outcome, last in steps:
                     state, stopping = outcome.state, preemption.reached(step)
                     if last or stopping or step % loop.save_every == 0:
-                        rows.settle(step, last=last)
+                        with progress.phase(loop.waits):
+                            rows.settle(step, last=last)
                         writer.flush()
                         _save(run, loop, step, state, checkpoints, progress, last=last)
                     if stopping:

@@ -51,6 +51,11 @@ class Progress:
                 bar_format="{desc} {bar:20} {n_fmt}/{total_fmt}{postfix}",
             )
 
+    def begin(self) -> None:
+        """Says in a log file why nothing is said for a while."""
+        if self._bar is None and self._step < self._total:
+            self._line(f"{self._step}/{self._total}  the first step compiles its programs")
+
     @contextlib.contextmanager
     def phase(self, name: str):
         """Counts the time spent inside under `name`."""

@@ -31,6 +31,16 @@ def test_a_log_file_gets_a_plain_line_per_tenth():
     assert "\r" not in "".join(lines)
 
 
+def test_what_takes_long_at_first_is_said_where_there_is_something_to_do():
+    for start, lines in ((0, ["ppo  0/4  the first step compiles its programs"]), (4, [])):
+        stream = io.StringIO()
+        Progress(4, "ppo", start=start, stream=stream).begin()
+        assert stream.getvalue().splitlines() == lines
+    bar = Terminal()
+    Progress(4, "ppo", stream=bar).begin()
+    assert "compiles" not in bar.getvalue()
+
+
 def test_a_terminal_gets_a_bar():
     text = run(Terminal())
     assert "\r" in text and "100/100" in text
