@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
     config = read(from_json((args.workdir / "config.json").read_text()))
-    run = rundir.start(config, args.workdir)
+    run = rundir.start(config, config.lengths, config.mesh, args.workdir, compile_cache=True)
     ways = {
         name: advance_of(config, run, workers) for name, workers in (("without", None), ("thread", 0), ("worker", 1))
     }

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from icegrt_jax.config.options import Options, OriginOptions, RewardOptions
+from icegrt_jax.config.options import (
+    LengthOptions,
+    Options,
+    OriginOptions,
+    ReplayOptions,
+    RewardOptions,
+    SFTOptions,
+    SupervisedOptions,
+)
 from icegrt_jax.data import losses, token_build
 from icegrt_jax.data.encode import fit_examples, fit_prompts, fit_rankings, refuse_other_tokenizer, token_counts
 from icegrt_jax.data.records import KINDS
@@ -46,8 +54,12 @@ def main(
         reader = _tokenizer_of(config, config.reward, kind)
     if command == "build":
         return build(kind=kind, reader=reader, **flags)
-    given = [("--length", length, "split" if kind == "text" else "drop")]
-    check(kind=kind, reader=reader, lengths=given if length else list(_lengths(config, kind)), **flags)
+    lengths: list[tuple[str, int, str]] = []
+    if length:
+        lengths = [("--length", length, "split" if kind == "text" else "drop")]
+    elif config:
+        lengths = list(_lengths(kind, config, config.pretrain, config.sft, config.reward, config.ppo.ptx))
+    check(kind=kind, reader=reader, lengths=lengths, **flags)
 
 
 def check(
@@ -80,19 +92,25 @@ def _tokenizer_of(origin: OriginOptions, reward: RewardOptions, kind: str) -> Ch
     return own or tokenizers.future_tokenizer(origin)
 
 
-def _lengths(config: Options | None, kind: str) -> Iterator[tuple[str, int, str]]:
-    """(key, tokens, what happens to longer records) of the config's places for records of a kind."""
-    if not config:
-        return
+def _lengths(
+    kind: str,
+    lengths: LengthOptions,
+    pretrain: SupervisedOptions,
+    sft: SFTOptions,
+    reward: RewardOptions,
+    replay: ReplayOptions,
+) -> Iterator[tuple[str, int, str]]:
+    """(key, tokens, what happens to longer records) of a run's places for records of a kind."""
     if kind == "prompt":
-        yield "max_prompt_length", config.max_prompt_length, config.overlong_prompts
+        yield "max_prompt_length", lengths.max_prompt_length, lengths.overlong_prompts
     elif kind == "text":
-        yield "pretrain.length", config.pretrain.length, "split"
+        yield "pretrain.length", pretrain.length, "split"
+    elif kind == "ranking":
+        yield "reward.length", reward.length, reward.overlong
     else:
-        stage = {"instruction": "sft", "ranking": "reward"}[kind]
-        yield f"{stage}.length", getattr(config, stage).length, getattr(config, stage).overlong
-    if kind == "instruction" and config.ppo.ptx.coef:
-        yield "ppo.ptx.length", config.ppo.ptx.length, "drop"
+        yield "sft.length", sft.length, sft.overlong
+        if replay.coef:
+            yield "ppo.ptx.length", replay.length, "drop"
 
 
 def _show_fit(

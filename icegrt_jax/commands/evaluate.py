@@ -23,8 +23,9 @@ from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, forma
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs import begin, generation, inputs, judging, notes, rundir, scoring, stage_models, trackers
+from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.sections import sampler_for
-from icegrt_jax.runs.stage import Reading, Stage
+from icegrt_jax.runs.stage import Stage
 from icegrt_jax.sampling import SamplerConfig
 from icegrt_jax.sampling.generate import Generation, prompt_arrays
 from icegrt_jax.training.progress import Progress
@@ -32,50 +33,42 @@ from icegrt_jax.training.progress import Progress
 Grades = list[dict[str, float]]
 
 
-def compare(config: Options, workdir: pathlib.Path) -> None:
-    """Evaluates the finished stages; prints the table and writes evaluate/results.json."""
-    section = config.evaluate
-    rundir.require(workdir, "evaluate", "sft")
-    run = rundir.start(config, workdir)
-    folder = run.folder("evaluate")
-    if rundir.finished(run, "evaluate"):
-        begin.say_skipped("evaluate")
-    else:
-        run = begin.reading(run, STAGE.readings(config, run.tokenizer, run.tokenizer))
-        domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
-        base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
-        stages = [("base", *base), *_stages(run)]
-        _audit(run, [*domain.prompts, *general.prompts])
-        rows = {}
-        best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
-        with Progress(len(stages) + bool(best_of), "evaluate") as progress:
-            for name, model, params in stages:
-                rows[name] = _evaluate(run, section, model, params, domain, general, progress)
+def compare(run: rundir.Run, config: Options) -> None:
+    """Evaluates the finished stages and writes evaluate/results.json."""
+    section, folder = config.evaluate, run.folder("evaluate")
+    domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
+    base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
+    stages = [("base", *base), *_stages(run)]
+    _audit(run, [*domain.prompts, *general.prompts])
+    rows = {}
+    best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
+    with Progress(len(stages) + bool(best_of), "evaluate") as progress:
+        for name, model, params in stages:
+            rows[name] = _evaluate(run, section, model, params, domain, general, progress)
+            progress.update(len(rows))
+            if name == "ICE-Instruct" and best_of:
+                rows[f"best-of-{best_of}"] = _best_of(run, section, config.reward, model, params, domain, progress)
                 progress.update(len(rows))
-                if name == "ICE-Instruct" and best_of:
-                    rows[f"best-of-{best_of}"] = _best_of(run, section, config.reward, model, params, domain, progress)
-                    progress.update(len(rows))
-        results = {
-            "rows": [
-                {"name": name, "metrics": row["metrics"], "intervals": row["intervals"]} for name, row in rows.items()
-            ],
-            "prompts": {"domain": len(domain), "general": len(general)},
-            "examples": [
-                {
-                    "prompt": domain.prompts[i].prompt[-1]["content"],
-                    "answers": {name: row["answers"][i] for name, row in rows.items()},
-                }
-                for i in _spread(len(domain), section.examples)
-            ],
-            "order": list(rows),
-            **_columns(domain, rows),
-        }
-        sync.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
-        numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row["metrics"].items()}
-        examples = "\n\n".join(format_examples(results["examples"]).splitlines())
-        trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
-        rundir.finish(run, "evaluate", step=len(rows), models={})
-    show(folder)
+    results = {
+        "rows": [
+            {"name": name, "metrics": row["metrics"], "intervals": row["intervals"]} for name, row in rows.items()
+        ],
+        "prompts": {"domain": len(domain), "general": len(general)},
+        "examples": [
+            {
+                "prompt": domain.prompts[i].prompt[-1]["content"],
+                "answers": {name: row["answers"][i] for name, row in rows.items()},
+            }
+            for i in _spread(len(domain), section.examples)
+        ],
+        "order": list(rows),
+        **_columns(domain, rows),
+    }
+    sync.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
+    numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row["metrics"].items()}
+    examples = "\n\n".join(format_examples(results["examples"]).splitlines())
+    trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
+    rundir.finish(run, "evaluate", step=len(rows), models={})
 
 
 def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
@@ -236,7 +229,9 @@ def readings(section: EvaluateOptions, domain: str, longest: int, policy: ChatTo
 STAGE = Stage(
     "evaluate",
     compare,
+    after=lambda run, config: show(run.folder("evaluate")),
     due=lambda config: True,
+    needs=lambda config: ("sft",),
     readings=lambda config, policy, _: readings(config.evaluate, config.domain, config.max_prompt_length, policy),
     only_measures=True,
 )

@@ -61,7 +61,7 @@ def main(
         value=config.value, stages={name: getattr(config, name, None) for name in names[: names.index(stage) + 1]},
         domain=config.domain, evaluate=config.evaluate, config=to_config(config).to_dict(),
     )  # fmt: skip
-    run = rundir.start(config, workdir)
+    run = rundir.start(config, config.lengths, config.mesh, workdir, compile_cache=config.log.compile_cache)
     if adapter:
         write_adapter(run, told, out, base, dtype, use)
     else:

@@ -29,11 +29,12 @@ from icegrt_jax.runs import (
     scoring,
     trackers,
 )
+from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.reward_model import Asked, normalization_prompts
 from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference
 from icegrt_jax.runs.rewards import own_rewards, try_out
 from icegrt_jax.runs.roles import finished_stages, initial_state
-from icegrt_jax.runs.stage import Reading, Stage
+from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.state import TrainState
 
@@ -41,14 +42,8 @@ TRIED = 2  # records of a source that reward functions are tried on
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
-def train(config: Options, workdir: pathlib.Path) -> None:
+def train(run: rundir.Run, config: Options) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
-    if not config.ppo.iterations:
-        return
-    check_given_reward(config.reward, config.ppo.iterations, config.reward_model)
-    run = begin.begin(STAGE, config, workdir)
-    if run is None:
-        return
     ppo, log = config.ppo, config.log
     frozen, shared_base = config.model.param_dtype, config.roles.shared_base
     source = finished_stages(
@@ -235,6 +230,7 @@ STAGE = Stage(
     train,
     steps=lambda config: config.ppo.iterations,
     needs=lambda config: ("sft", "reward") if config.reward_model else ("sft",),
+    check_config=lambda config: check_given_reward(config.reward, config.ppo.iterations, config.reward_model),
     readings=lambda config, policy, _: readings(config.ppo, config.domain, config, policy),
     check=lambda config, *more: check_rewards(config.ppo, config, config, *more),
     title="ICE-GRT: PPO",

@@ -16,4 +16,4 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     build(workdir, stages, to_json(to_config(config)))
 
 
-STAGE = Stage("report", main, due=lambda config: True)
+STAGE = Stage("report", train=lambda run, config: main(config, run.workdir), due=lambda config: True)

@@ -8,7 +8,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward, short_reward
@@ -38,6 +38,7 @@ from icegrt_jax.runs import (
     trackers,
 )
 from icegrt_jax.runs.heldout import watch as watch_heldout
+from icegrt_jax.runs.reading import Fit, Reading
 from icegrt_jax.runs.reward_model import (
     Asked,
     first_state,
@@ -51,21 +52,15 @@ from icegrt_jax.runs.reward_model import (
     sample_instruct,
 )
 from icegrt_jax.runs.roles import INSTRUCT
-from icegrt_jax.runs.stage import Fit, Reading, Stage
+from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.checkpoints import Checkpoints
 from icegrt_jax.training.updates import reward_update
 
 
-def train(config: Options, workdir: pathlib.Path) -> None:
+def train(run: rundir.Run, config: Options) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
     section = config.reward
-    check_given_reward(section, config.ppo.iterations, config.reward_model)
-    if not section.steps and section.init in ("sft", "scratch"):
-        return
-    run = begin.begin(STAGE, config, workdir)
-    if run is None:
-        return measure_again(lambda: rundir.start(config, workdir), section, pathlib.Path(workdir))
-    tokenizer = tokenizers.reward_tokenizer(section, workdir) or run.tokenizer
+    tokenizer = tokenizers.reward_tokenizer(section, run.workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
     if reader is None and config.ppo.iterations and config.reward_model:
         warn_of_cut_answers(section, config.total)
@@ -124,14 +119,14 @@ def warn_of_cut_answers(section: RewardOptions, total: int) -> None:
             print(f"reward  warning: {doubt}", flush=True)
 
 
-def measure_again(start: Callable[[], rundir.Run], section: RewardOptions, workdir: pathlib.Path) -> None:
+def measure_again(run: rundir.Run, section: RewardOptions) -> None:
     """Measures a finished stage on held-out rankings that have changed: its done.json tells nothing of them then."""
-    path = workdir / "reward" / "done.json"
+    path = run.folder("reward") / "done.json"
     told = lambda: "heldout" in files.read_json(path)
     if sync.from_main("the reward stage's measurement is looked for", told):
         return
-    run, tokenizer = start(), tokenizers.reward_tokenizer(section, workdir)
-    heldout = heldout_batches(run, tokenizer or run.tokenizer, section)
+    tokenizer = tokenizers.reward_tokenizer(section, run.workdir) or run.tokenizer
+    heldout = heldout_batches(run, tokenizer, section)
     model, params = stage_models.stage_params(run, "reward", "reward")
     measured = measure(run, params, model, heldout) if heldout else {}
     sync.main_first(path, lambda: files.write_json_atomic(path, {**files.read_json(path), "heldout": measured}))
@@ -257,10 +252,12 @@ def check_normalization(
 STAGE = Stage(
     "reward",
     train,
+    after=lambda run, config: measure_again(run, config.reward),
     steps=lambda config: config.reward.steps,
     # A finished one is measured and normalised, if not trained.
     due=lambda config: bool(config.reward.steps) or config.reward.init not in ("sft", "scratch"),
     needs=lambda config: ("sft",),
+    check_config=lambda config: check_given_reward(config.reward, config.ppo.iterations, config.reward_model),
     readings=lambda config, *tokenizers: readings(config.reward, config.domain, config, *tokenizers),
     check=lambda config, *more: check_normalization(
         config.reward.normalize_on, config.ppo.sources, config, config, *more

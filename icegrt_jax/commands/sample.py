@@ -45,7 +45,7 @@ def main(
         )
     if not out.endswith(".jsonl"):
         raise UserError(f"--out={out}; expected a name ending in .jsonl.")
-    run = rundir.start(config, workdir)
+    run = rundir.start(config, config.lengths, config.mesh, workdir, compile_cache=config.log.compile_cache)
     records = load_source(prompts, kind=Prompt, data_dir=config.data_dir, workdir=str(workdir))
     if checkpoint in [command.name for command in leaving_models() if "policy" in command.leaves]:
         model = Model(*stage_models.stage_params(run, checkpoint, "policy"), run.tokenizer)

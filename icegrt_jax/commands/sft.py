@@ -1,26 +1,22 @@
 """`icegrt sft`: ICE-Instruct, supervised fine-tuning on in-domain and general instructions."""
 
-import pathlib
-
-from icegrt_jax.config.options import Options
 from icegrt_jax.data.records import Instruction
 from icegrt_jax.report import panels
 from icegrt_jax.runs import begin, sections, supervised
 from icegrt_jax.runs.stage import Stage
 
-
-def train(config: Options, workdir: pathlib.Path) -> None:
-    """Trains ICE-Instruct from the base model."""
-    if run := begin.begin(STAGE, config, workdir):
-        supervised.train_policy(
-            run, "sft", Instruction, config.sft, config.model, config.log,
-            lora=sections.lora_config(config.sft.lora), pretrained=bool(config.pretrain.steps),
-        )  # fmt: skip
-
-
 STAGE = Stage(
     "sft",
-    train,
+    train=lambda run, config: supervised.train_policy(
+        run,
+        "sft",
+        Instruction,
+        config.sft,
+        config.model,
+        config.log,
+        lora=sections.lora_config(config.sft.lora),
+        pretrained=bool(config.pretrain.steps),
+    ),  # fmt: skip
     steps=lambda config: config.sft.steps,
     due=lambda config: True,
     needs=lambda config: ("pretrain",) if config.pretrain.steps else (),

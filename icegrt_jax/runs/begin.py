@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from icegrt_jax.config.options import Options
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import batch_check, inputs, notes, provenance, rundir
-from icegrt_jax.runs.stage import Reading, Stage
+from icegrt_jax.runs import batch_check, inputs, notes, own_code, provenance, rundir
+from icegrt_jax.runs.stage import Stage
 
 
 def alone(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
     """The stage by itself, as `icegrt STAGE` runs it: its inputs are checked first."""
     notes.warn(stage.name, inputs.check(config, workdir, stage))
     notes.warn(stage.name, provenance.check(workdir, config.data_dir, [stage.name]))
-    stage.train(config, workdir)
+    carry_out(stage, config, workdir)
 
 
 def program(stage: Stage) -> Callable[[Options, pathlib.Path], None]:
@@ -23,24 +23,21 @@ def program(stage: Stage) -> Callable[[Options, pathlib.Path], None]:
     return functools.partial(alone, stage)
 
 
-def begin(stage: Stage, config: Options, workdir: pathlib.Path) -> rundir.Run | None:
-    """The run, once all is checked that would keep the stage from its first step; None where it has finished."""
+def carry_out(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
+    """Does what of a stage is not done yet, once all is checked that would keep it from its first step."""
+    stage.check_config(config)
+    if not stage.is_due(config):
+        return
     sections = batch_check.of_batches({stage.name: getattr(config, stage.name, None)})
     batch_check.check_batches(config.mesh, sections, workdir)
     rundir.require(workdir, stage.name, *stage.needs(config))
-    run = rundir.start(config, workdir)
+    run = rundir.start(config, config.lengths, config.mesh, workdir, compile_cache=config.log.compile_cache)
     if rundir.finished(run, stage.name):
-        say_skipped(stage.name)
-        return None
-    return reading(run, stage.readings(config, run.tokenizer, run.tokenizer))
-
-
-def reading(run: rundir.Run, readings: Iterable[Reading]) -> rundir.Run:
-    """The run as a stage sees it that reads these sources."""
-    return dataclasses.replace(run, readings=tuple(readings))
-
-
-def say_skipped(stage: str) -> None:
-    """Says that a stage is not run again."""
-    if sync.is_main():
-        print(f"{stage}: finished, skipped", flush=True)
+        if sync.is_main():
+            print(f"{stage.name}: finished, skipped", flush=True)
+    else:
+        readings = stage.readings(config, run.tokenizer, run.tokenizer) if stage.readings else ()
+        code = own_code.names(config.domain, config.reward, config.ppo, config.evaluate)
+        run = dataclasses.replace(run, readings=tuple(readings), own_code=code)
+        stage.train(run, config)
+    stage.after(run, config)

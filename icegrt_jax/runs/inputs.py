@@ -30,7 +30,8 @@ from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.judges import Judge
 from icegrt_jax.runs import model_folders, own_code, tokenizers
-from icegrt_jax.runs.stage import Fit, Reading, Stage
+from icegrt_jax.runs.reading import Fit, Reading
+from icegrt_jax.runs.stage import Stage
 
 LOOKED_AT = 256  # records of a source
 OWN_RANKINGS = "jsonl:{workdir}/data/own_rankings.jsonl"  # the reward stage's own, made after ICE-Instruct
@@ -49,7 +50,7 @@ def check(config: Options, workdir: pathlib.Path, *stages: Stage) -> list[str]:
     due = [
         stage
         for stage in stages
-        if (stage.due or stage.steps)(config) and not (workdir / stage.name / "done.json").is_file()
+        if stage.readings and stage.is_due(config) and not (workdir / stage.name / "done.json").is_file()
     ]
     changed = own_code.changes(workdir)
     if not due:
@@ -65,7 +66,7 @@ def check(config: Options, workdir: pathlib.Path, *stages: Stage) -> list[str]:
         names, config.model, config.reward, _policy_lengths(config, config.sft, config.ppo)
     )
     for stage in due:
-        for reading in stage.readings(config, policy, reward):
+        for reading in stage.readings(config, policy, reward) if stage.readings else ():
             warnings += check_reading(reading, config, workdir)
         warnings += stage.check(config, workdir, policy)
     return warnings

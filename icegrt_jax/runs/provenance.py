@@ -8,7 +8,7 @@ from icegrt_jax import files
 from icegrt_jax.data.fingerprint import fingerprint
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs.stage import Reading
+from icegrt_jax.runs.reading import Reading
 
 NAME = "fingerprints"  # of the record in data.json; done.json has it as "data"
 SHOWN = 12  # digits of a fingerprint

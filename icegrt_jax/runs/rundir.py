@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from icegrt_jax import files
-from icegrt_jax.config.options import Options, RecordOptions, Specs
+from icegrt_jax.config.options import LengthOptions, MeshOptions, OriginOptions, RecordOptions, Specs
 from icegrt_jax.data.records import Kind, write_jsonl
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs import own_code, provenance
+from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.session import Session
-from icegrt_jax.runs.stage import Reading
 from icegrt_jax.runs.tokenizers import policy_tokenizer
 from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.training.restore import PartRecord
@@ -47,23 +47,27 @@ class Run(Session):
         }
 
 
-def start(config: Options, workdir: pathlib.Path) -> Run:
-    """Makes the mesh, the domain's data and the tokenizer; cheap when they are there."""
+def start(
+    origin: OriginOptions, lengths: LengthOptions, mesh: MeshOptions, workdir: pathlib.Path, *, compile_cache: bool
+) -> Run:
+    """Makes the mesh, the domain's data and the tokenizer; cheap when they are there.
+
+    Args:
+      compile_cache: programs are kept in the workdir.
+    """
     workdir = pathlib.Path(workdir)
-    cache = str(workdir / "compile_cache") if config.log.compile_cache else None
-    jax.config.update("jax_compilation_cache_dir", cache)
-    mesh = make_mesh(**dataclasses.asdict(config.mesh))
-    sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(config, workdir))
-    _write_domain(config, workdir)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compile_cache") if compile_cache else None)
+    devices = make_mesh(**dataclasses.asdict(mesh))
+    sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(origin, workdir))
+    _write_domain(origin, workdir)
     return Run(
         workdir=workdir,
-        mesh=mesh,
-        tokenizer=policy_tokenizer(config, workdir),
-        seed=config.seed,
-        data_dir=config.data_dir,
-        lengths=config.lengths,
-        rollout_tensor=config.mesh.rollout_tensor,
-        own_code=own_code.names(config.domain, config.reward, config.ppo, config.evaluate),
+        mesh=devices,
+        tokenizer=policy_tokenizer(origin, workdir),
+        seed=origin.seed,
+        data_dir=origin.data_dir,
+        lengths=lengths,
+        rollout_tensor=mesh.rollout_tensor,
     )
 
 

@@ -6,36 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from icegrt_jax.config.options import Options
-from icegrt_jax.data.records import Record
 from icegrt_jax.data.tokenizers import ChatTokenizer
-
-Fit = Callable[[Sequence[Any]], tuple[list, dict[str, int]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """A source that a stage reads.
-
-    Attributes:
-      key: of the config, such as sft.sources.domain.
-      spec: FORMAT:PATH.
-      fit: what the stage makes of the records, with its counts.
-      length: what they have to fit, in words.
-      limit: records that are read; 0: all.
-      later: it is made by the run, which has to rank answers for it, before it is read.
-      check: refuses records that cannot be judged, or ranked.
-      measures: nothing is trained on it, so it may change at any time.
-    """
-
-    key: str
-    spec: str
-    kind: type[Record]
-    fit: Fit
-    length: str
-    limit: int = 0
-    later: bool = False
-    check: Callable[[Sequence[Any]], None] = lambda records: None
-    measures: bool = False
+from icegrt_jax.runs.reading import Reading
+from icegrt_jax.runs.rundir import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +17,32 @@ class Stage:
 
     Attributes:
       name: of the folder, and of its section of the config.
-      train: (config, workdir): does all that is not done yet; its inputs have been checked.
+      train: (run, config): does all that is not done yet; its inputs have been checked.
+      after: (run, config): what is done by every command that comes to it, when it has finished.
       steps: of its training; 0 where it does not train.
       due: whether the config has it do anything; by default, whether it trains.
       needs: the stages that have to have finished.
-      readings: (config, the policy's tokenizer, the reward model's) -> its sources.
+      check_config: refuses what it cannot be with, of the config alone.
+      readings: (config, the policy's tokenizer, the reward model's) -> its sources; None: it reads none.
       check: (config, workdir, the policy's tokenizer): refuses what else its inputs may lack; gives warnings.
       only_measures: it leaves no model, and reads others' only.
       title, panels: of its curves in the report.
     """
 
     name: str
-    train: Callable[[Options, pathlib.Path], None]
+    train: Callable[[Run, Options], None]
+    after: Callable[[Run, Options], None] = lambda run, config: None
     steps: Callable[[Options], int] = lambda config: 0
     due: Callable[[Options], Any] | None = None
     needs: Callable[[Options], Sequence[str]] = lambda config: ()
-    readings: Callable[[Options, ChatTokenizer, ChatTokenizer], Iterable[Reading]] = lambda *_: ()
+    check_config: Callable[[Options], None] = lambda config: None
+    readings: Callable[[Options, ChatTokenizer, ChatTokenizer], Iterable[Reading]] | None = None
     check: Callable[[Options, pathlib.Path, ChatTokenizer], Sequence[str]] = lambda *_: ()
     only_measures: bool = False
     title: str = ""
     panels: Sequence[Any] = ()
+
+    @property
+    def is_due(self) -> Callable[[Options], Any]:
+        """Whether a config has it do anything."""
+        return self.due or self.steps

@@ -25,8 +25,8 @@ from icegrt_jax.runs import (
     stage_models,
     trackers,
 )
+from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.roles import whole_or_adapter
-from icegrt_jax.runs.stage import Reading
 from icegrt_jax.training.restore import PartRecord
 from icegrt_jax.training.state import TrainState, create_state
 from icegrt_jax.training.updates import sft_update

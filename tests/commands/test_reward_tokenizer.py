@@ -55,6 +55,10 @@ def folder(second, tmp_path_factory):
     return path
 
 
+def started(options, workdir):
+    return rundir.start(options, options.lengths, options.mesh, workdir, compile_cache=True)
+
+
 def a_run(tmp_path, tokenizer, **reward_keys):
     """A run in its first moment, and its reward section."""
     section = with_values(RewardOptions(), reward_keys)
@@ -77,7 +81,7 @@ def generation(tokenizer) -> Generation:
 def normalised_on(workdir):
     """The run in a workdir, and what its scores were normalised on."""
     options = read(from_json((workdir / "config.json").read_text()))
-    stage = rundir.start(options, workdir)
+    stage = started(options, workdir)
     prompts = reward_model.normalization_prompts(stage, options.ppo.sources, options.reward.normalize_on)
     return stage, reward_model.Asked(prompts, options.ppo, options.evaluate.batch_size)
 
@@ -208,7 +212,7 @@ def test_a_folder_with_the_policys_tokenizer_is_accepted_for_the_critic(finished
     assert call("reward", workdir, **{"reward.init": tmp_path / "elsewhere"}) == 0
     assert files.read_json(workdir / "reward" / "done.json")["same_tokenizer"] is True
     config = from_json((workdir / "config.json").read_text())
-    assert scoring.load_reader(rundir.start(read(config), workdir), read(config).reward) is None
+    assert scoring.load_reader(started(read(config), workdir), read(config).reward) is None
 
 
 @pytest.mark.slow
@@ -281,7 +285,7 @@ def test_ppo_is_scored_by_a_reward_model_that_reads_text(trained, second):
     assert rows[0]["first_ratio_error"] < 1e-4 and abs(rows[0]["kl"]) < 1e-3
     assert all(np.isfinite(row["score_raw"]) and row["score_cut"] == 0 for row in rows)
     assert files.read_json(trained / "ppo" / "data.json")["reward tokenizer"]["no_room"] == 0
-    stage = rundir.start(read(from_json((trained / "config.json").read_text())), trained)
+    stage = started(read(from_json((trained / "config.json").read_text())), trained)
     config, params = stage_models.stage_params(stage, "reward", "reward")
     samples = files.read_jsonl(trained / "ppo" / "samples.jsonl")
     prompts, texts = [row["prompt"] for row in samples], [row["response"] for row in samples]
