@@ -1,12 +1,11 @@
 """What a source holds, as one short text: the same for the same content, wherever it lies."""
 
 import hashlib
-import json
 import os
 import pathlib
 import time
 
-from icegrt_jax import files
+from icegrt_jax.data import kept
 from icegrt_jax.data.sources import files_of
 from icegrt_jax.errors import UserError
 
@@ -25,8 +24,7 @@ def fingerprint(spec: str, *, data_dir: str = "", workdir: str = "", cache: str 
       spec, data_dir, workdir: as of `load_source`.
       cache: a JSON file, {path: [size, time, hash]}; one that cannot be read or written is done without.
     """
-    cache = pathlib.Path(cache).expanduser()
-    known = _read(cache)
+    known = kept.read(cache)
     whole, learned = hashlib.sha256(), {}
     for path in files_of(spec, data_dir=data_dir, workdir=workdir):
         if not path.is_file():
@@ -41,7 +39,7 @@ def fingerprint(spec: str, *, data_dir: str = "", workdir: str = "", cache: str 
                 learned[str(path)] = entry
         whole.update(bytes.fromhex(entry[2]))
     if learned:
-        _write(cache, {**_read(cache), **learned})
+        kept.update(cache, learned)
     return whole.hexdigest()
 
 
@@ -51,19 +49,3 @@ def _hash(path: pathlib.Path) -> str:
         while block := file.read(BLOCK):
             content.update(block)
     return content.hexdigest()
-
-
-def _read(cache: pathlib.Path) -> dict:
-    try:
-        found = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(cache: pathlib.Path, known: dict) -> None:
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json_atomic(cache, known)
-    except OSError:
-        pass  # a home that cannot be written to: the files are read again next time

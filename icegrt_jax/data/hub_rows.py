@@ -4,25 +4,31 @@ https://huggingface.co/docs/dataset-viewer/parquet
 """
 
 import fnmatch
+import functools
 import pathlib
 
+from icegrt_jax.data import kept
 from icegrt_jax.data.rows import Rows, parquet_rows
 from icegrt_jax.errors import UserError
 
 REVISION = "refs/convert/parquet"
+LISTS = "~/.cache/icegrt_jax/hub_files.json"  # {data set: its files, when the hub was last asked}
+REFUSED = (401, 403, 404)  # the hub's own word; other errors are as good as no network
 
 
 def hub_rows(name: str) -> Rows:
     """The rows of OWNER/NAME[/CONFIG][#SPLIT], split train if none is named.
 
-    A data set is downloaded once, into the hub's own cache; what is there is read without a network.
+    A data set is downloaded once, into the hub's own cache; what is there is read without a network. With one a process
+    asks once whether there is something newer, however often the data set is looked at.
     """
     for path, shown in files(name):
         for where, row in parquet_rows(path):
             yield where.replace(str(path), shown), row
 
 
-def files(name: str) -> list[tuple[pathlib.Path, str]]:
+@functools.cache  # all that a process reads is of one version, and the hub is asked for it once
+def files(name: str) -> tuple[tuple[pathlib.Path, str], ...]:
     """(file, what errors call it) of a data set, downloaded where it isn't yet."""
     data_set, _, split = name.partition("#")
     split = split or "train"
@@ -45,25 +51,32 @@ def files(name: str) -> list[tuple[pathlib.Path, str]]:
     wanted = fnmatch.filter(listed, pattern)
     if len(found) < len(wanted):
         raise UserError(f"hf:{name}: {len(found)} of its {len(wanted)} files are here; run again with a network.")
-    return [(file, f"hf:{name} ({file.name})") for file in found]
+    return tuple((file, f"hf:{name} ({file.name})") for file in found)
 
 
 def _listed(repo: str, name: str) -> list[str]:
-    """The files of the data set's Parquet form; without a network those that are in the cache."""
+    """The files of the data set's Parquet form; without a network those that it had when the hub was last asked."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return HfApi().list_repo_files(repo, repo_type="dataset", revision=REVISION)
+        listed = HfApi().list_repo_files(repo, repo_type="dataset", revision=REVISION)
     except Exception as error:  # the client's own types, and those of the HTTP library under it
-        if isinstance(error, HfHubHTTPError) and getattr(error.response, "status_code", 500) < 500:
+        if isinstance(error, HfHubHTTPError) and getattr(error.response, "status_code", 500) in REFUSED:
             raise _refused(name, error) from error
-        cause = error
+        return _listed_before(repo, name, error)
+    kept.update(LISTS, {repo: listed})
+    return listed
+
+
+def _listed_before(repo: str, name: str, cause: Exception) -> list[str]:
     try:
         folder = _snapshot(repo, None, local_files_only=True)
     except Exception as error:
         raise _refused(name, cause) from error
-    return [str(path.relative_to(folder)) for path in sorted(folder.glob("*/*/*.parquet"))]
+    # What is in the cache may be a download that did not end, or one split of several.
+    here = [str(path.relative_to(folder)) for path in sorted(folder.glob("*/*/*.parquet"))]
+    return kept.read(LISTS).get(repo, here)
 
 
 def _downloaded(repo: str, pattern: str, name: str) -> pathlib.Path:

@@ -8,10 +8,11 @@ import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from icegrt_jax.data import hub_rows
 from icegrt_jax.data.records import Instruction, Text, user
-from icegrt_jax.data.sources import files_of, load_source
+from icegrt_jax.data.sources import files_of, load_source, understood
 from icegrt_jax.errors import UserError
 
 MAPPING = "?prompt=question&response=answer"
@@ -25,7 +26,7 @@ class Hub:
     """Its data sets' files, in a folder; those asked for are `downloaded`. Offline it has only these."""
 
     def __init__(self, folder):
-        self.folder, self.asked, self.error = folder, [], None
+        self.folder, self.asked, self.error, self.questions = folder, [], None, 0
 
     def add(self, file, *rows):
         path = self.folder / file
@@ -34,6 +35,7 @@ class Hub:
 
     def list_repo_files(self, repo, *, repo_type, revision):
         assert (repo, repo_type, revision) == ("someone/sums", "dataset", "refs/convert/parquet")
+        self.questions += 1
         if self.error:
             raise self.error
         return [str(path.relative_to(self.folder)) for path in sorted(self.folder.rglob("*.parquet"))]
@@ -43,6 +45,19 @@ class Hub:
             raise LocalEntryNotFoundError("offline\nand more")
         self.asked += [allow_patterns] if allow_patterns else []
         return str(self.folder)
+
+
+def another_process():
+    """What a process knows of data sets is forgotten."""
+    hub_rows.files.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_rows, "LISTS", tmp_path / "cache" / "hub_files.json")
+    another_process()
+    yield
+    another_process()
 
 
 @pytest.fixture
@@ -104,8 +119,67 @@ def test_a_hub_that_does_not_answer_is_one_sentence(hub, error):
 
 def test_what_was_downloaded_is_read_without_a_network(hub):
     load_source(f"hf:someone/sums#test{MAPPING}", kind=Instruction)
+    busy = HfHubHTTPError(
+        "429 too many requests", response=types.SimpleNamespace(status_code=429, headers={}, request=None)
+    )
+    for hub.error in (ConnectError("no route"), busy):
+        another_process()
+        assert load_source(f"hf:someone/sums#test{MAPPING}", kind=Instruction) == [answer("2 + 2?", "4")]
+
+
+def test_a_process_asks_the_hub_once_however_often_it_looks(hub):
+    spec = f"hf:someone/sums#test{MAPPING}"
+    for _ in range(3):
+        assert load_source(spec, kind=Instruction) and understood(spec, kind=Instruction) and files_of(spec)
+    assert hub.questions == 1 and len(hub.asked) == 1
+    hub.add("main/test/0000.parquet", {"question": "2 + 3?", "answer": "5"})
+    another_process()
+    assert load_source(spec, kind=Instruction) == [answer("2 + 3?", "5")] and hub.questions == 2
+
+
+def test_a_failure_is_not_remembered(hub):
     hub.error = ConnectError("no route")
-    assert load_source(f"hf:someone/sums#test{MAPPING}", kind=Instruction) == [answer("2 + 2?", "4")]
+    with pytest.raises(UserError):
+        load_source("hf:someone/sums#test?text=answer", kind=Text)
+    hub.error = None
+    assert load_source("hf:someone/sums#test?text=answer", kind=Text) == [Text("4")]
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """The hub's client itself, offline, its cache with a data set of two files as it keeps them."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "hub" / "datasets--someone--sums"
+    reference = folder / "refs" / "refs" / "convert" / "parquet"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("0" * 40)
+    snapshot = Hub(folder / "snapshots" / ("0" * 40))
+    for i in range(2):
+        snapshot.add(f"main/train/000{i}.parquet", {"question": f"1 + {i}?", "answer": f"{1 + i}"})
+    return snapshot
+
+
+def test_the_hub_s_own_client_gives_offline_what_its_cache_has(own_cache):
+    spec = f"hf:someone/sums{MAPPING}"
+    assert load_source(spec, kind=Instruction) == [answer("1 + 0?", "1"), answer("1 + 1?", "2")]
+    with pytest.raises(
+        UserError, match="^hf:someone/others: the Hugging Face hub did not give it, and it is not in the"
+    ):
+        load_source("hf:someone/others", kind=Text)
+    # A download that was ended in the middle, of which only the list tells.
+    hub_rows.kept.update(hub_rows.LISTS, {"someone/sums": [f"main/train/000{i}.parquet" for i in range(3)]})
+    another_process()
+    with pytest.raises(UserError, match="^hf:someone/sums: 2 of its 3 files are here; run again with a network"):
+        load_source("hf:someone/sums?text=question", kind=Text)
+
+
+def test_half_a_download_is_not_taken_for_the_whole_afterwards_without_a_network(hub):
+    load_source(f"hf:someone/sums#test{MAPPING}", kind=Instruction)
+    (hub.folder / "main/train/0001.parquet").unlink()
+    hub.error = ConnectError("no route")
+    with pytest.raises(UserError, match="1 of its 2 files are here; run again with a network"):
+        load_source("hf:someone/sums?text=question", kind=Text)
 
 
 def test_half_a_download_is_not_taken_for_the_whole(hub, monkeypatch):
