@@ -7,6 +7,7 @@ order of the records is kept.
 import json
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
@@ -53,6 +54,8 @@ def build_dataset(splits: Mapping[str, Sequence[Record]], name: str, data_dir: s
     folder = pathlib.Path(data_dir).expanduser() / name / VERSION
     if folder.exists():
         raise UserError(f"{folder} is there already and is written whole; remove it or choose another name.")
+    for left in folder.parent.glob(f"incomplete.*_{VERSION}"):  # what a killed build wrote; TFDS renames it at its end
+        shutil.rmtree(left, ignore_errors=True)
     # TFDS looks for files beside a builder's module, through a package that TFDS itself doesn't install
     # (importlib_resources), unless the module has no file.
     attributes = {"name": name, "__module__": f"{name}_records"}

@@ -12,6 +12,7 @@ import pytest
 
 from icegrt_jax import cli
 from icegrt_jax.data import token_build
+from icegrt_jax.data.fingerprint import fingerprint
 from icegrt_jax.data.host_share import Share
 from icegrt_jax.data.pipeline import prompt_batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import KINDS, Instruction, Prompt, Ranking, Text, read_jsonl, user, write_jsonl
@@ -170,6 +171,59 @@ def test_a_build_is_whole_or_not_there_and_bad_folders_are_one_sentence(folder, 
     (tmp_path / "cut" / "part-00000.array_record").unlink()
     with pytest.raises(UserError, match="build the records again"):
         load_source(f"tokens:{tmp_path}/cut", kind=Text)
+
+
+# Builds by the command line, each in a process that is killed while it writes its eighth record.
+KILLED = """
+import itertools, os, signal, sys
+from icegrt_jax import cli
+from icegrt_jax.data import tfds_builder, token_build
+
+def counted(function, at):
+    calls = itertools.count(1)
+
+    def call(*args, **kwargs):
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return call
+
+token_build.PART = 3  # files that are whole, and one that is not
+token_build.to_bytes = counted(token_build.to_bytes, 8)
+tfds_builder.json.dumps = counted(tfds_builder.json.dumps, 8)
+for arguments in sys.argv[1].split("|"):
+    child = os.fork()
+    if not child:
+        sys.exit(cli.main(arguments.split()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+"""
+
+
+def test_a_build_that_was_killed_is_never_read_and_the_next_one_clears_it_away(folder, tmp_path):
+    flags = f"--kind=text --data_dir={folder} --out={tmp_path} --source=jsonl:text.jsonl"
+    stored = f"data build {flags} --name=stored --split=all --tokenizer={folder}/tokenizer"
+    plain = f"data build {flags} --name=plain"
+    subprocess.run([sys.executable, "-c", KILLED, f"{stored}|{plain}"], cwd=ROOT, check=True)
+    left = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("stored", "plain")]
+    assert left[0] == [".all.tmp"] and len(left[1]) == 1 and "incomplete" in left[1][0]
+    assert len(list((tmp_path / "stored" / ".all.tmp").glob("part-*"))) == 3
+    for spec in (f"tokens:{tmp_path}/stored/all", f"tokens:{tmp_path}/stored/.all.tmp", f"tfds:plain@{tmp_path}#train"):
+        with pytest.raises(UserError, match="icegrt data build"):
+            load_source(spec, kind=Text)
+    assert cli.main(stored.split()) == 0 and cli.main(plain.split()) == 0
+    assert [path.name for path in (tmp_path / "stored").iterdir()] == ["all"]
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["1.0.0"]
+    for spec in (f"tokens:{tmp_path}/stored/all", f"tfds:plain@{tmp_path}#train"):
+        assert list(load_source(spec, kind=Text)) == RECORDS["text"]
+
+
+def test_a_store_that_was_built_anew_of_other_records_is_another_one(folder, tokenizer, tmp_path):
+    made = {}
+    for name, records in (("one", RECORDS["text"]), ("same", RECORDS["text"]), ("other", RECORDS["text"][::-1])):
+        token_build.write(tmp_path / name / "all", records, Text, tokenizer)
+        made[name] = fingerprint(f"tokens:{name}/all", data_dir=str(tmp_path), cache=tmp_path / "cache.json")
+    assert made["one"] == made["same"] != made["other"]
 
 
 def test_records_of_several_files_come_back_in_order(tokenizer, tmp_path, monkeypatch):
