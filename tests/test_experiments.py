@@ -75,3 +75,18 @@ def test_the_study_of_own_rewards_compares_arms_by_seed_and_values_form_alone(tm
     reviews = ['"doctors love it" breaks rule 6, fake authority. verdict: reject', "verdict: approve",
                '"nurses love it" breaks rule 6. verdict: reject', "no rule is broken. verdict: reject", ""]  # fmt: skip
     assert own["form"](prompts, reviews, [None] * 5) == [1.0, 0.25, 0.75, 0.75, 0.0]
+
+
+def test_the_study_of_own_data_says_what_the_limit_was():
+    large = runpy.run_path(str(ROOT / "experiments" / "own_data" / "large.py"))
+    MIB, run = 1 << 20, {"rc": 0, "seconds": 20.0, "peak": 200 << 20, "losses": [7.0, 5.0]}
+    said = {
+        "way": "cgroup", "small_bytes": 4 * MIB, "limit": 240 * MIB, "rows": 1000, "bytes": 720 * MIB,
+        "build": {**run, "bytes": 500 * MIB, "losses": []}, "small_jsonl": run, "small_tokens": run, "tokens": run,
+        "jsonl": {**run, "rc": -9, "losses": []},
+    }  # fmt: skip
+    text = large["table"](said)
+    assert "Limit 240 MiB (a memory cgroup)" in text and "3.00 times the limit" in text
+    assert "| pretrain, tokens | 720 | 240 | 200 | well | 20 | 7.000 → 5.000 |" in text
+    assert "| pretrain, jsonl | 720 | 240 | 200 | killed: out of memory | 20 | - |" in text
+    assert "the same, bit for bit" in text
