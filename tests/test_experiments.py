@@ -90,3 +90,32 @@ def test_the_study_of_own_data_says_what_the_limit_was():
     assert "| pretrain, tokens | 720 | 240 | 200 | well | 20 | 7.000 → 5.000 |" in text
     assert "| pretrain, jsonl | 720 | 240 | 200 | killed: out of memory | 20 | - |" in text
     assert "the same, bit for bit" in text
+
+
+def test_the_trial_takes_all_from_the_readme_and_counts_every_second_once(tmp_path):
+    from icegrt_jax.config.file import load_config
+
+    trial = runpy.run_path(str(ROOT / "experiments" / "own_expert" / "run.py"))
+    files = trial["shown"]((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert list(files) == ["my_reward.py", "mine.py"]
+    (tmp_path / "mine.py").write_text(trial["edited"](files["mine.py"], "/a/folder"))
+    config = load_config(str(tmp_path / "mine.py"))
+    assert config.model.path == "/a/folder"
+    assert config.ppo.sources.mine == "csv:reasons_train.csv?prompt=question&reference=reason"
+    assert config.evaluate.domain.mine == "csv:reasons_test.csv?prompt=question&reference=reason"
+    printed = [(4.0, "[1/2] sft: ICE-Instruct"), (5.0, "sft  1/2"), (9.0, "[2/2] report: curves"), (10.5, "finished")]
+    assert trial["parts"](printed) == {"start": 4.0, "sft": 5.0, "report": 1.5}
+    row = {"name": "base", "metrics": {"gold": 0.1, "gold_greedy": 0.2, "length": 3.0}}
+    row["intervals"] = {"gold": [0.05, 0.15], "gold_greedy": [0.1, 0.3]}
+    steps = {"install": {"seconds": 60.0, "cpu_seconds": 50.0}, "run": {"seconds": 100.0, "cpu_seconds": 180.0}}
+    text = trial["table"]({"prompts": 9, "rows": [row], "steps": steps, "parts": {"sft": 70.0}})
+    assert "| base | 10.0 [5.0, 15.0] | 20.0 [10.0, 30.0] | 3.0 |" in text
+    assert text.endswith("| ... sft | 70 | |\n| all | 160 | 230 |\n")
+
+
+@pytest.mark.parametrize("page", ["README.md", "experiments/own_expert/README.md"])
+def test_the_pages_show_the_table_of_the_trial(page):
+    table = (ROOT / "experiments" / "own_expert" / "results" / "table.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in table if line.startswith(("| base", "| ICE-"))]
+    shown = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 3 and [row for row in rows if row not in shown] == []
