@@ -13,11 +13,17 @@ XLA_FLAGS = {
 }
 if version("jaxlib") < "0.11":  # gone in later ones, which end the process over a flag they do not know
     XLA_FLAGS["xla_cpu_use_fusion_emitters"] = "false"
+# XLA has a thread for each core or device, whichever are more, and one waits in a collective until the others come:
+# eight devices that are given programs faster than they run them may wait for each other for ever on eight threads.
+os.environ["PJRT_NPROC"] = "16"
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(f"--{k}={v}" for k, v in XLA_FLAGS.items() if k not in given)]).strip()
 
 import jax  # noqa: E402 - reads XLA_FLAGS
 import pytest  # noqa: E402
+
+jax.devices()  # has its threads from here on; subprocesses have one device or say so themselves
+del os.environ["PJRT_NPROC"]
 
 # [B] meeting [B, T] without a new axis is nearly always a mistake.
 jax.config.update("jax_numpy_rank_promotion", "raise")
