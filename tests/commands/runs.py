@@ -18,6 +18,8 @@ SIZES = {
 KEYS = {
     **{f"domain_sizes.{name}": size for name, size in SIZES.items()},
     "max_response_length": 10,
+    # All rows of PPO are of one width, and the model has one layer: tracing and compiling is what takes long.
+    "max_prompt_length": 54, "model.num_layers": 1,
     "pretrain.steps": 6, "pretrain.batch_size": 8,
     "sft.steps": 6, "sft.batch_size": 8,
     "reward.steps": 6, "reward.batch_size": 8, "reward.on_policy_k": 3, "reward.normalize_on": 8,
@@ -27,9 +29,17 @@ KEYS = {
     "evaluate.batch_size": 8, "evaluate.best_of": 2,
     "log.every": 2, "log.checkpoint_every": 3, "log.ppo_checkpoint_every": 2, "log.samples_every": 2,
 }  # fmt: skip
+# Torch is no part of the package, but transformers imports it where it is: half of the time in which a command starts.
+PLAIN = """
+import sys
+sys.modules["torch"] = None
+from icegrt_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 # Kills the process, or asks it to stop, when the progress of a stage shows a step, or when a function is first called.
 DRIVER = """
 import importlib, os, signal, sys
+sys.modules["torch"] = None
 from icegrt_jax.training.progress import Progress
 update, (where, step, number) = Progress.update, sys.argv[1:4]
 
@@ -75,6 +85,18 @@ def call(stage: str, workdir, *more: str, **keys) -> int:
     return cli.main(command(stage, workdir, *more, **keys))
 
 
+def one_device() -> dict[str, str]:
+    """The environment of a process that has one device."""
+    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
+    # Every program is kept in the workdir, so that a copy of it need not compile them again.
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def program(*stop) -> list[str]:
+    """Python and what it runs as the command; `stop` as for `run`."""
+    return [sys.executable, "-c", *([DRIVER, *(str(x) for x in stop)] if stop else [PLAIN])]
+
+
 def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> subprocess.CompletedProcess:
     """The command in a process of its own, on one device.
 
@@ -82,11 +104,7 @@ def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> s
       stop: (stage, step, signal), sent when that step of that stage is shown as done; or ("MODULE:FUNCTION", call,
         signal), sent when that function is called for the first time, the second, ...
     """
-    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
-    program = ["-c", DRIVER, *(str(x) for x in stop)] if stop else ["-m", "icegrt_jax"]
-    # Every program is kept in the workdir, so that a copy of it need not compile them again.
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.run(
-        [sys.executable, *program, *command(stage, workdir, *more, **keys)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        [*program(*(stop or ())), *command(stage, workdir, *more, **keys)],
+        cwd=ROOT, env=one_device(), capture_output=True, text=True, check=False,
     )  # fmt: skip

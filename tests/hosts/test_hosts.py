@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from icegrt_jax import files
 from icegrt_jax.hosts import lock
 from icegrt_jax.training.metrics import read_metrics
-from tests.commands.runs import DRIVER, ROOT, command, copy_parts, run
+from tests.commands.runs import ROOT, command, copy_parts, one_device, program, run
 
 LIMIT = 30  # seconds that one waits for another
 
@@ -29,17 +28,14 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     started = []
     for i in range(count):
         process = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]
         keys = (last or {}) if i == count - 1 else {}
         arguments = command(stage, workdir, *process, f"--host-timeout={limit}", **keys)
-        here = stop and stop[0] == i
-        program = ["-c", DRIVER, *(str(x) for x in stop[1:])] if here else ["-m", "icegrt_jax"]
+        here = stop[1:] if stop and stop[0] == i else ()
         started.append(subprocess.Popen(
-            [sys.executable, *program, *arguments], cwd=ROOT, env=environment, text=True,
+            [*program(*here), *arguments], cwd=ROOT, env=one_device(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ))  # fmt: skip
     return started
