@@ -1,7 +1,10 @@
 """Every test sees eight simulated CPU devices, whatever the machine."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from importlib.metadata import version
 
 # Read when JAX first starts, hence before its import; subprocesses of tests inherit both.
@@ -19,8 +22,22 @@ os.environ["PJRT_NPROC"] = "16"
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(f"--{k}={v}" for k, v in XLA_FLAGS.items() if k not in given)]).strip()
 
+# Stages keep what they compile in one folder for all runs and subprocesses of a session. Each worker of xdist has its
+# own: JAX does not write a file at once, and another worker might read half of it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    compiled = os.path.join(os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["PYTEST_XDIST_WORKER"])
+else:
+    compiled = tempfile.mkdtemp(prefix="icegrt-tests-compiled-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 import jax  # noqa: E402 - reads XLA_FLAGS
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache.compilation_cache import reset_cache  # noqa: E402
+
+# Not in this process, where tests read what the compiler says of a program, but for the modules that ask for it.
+jax.config.update("jax_compilation_cache_dir", None)
 
 jax.devices()  # has its threads from here on; subprocesses have one device or say so themselves
 del os.environ["PJRT_NPROC"]
@@ -52,6 +69,16 @@ def figures_end_with_their_file():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """What one run in this process has compiled the next one reads; JAX looks for its cache once unless it is reset."""
+    reset_cache()
+    jax.config.update("jax_compilation_cache_dir", compiled)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    reset_cache()
 
 
 @pytest.fixture(scope="session")

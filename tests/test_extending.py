@@ -115,7 +115,7 @@ def test_the_recipe_of_a_reward_function_trains_with_it_beside_the_model_and_alo
     (folder / "my_rewards.py").write_text(shown["my_rewards.py"])
     # What the recipe would make anew before PPO is there already, made with the same values.
     for name, parts in (("both", ("reward",)), ("alone", ())):
-        for part in ("data", "tokenizer", "pretrain", "sft", *parts, "compile_cache"):
+        for part in ("data", "tokenizer", "pretrain", "sft", *parts):
             shutil.copytree(folder / "runs" / "sums" / part, folder / "runs" / name / part)
     process = icegrt(both, folder)
     assert process.returncode == 0, process.stderr

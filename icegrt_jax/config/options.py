@@ -310,7 +310,7 @@ class LogOptions:
     ppo_checkpoint_every: int = 10  # iterations
     samples_every: int = 5  # iterations between rows of samples.jsonl
     writers: tuple[str, ...] = ()  # trackers of one's own beside TensorBoard, each FILE.py:CLASS, see docs/runs.md
-    compile_cache: bool = True  # keep compiled programs in WORKDIR/compile_cache, for reruns and resumed runs
+    compile_cache: bool = True  # keep compiled programs in WORKDIR/compile_cache or $JAX_COMPILATION_CACHE_DIR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What every stage starts from: the run's folder, mesh, tokenizer, data, and the models of earlier stages."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -53,10 +54,10 @@ def start(
     """Makes the mesh, the domain's data and the tokenizer; cheap when they are there.
 
     Args:
-      compile_cache: programs are kept in the workdir.
+      compile_cache: programs are kept, see `_compile_cache`.
     """
     workdir = pathlib.Path(workdir)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compile_cache") if compile_cache else None)
+    jax.config.update("jax_compilation_cache_dir", _compile_cache(workdir) if compile_cache else None)
     devices = make_mesh(**dataclasses.asdict(mesh))
     sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(origin, workdir))
     _write_domain(origin, workdir)
@@ -69,6 +70,11 @@ def start(
         lengths=lengths,
         rollout_tensor=mesh.rollout_tensor,
     )
+
+
+def _compile_cache(workdir: pathlib.Path) -> str:
+    """Where compiled programs are kept; the user's own cache comes before that of the run."""
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(workdir / "compile_cache")
 
 
 def _write_domain(records: RecordOptions, workdir: pathlib.Path) -> None:

@@ -1,6 +1,5 @@
 """Two tiny models as folders, made once, and a working folder that has them."""
 
-import jax
 import pytest
 
 from tests.api.tiny import write_models
@@ -15,15 +14,8 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(models):
-    """What one test has compiled the next one reads: each training compiles programs of its own."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(models / "compiled"), 0.0)):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before):
-        jax.config.update(name, value)
+def kept(compiled_once):
+    """Each training compiles programs of its own."""
 
 
 @pytest.fixture

@@ -4,9 +4,14 @@ import jax
 import pytest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept(compiled_once):
+    """Many tests call a stage with the same shapes."""
+
+
 @pytest.fixture(autouse=True)
-def no_compile_cache_is_left_on():
-    """A stage called in this process points JAX at its workdir."""
+def the_compile_cache_is_left_as_it_was():
+    """A stage called in this process says where JAX keeps its programs."""
     before = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", before)

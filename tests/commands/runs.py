@@ -88,8 +88,7 @@ def call(stage: str, workdir, *more: str, **keys) -> int:
 def one_device() -> dict[str, str]:
     """The environment of a process that has one device."""
     flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
-    # Every program is kept in the workdir, so that a copy of it need not compile them again.
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 def program(*stop) -> list[str]:

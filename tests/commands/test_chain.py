@@ -121,7 +121,6 @@ def same(one, other, name):
 def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_path):
     whole, _ = finished
     workdir = tmp_path / "run"
-    shutil.copytree(whole / "compile_cache", workdir / "compile_cache")
     stops = [
         ("pretrain", 2, signal.SIGKILL, -9),  # before the first checkpoint
         ("sft", 4, signal.SIGTERM, 143),  # saves and goes, as when a machine is reclaimed
@@ -145,7 +144,6 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
 def test_a_signal_in_a_last_step_or_after_it_stops_the_run_there_and_costs_no_step(finished, tmp_path):
     whole, package = finished[0], "icegrt_jax"
     workdir = tmp_path / "run"
-    shutil.copytree(whole / "compile_cache", workdir / "compile_cache")
     for part in ("data", "tokenizer", "pretrain"):
         shutil.copytree(whole / part, workdir / part)
     (workdir / "data" / "own_rankings.jsonl").unlink()

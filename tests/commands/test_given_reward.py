@@ -38,7 +38,7 @@ def refused(capsys, stage, workdir, **keys):
 )
 def test_a_whole_run_from_a_finished_reward_model(finished, tmp_path, own):
     workdir, folder = tmp_path / "run", tmp_path / "given"
-    copy_parts(finished, workdir, "data", "tokenizer", "pretrain", "sft", "compile_cache")
+    copy_parts(finished, workdir, "data", "tokenizer", "pretrain", "sft")
     policy = load_tokenizer(workdir / "tokenizer")
     tokenizer = second_tokenizer(tmp_path / "second") if own else policy
     tiny_folder(folder, tokenizer)

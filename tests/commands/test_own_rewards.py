@@ -30,7 +30,7 @@ ALONE = {
     "ppo.reward_weights.known_ads": 0.5, "ppo.judge": "", "reward.normalize_on": 8,
 }  # fmt: skip
 EIGHT = {"ppo.num_minibatches": 1, "ppo.ptx.coef": 0.0}  # rows divide over the devices of the tests' process
-PARTS = ("data", "tokenizer", "sft", "compile_cache")
+PARTS = ("data", "tokenizer", "sft")
 
 
 def rewards(folder, broken=False):

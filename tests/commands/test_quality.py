@@ -62,7 +62,7 @@ def measured(finished, tmp_path_factory):
     (folder / "tracker.py").write_text(TRACKER)
     quickstart = QUICKSTART.removeprefix("--config=").partition(":")[0]
     (folder / "config.py").write_text(CONFIG.format(quickstart=quickstart, tracker=f"{folder / 'tracker.py'}:Tracker"))
-    workdir = copy_parts(finished, folder / "run", "data", "tokenizer", "pretrain", "compile_cache")
+    workdir = copy_parts(finished, folder / "run", "data", "tokenizer", "pretrain")
     (workdir / "data" / "own_rankings.jsonl").unlink()
     process = run("run", workdir, f"--config={folder / 'config.py'}", **MEASURED)  # the later of two --config
     assert process.returncode == 0, process.stderr

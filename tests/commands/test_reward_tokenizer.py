@@ -275,7 +275,7 @@ def trained(rewarded, keys, tmp_path_factory):
     return workdir
 
 
-PARTS = ("data", "tokenizer", "sft", "reward", "compile_cache")
+PARTS = ("data", "tokenizer", "sft", "reward")
 
 
 @pytest.mark.slow

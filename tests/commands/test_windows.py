@@ -10,7 +10,7 @@ from icegrt_jax.training.metrics import read_metrics
 from tests.commands.runs import copy_parts, run
 
 KEYS = {"log.checkpoint_every": 100}
-BEFORE = ("data", "tokenizer", "pretrain", "compile_cache")
+BEFORE = ("data", "tokenizer", "pretrain")
 
 
 @pytest.mark.slow

@@ -68,7 +68,6 @@ def assert_same_numbers(workdir, whole, *stages):
 @pytest.mark.slow
 def test_a_run_of_two_processes_that_loses_one_goes_on_as_one_and_ends_with_the_numbers_of_one(finished, tmp_path):
     whole, workdir = finished[0], tmp_path / "run"
-    shutil.copytree(whole / "compile_cache", workdir / "compile_cache")  # of the one process at the end
     codes, printed, errors = ends(start("run", workdir, 2, stop=(1, "ppo", 3, int(signal.SIGKILL))))
     assert codes == [1, -9], errors
     assert "process 1" in errors[0].splitlines()[-1] and "continues from the last checkpoint" in errors[0]
