@@ -28,6 +28,8 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # In the workdir's own cache: one process may look for a program that another one is just writing.
+    environment = {name: value for name, value in one_device().items() if name != "JAX_COMPILATION_CACHE_DIR"}
     started = []
     for i in range(count):
         process = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]
@@ -35,7 +37,7 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
         arguments = command(stage, workdir, *process, f"--host-timeout={limit}", **keys)
         here = stop[1:] if stop and stop[0] == i else ()
         started.append(subprocess.Popen(
-            [*program(*here), *arguments], cwd=ROOT, env=one_device(), text=True,
+            [*program(*here), *arguments], cwd=ROOT, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ))  # fmt: skip
     return started
