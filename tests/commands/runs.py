@@ -18,8 +18,6 @@ SIZES = {
 KEYS = {
     **{f"domain_sizes.{name}": size for name, size in SIZES.items()},
     "max_response_length": 10,
-    # All rows of PPO are of one width, and the model has one layer: tracing and compiling is what takes long.
-    "max_prompt_length": 54, "model.num_layers": 1,
     "pretrain.steps": 6, "pretrain.batch_size": 8,
     "sft.steps": 6, "sft.batch_size": 8,
     "reward.steps": 6, "reward.batch_size": 8, "reward.on_policy_k": 3, "reward.normalize_on": 8,
