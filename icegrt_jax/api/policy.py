@@ -32,7 +32,7 @@ from icegrt_jax.runs.roles import Source, first_state
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
-from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.state import TrainState, averaged
 
 TRIED = 4  # records on whose references the reward functions are tried before anything is sampled
 
@@ -140,7 +140,7 @@ def _training(
         waits="learn", watchers=(Alarm(section.logprob_alarm),),
     )  # fmt: skip
     config = state.ppo
-    result = lambda state: Model(model.config, one_device(state.full("policy")), model.tokenizer)
+    result = lambda state: Model(model.config, one_device(averaged(state).full("policy")), model.tokenizer)
     seen = lambda outcome: ScoredRollout(outcome.more, outcome.metrics, config, model.tokenizer)
     return Training(session, steps, state, result, seen=seen, progress=progress, open_=open_)
 
@@ -215,7 +215,9 @@ def _first_state(
     def own(stage: str, role: str):
         raise AssertionError("no role is an adapter on a shared base")
 
-    keys = {"key": session.key, "adapter_key": session.adapter_key}
-    source = Source(section, wanted.critic, wanted.weight, False, wanted.frozen, whole, own, **keys)
+    source = Source(
+        section, wanted.critic, wanted.weight, False, wanted.frozen, whole, own,
+        key=session.key, adapter_key=session.adapter_key,
+    )  # fmt: skip
     mean, std = measured or (0.0, 1.0)
     return shard_tree(first_state(source, {"ref_mean": mean, "ref_std": std})[0], session.mesh)

@@ -45,6 +45,8 @@ def want(
     replayed: Mapping[str, Sequence],
 ) -> Wanted:
     """Raises UserError for what cannot work; the arguments are those of `ppo`, the data read."""
+    if section.average:
+        raise UserError("ppo.average is for configs, whose runs choose a point; here average the params of two models.")
     scorer, functions = _rewards(reward)
     section = _with_given(section, given, replayed, functions)
     critic = _critic(value, model, scorer)

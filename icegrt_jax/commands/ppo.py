@@ -14,6 +14,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import panels
 from icegrt_jax.runs import (
+    averages,
     begin,
     generation,
     heldout,
@@ -36,7 +37,7 @@ from icegrt_jax.runs.rewards import own_rewards, try_out
 from icegrt_jax.runs.roles import finished_stages, initial_state
 from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
-from icegrt_jax.training.state import TrainState
+from icegrt_jax.training.state import TrainState, averaged
 
 TRIED = 2  # records of a source that reward functions are tried on
 SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
@@ -55,7 +56,7 @@ def train(run: rundir.Run, config: Options) -> None:
     data = _data(run, ppo, config.domain, reader)
     with own_rewards(ppo, run.folder("ppo")) as rewards:
         keeper, watchers = heldout.watch(
-            run, "ppo", ppo, ppo.iterations, lambda: heldout_judge.measure_answers(run, ppo, config.domain)
+            run, "ppo", ppo, ppo.iterations, lambda: heldout_judge.measure_answers(run, ppo, config.domain), averaged
         )
         once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards)
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
@@ -77,8 +78,11 @@ def train(run: rundir.Run, config: Options) -> None:
             state = with_reference(run, state, rewards, names, answered)
         state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
-    info = keeper.info() if keeper else {}
-    rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=_report_kl(run, ppo.kl), **info)
+    late_kl, info = _report_kl(run, ppo.kl), keeper.info() if keeper else {}
+    if ppo.average or ppo.ema:
+        end = keeper.best(state) if keeper and info.get("use") == "best" else averaged(state)
+        info |= averages.leave(run, ppo, end, step, lambda: heldout_judge.measure_answers(run, ppo, config.domain))
+    rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=late_kl, **info)
 
 
 def _rates(ppo: PPOOptions, state: TrainState) -> rates.Rates:

@@ -1,5 +1,6 @@
 """By which number the best checkpoint of a stage is kept: its name, and whether more of it is better."""
 
+from icegrt_jax.config.options import PPOOptions
 from icegrt_jax.errors import UserError
 
 LESS_IS_BETTER = ("loss", "error", "perplexity")
@@ -27,3 +28,25 @@ def metric_of(key: str, text: str) -> tuple[str, int]:
     if any(word in MORE_IS_BETTER for word in words):
         return name, 1
     raise UserError(f"{key}={text!r}: its name does not tell whether more is better; write {name}:max or {name}:min.")
+
+
+def metrics_of(key: str, text: str) -> list[tuple[str, int]]:
+    """Several numbers with a + between them, as `metric_of` gives each."""
+    return [metric_of(key, name) for name in text.split("+")]
+
+
+def check_average(ppo: PPOOptions) -> None:
+    """Refuses an average of policies that could not be made or chosen."""
+    if not 0 <= ppo.ema < 1:
+        raise UserError(f"ppo.ema={ppo.ema}; expected a decay of at least 0 and below 1.")
+    metrics_of("ppo.average_by", ppo.average_by)
+    if not ppo.average:
+        return
+    if any(not 0 <= point <= 1 for point in ppo.average) or len(set(ppo.average)) < len(ppo.average):
+        raise UserError(
+            f"ppo.average={ppo.average}; expected different points from 0 (ICE-Instruct) to 1 (ICE-GRT), such as "
+            "(0.5, 0.75, 1.0)."
+        )
+    if not ppo.heldout or not ppo.judge:
+        missing = "ppo.judge" if ppo.heldout else "ppo.heldout"
+        raise UserError(f"ppo.average={ppo.average}: the points are measured on held-out prompts; set {missing}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from icegrt_jax import plugins
 from icegrt_jax.config import own as own_sections
-from icegrt_jax.config.best import metric_of
+from icegrt_jax.config.best import check_average, metric_of
 from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.config.options import (
     EvaluateOptions,
@@ -305,6 +305,7 @@ def _check_ppo(ppo: PPOOptions) -> None:
     _at_least(1, "ppo.", ppo, "batch_size samples_per_prompt num_ppo_epochs num_minibatches")
     _check_sources("ppo", ppo)
     _check_heldout("ppo", ppo)
+    check_average(ppo)
     if ppo.heldout_every and not ppo.judge:
         raise UserError(f"ppo.heldout_every={ppo.heldout_every}, but ppo.judge is empty; name who grades the answers.")
     _check_sources("ppo.ptx", ppo.ptx)

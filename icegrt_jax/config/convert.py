@@ -147,8 +147,8 @@ def _tuple(key: str, value: Any, inner: tuple) -> tuple:
     values = tuple(value) if isinstance(value, list | tuple) else ()
     if inner[-1] is Ellipsis:
         known = get_args(inner[0])
-        if not known and all(isinstance(one, inner[0]) for one in values):
-            return values
+        if not known:
+            return tuple(_value(key, one, inner[0]) for one in values)
         if not values or any(one not in known for one in values):
             raise UserError(f"{key}={value}; expected some of {', '.join(known)}.")
         return values

@@ -231,6 +231,7 @@ class UpdateOptions:
     cliprange_value: float = 0.2  # of the values, as openai/lm-human-preferences; 0: no clipping
     dual_clip: float = 0.0  # bound of the loss where the advantage is negative (arXiv 1912.09729), above 1; 0: off
     value_warmup: int = 0  # iterations in which only the critic learns
+    ema: float = 0.0  # decay of an average of the actor over the iterations, which is what is kept (2406.16768); 0: off
     whiten_rewards: bool = False  # before the advantages, their mean kept, as openai/lm-human-preferences
     recompute_logprobs: bool = False  # old log-probs by the trainer's own forward pass instead of the sampler's
     advantages: Advantages = "whiten"  # to mean 0 and deviation 1, to mean 0 only, or left as they are
@@ -245,6 +246,8 @@ class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
     batch_size: int = 64  # prompts per iteration, all devices
     samples_per_prompt: int = 1  # responses
     microbatch: int = 0  # responses of a minibatch at a time, as sft.microbatch
+    average: tuple[float, ...] = ()  # points of the way from ICE-Instruct (0) to ICE-GRT (1) tried (arXiv 2406.16768)
+    average_by: str = "heldout/gold"  # the number by which one of them is taken, or several with a + between them
     pack: bool = True  # short responses share a row where they are scored and learned from: less work, same update
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts
     weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}; one source alone needs none

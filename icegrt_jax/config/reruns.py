@@ -13,6 +13,7 @@ ADDED: dict[str, Any] = {
     "ppo.judges": {}, "evaluate.judges": {}, "ppo.rewards": {}, "ppo.reward_weights": {}, "ppo.reward_scales": {},
     "ppo.reward_timeout": 600.0, "ppo.reward_workers": 0, "ppo.reward_failed": "stop",
     "log.writers": (),
+    "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold",
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},
     **{

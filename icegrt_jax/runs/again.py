@@ -93,7 +93,7 @@ def find(
     for i, part in enumerate(parts):
         later = [p for p in parts[i + 1 :] if (workdir / p.name).exists()]
         own = {key: change for key, change in changes.items() if first_part(key) == part.name}
-        if not config.get(f"{part.name}.best"):  # else what is measured decides what is kept
+        if not (config.get(f"{part.name}.best") or config.get(f"{part.name}.average")):  # else it decides what is kept
             found = _measured(found, part, workdir, own)
         if part.length in changes and all(p.measures for p in later):
             found = _longer(found, part, workdir, changes[part.length], config)

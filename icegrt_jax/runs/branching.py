@@ -17,7 +17,8 @@ from icegrt_jax.config import reruns
 from icegrt_jax.errors import UserError
 
 FILE_NAME = "from.json"
-READ = ("checkpoints/{step}", "best", "tokenizer")  # of a finished stage, beside done.json, by those after it
+# Of a finished stage, beside done.json, by those after it.
+READ = ("checkpoints/{step}", "best", "average", "tokenizer")
 REMEASURED = ("heldout",)  # of done.json: may be measured again
 BLOCK = 1 << 22  # bytes read at a time
 

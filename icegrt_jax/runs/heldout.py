@@ -18,6 +18,7 @@ from icegrt_jax.training.restore import BEST
 from icegrt_jax.training.state import TrainState, trained
 
 Measure = Callable[[TrainState], Mapping[str, Any]]
+Seen = Callable[[TrainState], TrainState]
 
 
 class Heldout:
@@ -28,9 +29,13 @@ class Heldout:
     Args:
       section: of the stage. steps: its last one.
       measure: the numbers of a state, their names without their group; texts go to the writers alone.
+      seen: what of a state is measured and kept, its parameters being others where a stage leaves an average.
     """
 
-    def __init__(self, run: Run, stage: str, section: HeldoutOptions, steps: int, measure: Measure):
+    def __init__(
+        self, run: Run, stage: str, section: HeldoutOptions, steps: int, measure: Measure, seen: Seen = lambda x: x
+    ):
+        self._seen = seen
         self._run, self._stage, self._steps, self._section, self._measure = run, stage, steps, section, measure
         self._metric, self._sign = metric_of(f"{stage}.best", section.best) if section.best else ("", 0)
         self._rows: list[dict[str, Any]] = []
@@ -59,7 +64,8 @@ class Heldout:
     def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
         if step % self._section.heldout_every and step != self._steps:
             return False
-        measured = {f"heldout/{name}": value for name, value in self._measure(outcome.state).items()}
+        state = self._seen(outcome.state)
+        measured = {f"heldout/{name}": value for name, value in self._measure(state).items()}
         write(measured)
         row = {"step": step, **{name: float(x) for name, x in measured.items() if not isinstance(x, str)}}
         if self._metric and self._metric not in row:
@@ -67,7 +73,7 @@ class Heldout:
             raise UserError(f"{self._stage}.best={self._section.best!r}: measured are {names}; name one of them.")
         if self._look_at(row):
             with Checkpoints(self._folder / BEST, keep=1) as kept:
-                kept.save(step, {"params": shard_tree(trained(outcome.state).params, self._run.mesh)})
+                kept.save(step, {"params": shard_tree(trained(state).params, self._run.mesh)})
         self._rows.append(row)
         if sync.is_main():
             files.append_jsonl(self._folder / "heldout.jsonl", [row])
@@ -120,10 +126,10 @@ class Heldout:
 
 
 def watch(
-    run: Run, stage: str, section: HeldoutOptions, steps: int, make: Callable[[], Measure]
+    run: Run, stage: str, section: HeldoutOptions, steps: int, make: Callable[[], Measure], seen: Seen = lambda x: x
 ) -> tuple[Heldout | None, tuple[Heldout, ...]]:
     """The watcher, None where nothing is to be measured, and the same as a tuple; `make` gives what measures."""
     if not section.heldout_every or not section.heldout:
         return None, ()
-    watcher = Heldout(run, stage, section, steps, make())
+    watcher = Heldout(run, stage, section, steps, make(), seen)
     return watcher, (watcher,)

@@ -25,7 +25,7 @@ from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
-from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState
+from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState, with_ema
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
 
@@ -291,4 +291,4 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
     means["first_ratio_error"] = metrics["ratio_error"][0]
     means["first_logprob_diff"] = metrics["logprob_diff"][0]
-    return state.replace(step=state.step + 1), means
+    return with_ema(state.replace(step=state.step + 1)), means

@@ -23,6 +23,7 @@ from icegrt_jax.sharding.rules import tree_shardings
 from icegrt_jax.training.checkpoints import Checkpoints
 
 BEST = "best"  # folder of a stage's best checkpoint, beside `checkpoints`
+AVERAGE = "average"  # and of an average of its policies, which is the one it leaves
 SCALAR_ROLES = ("value", "reward")
 
 
@@ -62,7 +63,7 @@ def load_role(
       folder: of a finished stage.
       role: policy, value or reward.
       mesh: where the parameters go; by default the first device.
-      use: its last or its best checkpoint; by default the one that its config says.
+      use: its last or its best checkpoint; by default the one that its config says, or the average that it has left.
     """
     config, own, record = load_own(folder, role, mesh, use)
     if record is None:
@@ -88,11 +89,11 @@ def load_own(
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, tree_shardings(abstract, mesh)
         )
-    best = (use or done.get("use")) == "best"
-    if best and "best" not in done:
+    kept = use or done.get("use") or "last"
+    if kept == "best" and "best" not in done:
         raise UserError(f"{folder}: has kept no best checkpoint; its config is to name a number in {folder.name}.best.")
-    with Checkpoints(folder / (BEST if best else "checkpoints")) as checkpoints:
-        step = done["best"]["step"] if best else done["step"]
+    with Checkpoints(folder / {"last": "checkpoints", "best": BEST}.get(kept, AVERAGE)) as checkpoints:
+        step = done["step"] if kept == "last" else done[kept]["step"]
         restored = checkpoints.restore({"params": {role: abstract}}, step, partial=True)
     return config, restored["params"][role], record
 

@@ -71,6 +71,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: {role: optax state} for the trained roles.
     kl: the controller of the KL coefficient. score_stats: moments of the reward model's raw scores.
     reward_stats: {name: moments of the raw values} of the user's reward functions.
+    ema: {"policy": the average of the actor over the iterations}, nothing without `PPOConfig.ema`.
     key: key[], of the order of minibatches; never used up, only folded into. Responses are sampled with others.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
     parts: ((role, `Part`), …) for the roles whose tree is put onto another's.
@@ -90,6 +91,7 @@ class TrainState(struct.PyTreeNode):
     parts: tuple[tuple[str, Part], ...] = struct.field(pytree_node=False, default=())
     microbatch: int = struct.field(pytree_node=False, default=0)
     reward_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
+    ema: dict[str, dict] = struct.field(default_factory=dict)
     axis_name: str | None = struct.field(pytree_node=False, default=None)
 
     def model(self, role: str) -> ModelConfig:
@@ -131,7 +133,20 @@ def create_state(
         parts=tuple(sorted((parts or {}).items())),
         microbatch=microbatch,
         reward_stats={name: ScoreStats.create() for name, _ in ppo.rewards},
+        ema={"policy": jax.tree.map(jnp.copy, params["policy"])} if ppo.ema else {},
     )
+
+
+def with_ema(state: TrainState) -> TrainState:
+    """The average of the actor one iteration on (arXiv 2406.16768, section 3.1); of an adapter that of its factors."""
+    decay = state.ppo.ema
+    move = lambda old, now: decay * old + (1.0 - decay) * now
+    return state.replace(ema={role: jax.tree.map(move, old, state.params[role]) for role, old in state.ema.items()})
+
+
+def averaged(state: TrainState) -> TrainState:
+    """The state with the average of the actor in its place, where there is one."""
+    return state.replace(params={**state.params, **state.ema})
 
 
 def trained(state: TrainState) -> TrainState:

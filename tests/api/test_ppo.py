@@ -194,3 +194,15 @@ def test_ctrl_c_waits_for_the_end_of_a_step_after_which_training_goes_on(here):
     done = len(training.metrics)
     assert done == 1 and training.model.params
     assert training.finish() is training.model and [row["step"] for row in training.metrics] == [1, 2]
+
+
+def test_an_average_over_the_iterations_is_the_model_that_comes_out(models):
+    policy = ice.load_model(models / "models" / "policy")
+    training = ice.ppo(policy, PROMPTS, reward=count_a, ema=0.5, **{**SMALL, "iterations": 1})
+    found = training.finish()
+    actor, average = training.state.params["policy"], training.state.ema["policy"]
+    jax.tree.map(np.testing.assert_array_equal, found.params, average)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), actor, average)
+    assert max(jax.tree.leaves(moved)) > 0
+    with pytest.raises(ice.UserError, match="ppo.average is for configs"):
+        ice.ppo(policy, PROMPTS, reward=count_a, average=(0.5,), **SMALL)

@@ -124,7 +124,7 @@ def test_every_ppo_option_reaches_the_update_steps():
         "value_warmup": 2, "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
         "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
         "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
-        "score.length_penalty": 0.1, "score.length_target": 9,
+        "score.length_penalty": 0.1, "score.length_target": 9, "ema": 0.75,
     }  # fmt: skip
     for key, value in changed.items():
         *groups, name = key.split(".")
