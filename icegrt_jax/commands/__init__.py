@@ -112,7 +112,7 @@ _COMMANDS = (
             "data/own_rankings.jsonl": (
                 "reward.on_policy_k", "ppo.temperature", "ppo.top_k", "ppo.top_p", "ppo.min_p"
             ),
-            "reward": ("reward", "ppo.sources", "evaluate.batch_size"),
+            "reward": ("reward", "ppo.sources", "evaluate.batch_size", "rounds", "annotation"),
         },
         length="reward.steps", measured_by=_heldout("reward"),
         leaves={REWARD: Left("ICE-Reward, which scores an answer to a prompt")},

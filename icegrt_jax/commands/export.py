@@ -8,6 +8,7 @@ from icegrt_jax import commands
 from icegrt_jax.config.choices import Kept
 from icegrt_jax.config.convert import to_config
 from icegrt_jax.config.options import Options
+from icegrt_jax.config.rounds import with_rankings
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
@@ -56,9 +57,12 @@ def main(
         raise UserError(f"--base={base}: only an adapter has a base; add --adapter, or leave it out.")
     names = [command.name for command in commands.leaving_models()]
     left = commands.TABLE[stage].leaves.get(role) or commands.Left(f"the {role} model of the {stage} stage")
+    sections = {name: getattr(config, name, None) for name in names[: names.index(stage) + 1]}
+    if "reward" in sections:
+        sections["reward"] = with_rankings(config.reward, config.rounds, config.annotation.weight)
     told = card.Told(
         stage=stage, role=role, what=left.what, row=left.row, base=config.model, reward=config.reward,
-        value=config.value, stages={name: getattr(config, name, None) for name in names[: names.index(stage) + 1]},
+        value=config.value, stages=sections,
         domain=config.domain, evaluate=config.evaluate, config=to_config(config).to_dict(),
     )  # fmt: skip
     run = rundir.start(config, config.lengths, config.mesh, workdir, compile_cache=config.log.compile_cache)

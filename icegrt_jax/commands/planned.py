@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from icegrt_jax.config.checks import check
 from icegrt_jax.config.convert import with_values
 from icegrt_jax.config.options import Options
+from icegrt_jax.config.reruns import REPEATED
 from icegrt_jax.plan import shapes
 from icegrt_jax.plan.plan import Target, Values
 from icegrt_jax.plan.ppo_programs import ppo_programs
@@ -34,7 +35,9 @@ class Planned:
 
     @property
     def steps(self) -> dict[str, int]:
-        return self.options.steps
+        """Of each stage, over all rounds."""
+        again = dict.fromkeys(REPEATED, self.options.rounds)
+        return {stage: steps * again.get(stage, 1) for stage, steps in self.options.steps.items()}
 
     @property
     def models(self) -> shapes.Models:

@@ -26,6 +26,7 @@ from icegrt_jax.runs import (
     notes,
     ppo_data,
     rates,
+    rounds,
     rundir,
     scoring,
     trackers,
@@ -47,9 +48,11 @@ def train(run: rundir.Run, config: Options) -> None:
     """Trains ICE-GRT from ICE-Instruct (actor, reference) and ICE-Reward (reward, and critic by default)."""
     ppo, log = config.ppo, config.log
     frozen, shared_base = config.model.param_dtype, config.roles.shared_base
+    goes_on = config.rounds > 1 and config.annotation.start == "last"
     source = finished_stages(
-        run, ppo, config.value, reward_model=config.reward_model, shared_base=shared_base, frozen=frozen
-    )
+        run, ppo, config.value, reward_model=config.reward_model, shared_base=shared_base, frozen=frozen,
+        before=rounds.before(run.workdir, config.rounds) if goes_on else None,
+    )  # fmt: skip
     state, parts = initial_state(run, source)
     _show(run, ppo, state)
     reader = scoring.load_reader(run, config.reward) if config.reward_model else None
@@ -58,7 +61,7 @@ def train(run: rundir.Run, config: Options) -> None:
         keeper, watchers = heldout.watch(
             run, "ppo", ppo, ppo.iterations, lambda: heldout_judge.measure_answers(run, ppo, config.domain), averaged
         )
-        once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards)
+        once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards, moved=goes_on)
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
             "ppo", ppo.iterations, data.batch, once.advance,

@@ -14,6 +14,7 @@ from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward, short_reward
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LengthOptions, Options, RecordOptions, RewardOptions, Specs
+from icegrt_jax.config.rounds import is_made, with_rankings
 from icegrt_jax.data.encode import fit_prompts, fit_rankings
 from icegrt_jax.data.pipeline import Batches, ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
@@ -25,12 +26,14 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.report import panels
 from icegrt_jax.runs import (
+    annotation,
     begin,
     generation,
     inputs,
     loop,
     notes,
     rates,
+    rounds,
     rundir,
     scoring,
     stage_models,
@@ -59,7 +62,8 @@ from icegrt_jax.training.updates import reward_update
 
 def train(run: rundir.Run, config: Options) -> None:
     """Trains ICE-Reward; with `reward.steps` 0 takes a finished one as it is."""
-    section = config.reward
+    rounds.require(run.workdir, config.rounds)
+    section = with_rankings(config.reward, config.rounds, config.annotation.weight)
     tokenizer = tokenizers.reward_tokenizer(section, run.workdir) or run.tokenizer
     reader = scoring.make_reader(run, tokenizer, section)
     if reader is None and config.ppo.iterations and config.reward_model:
@@ -201,7 +205,7 @@ def readings(
         return fit_rankings(records, reward, section.length, k, section.overlong)
 
     length = inputs.tokens("reward.length", section.length)
-    later = lambda spec: spec == inputs.OWN_RANKINGS and bool(section.on_policy_k)
+    later = lambda spec: is_made(spec) or (spec == inputs.OWN_RANKINGS and bool(section.on_policy_k))
     if section.steps:
         for reading in inputs.mixture("reward", section, Ranking, fit, length):
             yield dataclasses.replace(reading, later=later(reading.spec))
@@ -258,7 +262,12 @@ STAGE = Stage(
     due=lambda config: bool(config.reward.steps) or config.reward.init not in ("sft", "scratch"),
     needs=lambda config: ("sft",),
     check_config=lambda config: check_given_reward(config.reward, config.ppo.iterations, config.reward_model),
-    readings=lambda config, *tokenizers: readings(config.reward, config.domain, config, *tokenizers),
+    readings=lambda config, *tokenizers: [
+        *readings(
+            with_rankings(config.reward, config.rounds, config.annotation.weight), config.domain, config, *tokenizers
+        ),
+        *annotation.readings(config.annotation, config.rounds, config.domain, config, tokenizers[0]),
+    ],
     check=lambda config, *more: check_normalization(
         config.reward.normalize_on, config.ppo.sources, config, config, *more
     ),

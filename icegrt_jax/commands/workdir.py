@@ -8,7 +8,7 @@ from icegrt_jax import commands
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config import reruns
 from icegrt_jax.files import write_text_atomic
-from icegrt_jax.runs import again, branching
+from icegrt_jax.runs import again, branching, more_rounds
 
 # Keys that change what a run prints and keeps but not its numbers, and what is done where a reward function fails: a
 # rerun in the same workdir may change them.
@@ -58,7 +58,9 @@ def _settle(
     """Compares the config with that of the run in `workdir`, sets aside what is done again, and saves it."""
     changes = config_file.changes(config, workdir, FREE_KEYS, reruns.GONE, reruns.ADDED)
     first_part = functools.partial(reruns.first_part, commands.parts())
-    redone = again.find(commands.again(), workdir, changes, config_file.flatten(config), first_part)
+    flat = config_file.flatten(config)
+    redone = again.find(commands.again(), workdir, changes, flat, first_part)
+    redone = more_rounds.find(redone, commands.again(), workdir, changes, flat.get("rounds", 1))
     used_by = functools.partial(reruns.used_by, commands.parts(), workdir)
     config_file.check_same(config, workdir, (*FREE_KEYS, *redone.keys), used_by, reruns.GONE, reruns.ADDED)
     path = workdir / config_file.FILE_NAME

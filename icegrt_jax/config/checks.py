@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from icegrt_jax import plugins
 from icegrt_jax.config import own as own_sections
+from icegrt_jax.config import rounds
 from icegrt_jax.config.best import check_average, metric_of
 from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.config.options import (
@@ -105,6 +106,7 @@ def check(options: Options) -> None:
     _check_critic(options.value)
     _check_model(options.model)
     _check_rewards(options.ppo, options.value, options.reward_model)
+    rounds.check(options.rounds, options.annotation, options.reward, options.ppo, options.reward_model, options.domain)
     if options.roles.shared_base:
         _check_shared_base(options.reward if options.reward_model else None, options.ppo.lora)
     if options.ppo.iterations and not options.ppo.lora.rank:

@@ -19,6 +19,7 @@ ScoreScale = Literal["none", "reference", "running_std", "running_mean_std"]
 Advantages = Literal["whiten", "mean", "none"]
 CriticInit = Literal["reward", "sft"]
 CriticTrunk = Literal["own", "policy"]
+ActorStart = Literal["instruct", "last"]
 Kept = Literal["last", "best"]
 LoRATarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
 

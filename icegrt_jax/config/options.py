@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from icegrt_jax.config.choices import (
     LORA_TARGETS,
+    ActorStart,
     Advantages,
     Attention,
     CacheDtype,
@@ -270,6 +271,19 @@ class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnnotationOptions:
+    """How answers are ranked between two rounds; see docs/runs.md."""
+
+    by: str = "domain"  # its annotators; people, who are waited for; or a judge's gold: a name or FILE.py:FUNCTION
+    prompts: str = ""  # FORMAT:PATH of the prompts that are answered; empty: the domain's set ranking_prompts
+    limit: int = 0  # of them, the first ones; 0: all
+    policy_k: int = 4  # answers per prompt of the policy that the last round has left
+    instruct_k: int = 4  # of ICE-Instruct to the same prompt, ranked together with those
+    weight: float = 1.0  # of the rankings of a round after the first among those of reward.weights
+    start: ActorStart = "instruct"  # where PPO's actor begins in a later round: ICE-Instruct, or the last policy
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """The table."""
 
@@ -352,6 +366,7 @@ class OriginOptions(RecordOptions):
 class Options(OriginOptions, LengthOptions):
     """A run."""
 
+    rounds: int = 1  # of reward model and PPO, each with answers of the policy before it ranked anew
     mesh: MeshOptions = MeshOptions()  # of all devices
     pretrain: SupervisedOptions = field(default_factory=SupervisedOptions)  # the base model, where model.path is empty
     sft: SFTOptions = field(default_factory=SFTOptions)  # ICE-Instruct
@@ -359,6 +374,7 @@ class Options(OriginOptions, LengthOptions):
     value: ValueOptions = ValueOptions()  # the critic
     roles: RolesOptions = RolesOptions()  # of PPO
     ppo: PPOOptions = field(default_factory=PPOOptions)  # ICE-GRT
+    annotation: AnnotationOptions = AnnotationOptions()  # between two rounds
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)  # the table
     log: LogOptions = LogOptions()  # may change between reruns
 

@@ -13,7 +13,14 @@ ADDED: dict[str, Any] = {
     "ppo.judges": {}, "evaluate.judges": {}, "ppo.rewards": {}, "ppo.reward_weights": {}, "ppo.reward_scales": {},
     "ppo.reward_timeout": 600.0, "ppo.reward_workers": 0, "ppo.reward_failed": "stop",
     "log.writers": (),
-    "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold",
+    "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold", "rounds": 1,
+    **{
+        f"annotation.{name}": value
+        for name, value in (
+            ("by", "domain"), ("prompts", ""), ("limit", 0), ("policy_k", 4), ("instruct_k", 4), ("weight", 1.0),
+            ("start", "instruct"),
+        )
+    },
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},
     **{
@@ -22,6 +29,9 @@ ADDED: dict[str, Any] = {
         for name, value in (("heldout_every", 0), ("best", ""), ("patience", 0), ("use", "last"))
     },
 }  # fmt: skip
+
+
+REPEATED = ("reward", "ppo")  # the first and the last part of a round
 
 
 def first_part(parts: Mapping[str, Sequence[str]], key: str) -> str | None:
@@ -37,7 +47,8 @@ def used_by(parts: Mapping[str, Sequence[str]], workdir: pathlib.Path, key: str)
     """The parts of a run in `workdir`, begun or finished, that a key of the config has shaped; None: all of it.
 
     A part counts as long as its folder is there: deleted, it begins anew, with other values if need be. One that is
-    taken from another run counts as well. A part rests on those before it, so it is shaped by their keys as well.
+    taken from another run counts as well, and one of an earlier round. A part rests on those before it, so it is shaped
+    by their keys as well.
 
     Args:
       parts: see `first_part`.
@@ -45,4 +56,18 @@ def used_by(parts: Mapping[str, Sequence[str]], workdir: pathlib.Path, key: str)
     first, names = first_part(parts, key), list(parts)
     if first is None:
         return None
-    return [path for later in names[names.index(first) :] if (path := workdir / later).exists() or path.is_symlink()]
+    later = names[names.index(first) :]
+    if rounds := _of_rounds(workdir, names, later):
+        later = [name for name in names if name in (*later, *REPEATED)]
+    return [*(path for name in later if _there(path := workdir / name)), *rounds]
+
+
+def _of_rounds(workdir: pathlib.Path, names: Sequence[str], later: Sequence[str]) -> list[pathlib.Path]:
+    """What is there of earlier rounds that these parts are or that rests on them: the rounds after it, rankings."""
+    parts = [path for path in sorted(workdir.glob("rounds/*/*")) if path.name in names and not path.is_symlink()]
+    found = [path for path in parts if path.name in later or path.parent.name != "1"]
+    return [*found, *sorted(workdir.glob("data/*_round*.jsonl"))] if found else []
+
+
+def _there(path: pathlib.Path) -> bool:
+    return path.exists() or path.is_symlink()

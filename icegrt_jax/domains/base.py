@@ -60,7 +60,7 @@ class Domain(abc.ABC):
 
         Args:
           record: of the set "ranking_prompts".
-          answers: of ICE-Instruct, all different.
+          answers: of ICE-Instruct, and of the policy before a later round, all different.
           seed: another one for every prompt, for whatever is drawn.
         """
         raise NotImplementedError

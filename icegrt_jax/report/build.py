@@ -14,7 +14,7 @@ from icegrt_jax import files
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.table import columns_of
 from icegrt_jax.hosts import sync
-from icegrt_jax.report import curves, page
+from icegrt_jax.report import annotations, curves, page
 from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
 
@@ -43,6 +43,7 @@ def build(workdir: pathlib.Path, stages: Sequence[Stage], config: str) -> None:
     text = page.render(
         title=f"ICE-GRT run: {workdir.resolve().name}",
         table=_table(results["rows"]) if results else None,
+        annotations=annotations.table(workdir),
         sections=sections,
         examples=_examples(results) if results else [],
         config=config,

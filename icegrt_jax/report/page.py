@@ -37,6 +37,15 @@ _PAGE = """\
   {% endfor %}
 </table></div>
 {% endif %}
+{% if annotations %}
+<h2>Annotations</h2>
+<div class="wide"><table>
+  <tr>{% for name in annotations.columns %}<th>{{ name }}</th>{% endfor %}</tr>
+  {% for row in annotations.rows %}
+  <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+  {% endfor %}
+</table></div>
+{% endif %}
 {% for section in sections %}
 <h2 id="{{ section.name }}">{{ section.title }}</h2>
 <p class="note">{{ section.note }}</p>
@@ -61,17 +70,23 @@ _PAGE = """\
 """
 
 
-def render(*, title: str, table: dict | None, sections: list[dict], examples: list[dict], config: str) -> str:
+def render(
+    *, title: str, table: dict | None, annotations: dict | None = None, sections: list[dict], examples: list[dict],
+    config: str,
+) -> str:  # fmt: skip
     """Returns the page.
 
     Args:
       title: its heading.
       table: "columns", a list of names, and "rows", each a "name" and "cells" of "text" and "best"; None without one.
+      annotations: "columns" and "rows" of texts, of a run with several rounds.
       sections: each "name", "title", "note" and "images", PNG files as bytes.
       examples: each "prompt" and "answers", pairs of model and text.
       config: shown as it is.
     """
     sections = [s | {"images": [base64.b64encode(png).decode() for png in s["images"]]} for s in sections]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
-    values: dict[str, Any] = {"title": title, "table": table, "sections": sections, "examples": examples}
+    values: dict[str, Any] = {
+        "title": title, "table": table, "annotations": annotations, "sections": sections, "examples": examples
+    }  # fmt: skip
     return template.render(**values, config=config)

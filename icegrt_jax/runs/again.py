@@ -41,12 +41,14 @@ class Again:
       moves: (what is there, its new place).
       lines: what is said.
       measured: `done.json` files whose measurement is taken out.
+      marks: files that are there once it has been gone on with.
     """
 
     keys: tuple[str, ...] = ()
     moves: tuple[tuple[pathlib.Path, pathlib.Path], ...] = ()
     lines: tuple[str, ...] = ()
     measured: tuple[pathlib.Path, ...] = ()
+    marks: tuple[pathlib.Path, ...] = ()
 
     def apply(self) -> Callable[[], bool]:
         """Sets it aside; what is returned puts it back, if nothing has been done again or gone on with yet: whether."""
@@ -54,6 +56,7 @@ class Again:
         for line in self.lines:
             print(line, flush=True)
         for old, aside in self.moves:
+            aside.parent.mkdir(parents=True, exist_ok=True)
             os.rename(old, aside)
         for path in self.measured:
             aside = next(place for old, place in self.moves if old == path)
@@ -62,6 +65,7 @@ class Again:
 
         def undo() -> bool:
             begun = any(old.exists() for old, _ in self.moves if old not in self.measured)
+            begun = begun or any(path.exists() for path in self.marks)
             if begun or saved != self._checkpoints() or any("heldout" in files.read_json(p) for p in self.measured):
                 return False
             for old, aside in self.moves:
@@ -95,11 +99,11 @@ def find(
         own = {key: change for key, change in changes.items() if first_part(key) == part.name}
         if not (config.get(f"{part.name}.best") or config.get(f"{part.name}.average")):  # else it decides what is kept
             found = _measured(found, part, workdir, own)
-        if part.length in changes and all(p.measures for p in later):
+        if part.length in changes and all(p.measures for p in later) and not any(workdir.glob("rounds/*/*")):
             found = _longer(found, part, workdir, changes[part.length], config)
             if part.length in found.keys:
                 for measuring in later:
-                    found = _set_aside(found, workdir / measuring.name, f"it rests on {part.name}")
+                    found = set_aside(found, workdir / measuring.name, f"it rests on {part.name}")
     return found
 
 
@@ -111,7 +115,7 @@ def _measured(found: Again, part: Part, workdir: pathlib.Path, changes: Changes)
     found = dataclasses.replace(found, keys=(*found.keys, *keys))
     why = f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} changed"
     if part.measures:
-        return _set_aside(found, folder, why)
+        return set_aside(found, folder, why)
     done = folder / "done.json"
     if folder.is_symlink():
         line = f"{part.name}: {why}; the stage is another run's, which has measured it on its own held-out sets"
@@ -125,7 +129,7 @@ def _measured(found: Again, part: Part, workdir: pathlib.Path, changes: Changes)
     )
 
 
-def _set_aside(found: Again, folder: pathlib.Path, why: str) -> Again:
+def set_aside(found: Again, folder: pathlib.Path, why: str) -> Again:
     if any(old == folder for old, _ in found.moves):
         return found
     aside = _free(folder)

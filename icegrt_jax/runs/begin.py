@@ -37,7 +37,8 @@ def carry_out(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
             print(f"{stage.name}: finished, skipped", flush=True)
     else:
         readings = stage.readings(config, run.tokenizer, run.tokenizer) if stage.readings else ()
-        code = own_code.names(config.domain, config.reward, config.ppo, config.evaluate)
+        annotator = config.annotation.by if config.rounds > 1 else ""
+        code = own_code.names(config.domain, config.reward, config.ppo, config.evaluate, annotator)
         run = dataclasses.replace(run, readings=tuple(readings), own_code=code)
         stage.train(run, config)
     stage.after(run, config)

@@ -14,6 +14,7 @@ from typing import Any
 from icegrt_jax import files
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config import reruns
+from icegrt_jax.config.reruns import REPEATED
 from icegrt_jax.errors import UserError
 
 FILE_NAME = "from.json"
@@ -78,15 +79,16 @@ def take(
         raise UserError(f"{workdir} holds a run already, and {source} is for a new one; choose another --workdir.")
     taken = _finished(source, workdir, stages)
     shaped = _check_config(source, config, parts, last, free)
+    rounds = _earlier_rounds(source.run) if REPEATED[0] in taken else []
     record = {
         "run": str(source.run),
         "stage": source.stage,
-        "stages": {stage: _stage(source.run / stage, {}) for stage in taken},
+        "stages": {stage: _stage(source.run / stage, {}) for stage in (*taken, *rounds)},
         "tokenizer": _folder(source.run / "tokenizer", ("",), {}),
         "config": shaped,
     }
     workdir.mkdir(parents=True, exist_ok=True)
-    made = [*taken, "tokenizer"]
+    made = [*_linked((*taken, *rounds)), "tokenizer"]
     for name in made:
         (workdir / name).symlink_to(source.run / name)
     files.write_json_atomic(workdir / FILE_NAME, record)
@@ -136,7 +138,7 @@ def _again(source: Source, workdir: pathlib.Path) -> None:
         raise UserError(
             f"{workdir} has begun with {old}, not with {source}; choose another --workdir, or leave it out."
         )
-    for name in (*record["stages"], "tokenizer"):
+    for name in (*_linked(record["stages"]), "tokenizer"):
         if not (source.run / name).is_dir():
             raise UserError(f"{source}: {source.run / name} is not there; name the run that {workdir} has begun with.")
     moved = {**record, "run": str(source.run)}
@@ -146,9 +148,20 @@ def _again(source: Source, workdir: pathlib.Path) -> None:
     except UserError:
         files.write_json_atomic(path, record)
         raise
-    for name in (*record["stages"], "tokenizer"):
+    for name in (*_linked(record["stages"]), "tokenizer"):
         (workdir / name).unlink()
         (workdir / name).symlink_to(source.run / name)
+
+
+def _earlier_rounds(run: pathlib.Path) -> list[str]:
+    """The stages of the rounds before the last one, by their places in the run."""
+    return [path.parent.relative_to(run).as_posix() for path in sorted(run.glob("rounds/*/*/done.json"))
+            if not path.parent.is_symlink()]  # fmt: skip
+
+
+def _linked(stages: Iterable[str]) -> list[str]:
+    """What a branch has links of: the stages, and of earlier rounds their common folder."""
+    return list(dict.fromkeys(stage.partition("/")[0] for stage in stages))
 
 
 def _finished(source: Source, workdir: pathlib.Path, stages: Sequence[str]) -> list[str]:

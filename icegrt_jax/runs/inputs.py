@@ -21,6 +21,7 @@ from icegrt_jax.config.options import (
     SFTOptions,
     SupervisedOptions,
 )
+from icegrt_jax.config.rounds import is_made
 from icegrt_jax.data import losses
 from icegrt_jax.data.content import read_at
 from icegrt_jax.data.pipeline import check_weights
@@ -133,7 +134,10 @@ def check_reading(reading: Reading, origin: RecordOptions, workdir: pathlib.Path
 def records_of(reading: Reading, origin: RecordOptions, workdir: pathlib.Path) -> Sequence[Record] | None:
     """The source's records; of the domain's unwritten ones some; None for what only a stage can make."""
     file = pathlib.Path(reading.spec.partition(":")[2].replace("{workdir}", str(workdir)))
-    if origin.domain and not file.is_file() and reading.spec.startswith("jsonl:{workdir}/data/"):
+    unwritten = not file.is_file() and reading.spec.startswith("jsonl:{workdir}/data/")
+    if unwritten and is_made(reading.spec):
+        return None
+    if unwritten and origin.domain:
         domain = load_domain(origin.domain)
         if reading.later:
             if not domain.ranks:

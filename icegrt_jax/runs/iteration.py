@@ -56,6 +56,7 @@ class Iteration:
       reader: of a reward model with a tokenizer of its own, else None.
       rewards: the user's reward functions.
       layout: the mesh that the policy samples on.
+      moved: the policy does not start as the reference.
       sizes: of packed rows, see `training.buckets.fitted`.
       score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
     """
@@ -71,6 +72,7 @@ class Iteration:
     score: Callable
     read: Callable
     update: Callable
+    moved: bool = False
 
     def advance(self, state: TrainState, step: int, made: Callable, progress: Progress) -> Outcome:
         """Samples, scores and learns once."""
@@ -82,7 +84,7 @@ class Iteration:
             rollout = fitted(state, _rollout(run, ppo, state, batch, step, self.sampler, self.layout), **self.sizes)
         if step == 1:
             with jax.set_mesh(run.mesh):
-                check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype)
+                check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype, moved=self.moved)
         index = host_rows.all_rows(batch["index"], run.mesh)
         asked = self.asked.chosen([i for i in index for _ in range(ppo.samples_per_prompt)])
         with progress.phase("learn"):
@@ -128,8 +130,10 @@ def make_iteration(
     asked: Questions,
     reader: scoring.Reader | None,
     rewards: Rewards | None = None,
+    *,
+    moved: bool = False,
 ) -> Iteration:
-    """The iteration of a run that begins with `state`."""
+    """The iteration of a run that begins with `state`, its policy `moved` from the reference by an earlier round."""
     return Iteration(
         run, ppo, asked, reader, rewards or Rewards({}),
         sampler=sampler_for(run.tokenizer, ppo, run.lengths.max_response_length),
@@ -138,6 +142,7 @@ def make_iteration(
         score=jit_step(score, run.mesh, state),
         read=jax.jit(read_roles, static_argnames="reward"),
         update=jit_step(ppo_update, run.mesh, state),
+        moved=moved,
     )  # fmt: skip
 
 

@@ -9,11 +9,13 @@ from icegrt_jax.config.options import EvaluateOptions, PPOOptions, RewardOptions
 DATA = "domain.json"  # in WORKDIR/data: the domain that wrote it
 
 
-def names(domain: str, reward: RewardOptions, ppo: PPOOptions, evaluate: EvaluateOptions) -> dict[str, tuple[str, ...]]:
+def names(
+    domain: str, reward: RewardOptions, ppo: PPOOptions, evaluate: EvaluateOptions, annotator: str = ""
+) -> dict[str, tuple[str, ...]]:
     """{stage: FILE.py:NAME, …} of the user's code that a stage runs itself; its data are noted apart."""
     ranks = reward.steps and reward.on_policy_k
     named = {
-        "reward": [domain] if ranks else [],
+        "reward": [domain if ranks else "", annotator],
         "ppo": [ppo.judge, *ppo.judges.values(), *ppo.rewards.values()],
         "evaluate": [evaluate.judge, evaluate.general_judge, *evaluate.judges.values()],
     }

@@ -10,6 +10,7 @@ In all of them the actor starts as the reference.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -54,6 +55,7 @@ class Source:
     whole: (stage, role) -> shape and complete float32 parameters.
     own: (stage, role) -> shape, the tree that was trained, and its record, see `training.restore.load_own`.
     key: stream -> key[]. adapter_key: role -> key[].
+    actor: gives the tree that the actor starts with, of the round before; None: it starts as the reference.
     """
 
     ppo: PPOOptions
@@ -65,6 +67,7 @@ class Source:
     own: Callable[[str, str], tuple[ModelConfig, dict, PartRecord | None]]
     key: Callable[[str], jax.Array]
     adapter_key: Callable[[str], jax.Array]
+    actor: Callable[[], dict] | None = None
 
 
 def finished_stages(
@@ -75,11 +78,13 @@ def finished_stages(
     reward_model: float = 1.0,
     shared_base: bool,
     frozen: ParamDtype,
+    before: pathlib.Path | None = None,
 ) -> Source:
-    """The source of a run."""
+    """The source of a run; its actor goes on from the policy of the round `before`, a workdir, where that is given."""
     own = lambda stage, role: load_own(run.folder(stage), role, run.mesh)
     whole = functools.partial(stage_models.stage_params, run)
-    return Source(ppo, value, reward_model, shared_base, frozen, whole, own, run.key, run.adapter_key)
+    actor = None if before is None else lambda: load_own(before / "ppo", "policy", run.mesh)[1]
+    return Source(ppo, value, reward_model, shared_base, frozen, whole, own, run.key, run.adapter_key, actor)
 
 
 def whole_or_adapter(
@@ -176,8 +181,10 @@ def _frozen_and_actor(run: Source) -> Roles:
         roles.models["reward"], reward = run.whole("reward", "reward")
         roles.params["reward"] = stored_as(reward, frozen)
     if lora:
-        adapter = init_adapter(run.adapter_key("policy"), instruct, lora)
+        adapter = run.actor() if run.actor else init_adapter(run.adapter_key("policy"), instruct, lora)
         _add_part(roles, "policy", adapter, base, lora, INSTRUCT, frozen)
+    elif run.actor:
+        roles.params["policy"] = run.actor()
     else:
         roles.params["policy"] = instruct if frozen != "float32" else _copy(instruct)
     return roles

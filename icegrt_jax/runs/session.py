@@ -32,6 +32,7 @@ STREAMS = {
     "reward_updates": 12,
     "replay": 13,  # order of the replayed data
     "heldout": 14,  # answers to held-out prompts while PPO trains, drawn with the same keys every time
+    "rounds": 15,  # answers that are ranked between two rounds, one key for each round
 }
 ADAPTERS = {"policy": 0, "value": 1, "sft": 2, "reward": 3}  # of the stream "adapters"
 

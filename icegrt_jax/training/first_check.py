@@ -67,13 +67,19 @@ def likely_cause(found: dict[str, float], tolerance: float) -> str:
     return "template or BOS: sampler and trainer read different tokens (or hold different weights)"
 
 
-def check_first_rollout(state: TrainState, rollout: Rollout, *, cache_dtype: str = "compute") -> dict[str, float]:
-    """Raises UserError unless ratio = 1 and KL = 0 within tolerance; returns what was measured."""
+def check_first_rollout(
+    state: TrainState, rollout: Rollout, *, cache_dtype: str = "compute", moved: bool = False
+) -> dict[str, float]:
+    """Raises UserError unless ratio = 1 and KL = 0 within tolerance; returns what was measured.
+
+    Args:
+      moved: the policy goes on from an earlier PPO, so that its KL is not 0.
+    """
     tolerance = TOLERANCE[state.model("policy").dtype]
     if cache_dtype == "int8":
         tolerance = max(tolerance, INT8_CACHE_TOLERANCE)
     found = {name: float(x) for name, x in disagreement(state, rollout).items()}
-    if not (found["trainer"] <= tolerance and found["reference"] <= tolerance):
+    if not (found["trainer"] <= tolerance and (moved or found["reference"] <= tolerance)):
         raise UserError(
             "before the first update the ratio must be 1 and the KL to the reference 0, but per-token log-probs "
             f"differ by {found['trainer']:.2g} (policy) and {found['reference']:.2g} (reference), tolerance "

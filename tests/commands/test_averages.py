@@ -14,7 +14,7 @@ from tests.commands.runs import call, copy_parts
 PARTS = ("config.json", "data", "tokenizer", "pretrain", "sft", "reward")
 KEYS = {
     "ppo.batch_size": 16, "ppo.ptx.batch_size": 16, "ppo.ema": 0.5, "ppo.average": "(0.5, 1.0)",
-    "ppo.heldout.ads": "jsonl:{workdir}/data/eval_prompts.jsonl", "ppo.heldout_limit": 2,
+    "ppo.heldout.ads": "jsonl:{workdir}/data/eval_prompts.jsonl", "ppo.heldout_limit": 5,
     "ppo.average_by": "heldout/length:max", "log.ppo_checkpoint_every": 1,
 }  # fmt: skip
 
@@ -37,6 +37,9 @@ def stored(workdir, step, field):
 def test_later_commands_read_the_point_of_the_average_that_was_chosen(averaged):
     done = files.read_json(averaged / "ppo" / "done.json")
     assert done["use"] == "average" and done["average"]["ema"] == 0.5
+    rows = done["average"]["tried"]
+    assert done["average"]["by"] == KEYS["ppo.average_by"] and [row["point"] for row in rows] == [0.5, 1.0]
+    assert done["average"]["point"] == max(rows, key=lambda row: row["heldout/length"])["point"]
     ema, actor, instruct = (
         stored(averaged, 2, "ema"),
         stored(averaged, 2, "params"),
@@ -65,4 +68,4 @@ def test_an_average_that_goes_on_is_the_same_to_the_bit(averaged, finished, tmp_
 
 def test_what_decides_the_point_may_not_change_afterwards(averaged, capsys):
     assert call("ppo", averaged, **{**KEYS, "ppo.iterations": 2, "ppo.heldout_limit": 1}) == 2
-    assert "ppo.heldout_limit 2 → 1" in capsys.readouterr().err
+    assert "ppo.heldout_limit 5 → 1" in capsys.readouterr().err

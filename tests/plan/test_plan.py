@@ -229,3 +229,8 @@ def test_every_program_of_a_run_is_planned(values, tmp_path, capsys):
     assert [offender for program in programs.values() for offender in program["offenders"]] == []
     assert all(part["flops"] > 0 for name in programs if name != "to rollout"
                for part in programs[name]["parts"].values())  # fmt: skip
+
+
+def test_every_round_is_counted():
+    steps = Planned(read(tiny(rounds=3)), plan.make_target(EIGHT), 4).steps
+    assert steps == {"pretrain": 0, "sft": 100, "reward": 150, "ppo": 30}
