@@ -85,8 +85,8 @@ class ScoredRollout:
         return self._host[1].ref_logprobs
 
     @property
-    def values(self) -> np.ndarray:
-        """f32[B, T], what the critic expected before each token."""
+    def values(self) -> np.ndarray | None:
+        """f32[B, T], what the critic expected before each token; None without a critic."""
         return self._host[1].values
 
     @property
@@ -95,8 +95,8 @@ class ScoredRollout:
         return self._host[1].advantages
 
     @property
-    def returns(self) -> np.ndarray:
-        """f32[B, T], as the critic learns them."""
+    def returns(self) -> np.ndarray | None:
+        """f32[B, T], as the critic learns them; None without a critic."""
         return self._host[1].returns
 
     @functools.cached_property
@@ -115,7 +115,8 @@ class ScoredRollout:
         return self._metrics["scaled_histogram"]
 
     def show(self, i: int = 0) -> "Table":
-        """A table of the i-th response: of each token its log-prob, the reference's, value, advantage and reward.
+        """A table of the i-th response: of each token its log-prob, the reference's, advantage and reward, and with a
+        critic the value.
 
         In a notebook it is drawn, elsewhere printed.
         """
@@ -125,7 +126,8 @@ class ScoredRollout:
         keep = self.mask[i]
         decode = functools.partial(self._tokenizer.tokenizer.decode, skip_special_tokens=False)
         names = [repr(decode([int(token)])) for token in self.tokens[i][keep]]
-        numbers = [x[i][keep] for x in (self.logprobs, self.ref_logprobs, self.values, self.advantages, self.rewards)]
+        arrays = (self.logprobs, self.ref_logprobs, self.values, self.advantages, self.rewards)
+        columns = {name: x[i][keep] for name, x in zip(COLUMNS, arrays, strict=True) if x is not None}
         said = [] if self.scores is None else [f"reward model {self.scores[i]:.4g}"]
         said += [
             f"{name} {'none' if values[i] is None else f'{values[i]:.4g}'}" for name, values in self.opinions.items()
@@ -133,17 +135,18 @@ class ScoredRollout:
         said += [f"scaled {self.scaled[i]:.4g}", "ended" if self.finished[i] else "cut off"]
         prompt = " ".join(str(self.records[i].prompt[-1]["content"]).split())
         title = f"response {i + 1} of {len(self)} to: {prompt}"
-        return Table(title, "score: " + ", ".join(said), names, np.stack(numbers, axis=1))
+        return Table(title, "score: " + ", ".join(said), names, columns)
 
 
 class Table:
     """Numbers of tokens, as text and, in a notebook, as HTML."""
 
-    def __init__(self, title: str, said: str, names: list[str], numbers: np.ndarray):
-        self.title, self.said, self.names, self.numbers = title, said, names, numbers
+    def __init__(self, title: str, said: str, names: list[str], columns: Mapping[str, np.ndarray]):
+        self.title, self.said, self.names, self.columns = title, said, names, dict(columns)
+        self.numbers = np.stack(list(self.columns.values()), axis=1)
 
     def __str__(self) -> str:
-        rows = [("token", *COLUMNS), *self._cells(), ("sum", *(f"{x:.3f}" for x in self.numbers.sum(axis=0)))]
+        rows = [("token", *self.columns), *self._cells(), ("sum", *(f"{x:.3f}" for x in self.numbers.sum(axis=0)))]
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = [
             f"{row[0]:<{widths[0]}}  {'  '.join(f'{x:>{w}}' for x, w in zip(row[1:], widths[1:]))}" for row in rows
@@ -153,10 +156,11 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("token", *COLUMNS))
-        limit = float(np.abs(self.numbers[:, 3]).max(initial=0.0)) or 1.0
+        head = "".join(f"<th>{name}</th>" for name in ("token", *self.columns))
+        advantages = self.columns["advantage"]
+        limit = float(np.abs(advantages).max(initial=0.0)) or 1.0
         body = ""
-        for cells, advantage in zip(self._cells(), self.numbers[:, 3]):
+        for cells, advantage in zip(self._cells(), advantages):
             hue = "46, 125, 50" if advantage > 0 else "198, 40, 40"  # green: made likelier, red: less likely
             colour = f"rgba({hue}, {0.5 * abs(advantage) / limit:.2f})"
             first = f'<td style="background: {colour}; text-align: left"><code>{html.escape(cells[0])}</code></td>'

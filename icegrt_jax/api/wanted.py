@@ -7,6 +7,7 @@ from typing import Any
 from icegrt_jax.api import settings
 from icegrt_jax.config.checks import check
 from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.estimators import ESTIMATORS
 from icegrt_jax.config.options import LengthOptions, ModelOptions, Options, PPOOptions, RewardOptions, ValueOptions
 from icegrt_jax.data.tokenizers import same_tokenizer
 from icegrt_jax.errors import UserError
@@ -49,7 +50,7 @@ def want(
         raise UserError("ppo.average is for configs, whose runs choose a point; here average the params of two models.")
     scorer, functions = _rewards(reward)
     section = _with_given(section, given, replayed, functions)
-    critic = _critic(value, model, scorer)
+    critic = _critic(value, model, scorer, needed=ESTIMATORS[section.estimator].critic)
     if scorer is None and section.reward_weights.get("model"):
         raise UserError("ppo.reward_weights.model, but reward has no model; give one, or leave the weight out.")
     options = Options(
@@ -112,13 +113,15 @@ def _with_given(
     )
 
 
-def _critic(value: ValueOptions | Mapping | None, model: Model, reward_policy: Model | None) -> ValueOptions:
-    """The critic's options; without any it starts from the reward model where it can."""
+def _critic(
+    value: ValueOptions | Mapping | None, model: Model, reward_policy: Model | None, *, needed: bool
+) -> ValueOptions:
+    """The critic's options; without any it starts from the reward model where it can. `needed`: there is to be one."""
     own = reward_policy is not None and same_tokenizer(reward_policy.tokenizer, model.tokenizer)
     if value is None:
         return ValueOptions() if own else ValueOptions(init="sft")
     found = settings.given(ValueOptions(), value, "value")
-    if found.init == "reward" and found.trunk == "own" and not own:
+    if needed and found.init == "reward" and found.trunk == "own" and not own:
         why = "reads with another tokenizer" if reward_policy else "is not given"
         raise UserError(f"value.init='reward': the reward model {why}, so the critic cannot start from it; use 'sft'.")
     return found

@@ -9,6 +9,7 @@ from icegrt_jax.config import own as own_sections
 from icegrt_jax.config import rounds
 from icegrt_jax.config.best import check_average, metric_of
 from icegrt_jax.config.choices import JUDGES
+from icegrt_jax.config.estimators import ESTIMATORS, check_estimator
 from icegrt_jax.config.options import (
     EvaluateOptions,
     HeldoutOptions,
@@ -101,6 +102,7 @@ def check(options: Options) -> None:
     _check_evaluate(options.evaluate)
     _check_judges(options.evaluate, options.ppo, options.domain)
     _check_ppo(options.ppo)
+    check_estimator(options.ppo, options.value)
     for name, lora in (("sft", options.sft.lora), ("reward", options.reward.lora), ("ppo", options.ppo.lora)):
         _check_lora(f"{name}.lora", lora)
     _check_critic(options.value)
@@ -256,7 +258,8 @@ def _check_rewards(ppo: PPOOptions, value: ValueOptions, weight: float) -> None:
         raise UserError(f"ppo.reward_failed={ppo.reward_failed!r}; expected 'stop', 'none' or a number such as '-1'.")
     if not any([weight, *(ppo.reward_weights.get(name, 1.0) for name in ppo.rewards)]):
         raise UserError("every weight in ppo.reward_weights is 0: PPO would have nothing to learn from.")
-    if ppo.iterations and not weight and value.trunk == "own" and value.init == "reward":
+    from_reward = ESTIMATORS[ppo.estimator].critic and value.trunk == "own" and value.init == "reward"
+    if ppo.iterations and not weight and from_reward:
         raise UserError(
             "value.init='reward': PPO has no reward model (its weight is 0, or there is no reward stage), so the "
             "critic cannot start from it; set value.init='sft'."

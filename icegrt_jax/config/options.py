@@ -15,11 +15,13 @@ from icegrt_jax.config.choices import (
     LORA_TARGETS,
     ActorStart,
     Advantages,
+    Aggregation,
     Attention,
     CacheDtype,
     CriticInit,
     CriticTrunk,
     Dtype,
+    Estimator,
     Kept,
     KLKind,
     KLPlace,
@@ -225,8 +227,21 @@ class UpdateOptions:
     num_ppo_epochs: int = 1  # passes over a rollout
     num_minibatches: int = 1  # updates of a pass
     score_batch: int = 0  # responses scored at a time: less memory, same scores; 0: all
+    # Of the advantages: gae (arXiv 1506.02438) has a critic; rloo (2402.14740), grpo (2402.03300), dr_grpo (2503.20783)
+    # and gspo (2507.18071) compare the answers to a prompt, reinforce_pp (2501.03262) those of the batch.
+    estimator: Estimator = "gae"
+    # Of the losses of single tokens: the mean over tokens, over an answer's tokens and then answers, or over a constant
+    # length; own: token for gae and reinforce_pp, sequence for grpo and gspo, constant for rloo and dr_grpo.
+    loss_aggregation: Aggregation = "own"
+    # Leave out prompts whose answers all have one return, as the dynamic sampling of DAPO (arXiv 2503.14476): they are
+    # masked, so that shapes stay the same, and no others are drawn in their place.
+    filter_groups: bool = False
+    filter_overlong: bool = False  # leave cut-off responses out of the policy's loss (arXiv 2503.14476, section 3.4)
+    entropy_coef: float = 0.0  # of the entropy bonus in the loss (arXiv 1602.01783, section 4), per nat; 0: off
     gamma: float = 1.0  # discount, none, as openai/lm-human-preferences
     lam: float = 0.95  # λ of GAE (arXiv 1506.02438), as openai/lm-human-preferences
+    lam_alpha: float = 0.0  # λ = 1 - 1 / (alpha · length) in its place, VAPO has 0.05 (2504.05118); 0: off
+    value_lam: float = -1.0  # λ of what the critic learns, decoupled, VAPO has 1 (2504.05118); -1: as the advantages'
     cliprange: float = 0.2  # of the ratio (arXiv 1707.06347)
     cliprange_high: float = 0.0  # of the ratio upwards (arXiv 2503.14476); 0: the same as cliprange
     cliprange_value: float = 0.2  # of the values, as openai/lm-human-preferences; 0: no clipping
@@ -235,7 +250,7 @@ class UpdateOptions:
     ema: float = 0.0  # decay of an average of the actor over the iterations, which is what is kept (2406.16768); 0: off
     whiten_rewards: bool = False  # before the advantages, their mean kept, as openai/lm-human-preferences
     recompute_logprobs: bool = False  # old log-probs by the trainer's own forward pass instead of the sampler's
-    advantages: Advantages = "whiten"  # to mean 0 and deviation 1, to mean 0 only, or left as they are
+    advantages: Advantages = "whiten"  # gae's: to mean 0 and deviation 1, to mean 0 only, or as they are
     advantage_clip: float = 0.0  # largest absolute value; 0: no limit
 
 

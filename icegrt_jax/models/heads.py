@@ -115,9 +115,9 @@ def _sum_of_products(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(a * b, axis=-1)
 
 
-def _read(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each target and entropy of its distribution (no gradient through the latter)."""
-    return pick_logprobs(logits, targets), entropy_of(jax.lax.stop_gradient(logits))
+def _read(logits: jax.Array, targets: jax.Array, *, entropy: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target and entropy of its distribution, without a gradient unless `entropy`."""
+    return pick_logprobs(logits, targets), entropy_of(logits if entropy else jax.lax.stop_gradient(logits))
 
 
 def token_logprobs(
@@ -165,6 +165,7 @@ def token_loss(
     most: int,
     temperature: float = 1.0,
     reference: tuple[dict, jax.Array] | None = None,
+    differentiate_entropy: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A loss of log-probabilities that is a sum over tokens, and its metrics; each logit computed once.
 
@@ -175,6 +176,7 @@ def token_loss(
       arrays: [B, L] each, held constant.
       reference: parameters and hidden states f[B, L, D], held constant, of another model of the same shape. The loss
         is then given `kl` as well, KL(model || reference) f32[N, M] of what each target was drawn from.
+      differentiate_entropy: whether the loss depends on the entropy too.
     """
     weights = [vocabulary(params, config)]
     constant: tuple[jax.Array, ...] = ()
@@ -188,7 +190,7 @@ def token_loss(
         if reference is not None:
             ref_hidden, arrays = arrays[0], arrays[1:]
             more = {"kl": exact_kl(logits, unembed(weights[1], config, ref_hidden) / temperature)}
-        return loss_fn(*_read(logits, targets), mask, *arrays, **more)
+        return loss_fn(*_read(logits, targets, entropy=differentiate_entropy), mask, *arrays, **more)
 
     def share(weights, *arrays):  # of the rows at hand, f32[1] each
         summed = sum_over_chunks(chunk, config.vocab_size, weights, *arrays, most=most)

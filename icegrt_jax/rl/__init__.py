@@ -9,8 +9,10 @@ device sees a part of the batch.
 ['0.70', '0.70', '0.70']
 """
 
-from icegrt_jax.rl.advantages import gae
+from icegrt_jax.rl.advantages import gae, length_adaptive_lam
+from icegrt_jax.rl.aggregation import aggregate, loss_count, loss_weights, sequence_means
 from icegrt_jax.rl.controller import AdaptiveKL
+from icegrt_jax.rl.groups import flat_groups, group_advantages, group_std, leave_one_out
 from icegrt_jax.rl.kl import exact_kl, kl_estimate
 from icegrt_jax.rl.losses import explained_variance, nll_loss, ppo_policy_loss, ppo_value_loss
 from icegrt_jax.rl.masked import (
@@ -38,15 +40,23 @@ __all__ = [
     "AdaptiveKL",
     "Calibration",
     "ScoreStats",
+    "aggregate",
     "calibration",
     "count_ranked",
     "eos_penalty",
     "exact_kl",
     "explained_variance",
+    "flat_groups",
     "gae",
+    "group_advantages",
+    "group_std",
     "kl_estimate",
     "last_valid",
+    "leave_one_out",
+    "length_adaptive_lam",
     "length_penalty",
+    "loss_count",
+    "loss_weights",
     "masked_mean",
     "masked_sum",
     "masked_var",
@@ -60,6 +70,7 @@ __all__ = [
     "ranking_loss",
     "same_responses",
     "scale_scores",
+    "sequence_means",
     "token_rewards",
     "whiten",
     "whitening_std",

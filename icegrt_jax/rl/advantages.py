@@ -8,7 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.rl.checks import Given, as_float32
+from icegrt_jax.rl.checks import Given, as_float32, as_mask
 from icegrt_jax.rl.masked import valid_only
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def gae(
     mask: Bool[Given, "B T"],
     *,
     gamma: float = 1.0,
-    lam: float = 0.95,
+    lam: float | Float[Given, " B"] = 0.95,
     bootstrap: Float[Given, " B"] | None = None,
 ) -> tuple[Float[jax.Array, "B T"], Float[jax.Array, "B T"]]:
     """Advantages and returns, each f32[B, T], 0 where not `mask`.
@@ -36,7 +36,7 @@ def gae(
       values: f32[B, T], the critic's at the token *before* which each action is taken.
       mask: bool[B, T], True at the tokens that the policy drew.
       gamma: discount.
-      lam: 1 gives discounted reward sums minus values, 0 the one-step TD error.
+      lam: 1 gives discounted reward sums minus values, 0 the one-step TD error; f32[B]: of each response its own.
       bootstrap: f32[B], value of the state after the last valid token: 0 where the response ended
         in EOS, the critic's estimate where it was cut off. None is 0 everywhere.
     """
@@ -56,3 +56,17 @@ def gae(
     start, steps = (jnp.zeros_like(after), after), (rewards.T, values.T, mask.T)
     _, advantages = jax.lax.scan(backwards, start, steps, reverse=True)  # [T, B]
     return advantages.T, advantages.T + values
+
+
+def length_adaptive_lam(mask: Bool[Given, "B T"], alpha: float) -> Float[jax.Array, " B"]:
+    """f32[B], 1 - 1 / (alpha * length), at least 0: the longer a response, the less its early tokens' credit fades.
+
+    VAPO, Yue et al. 2025, https://arxiv.org/abs/2504.05118, section 4.2: the sum of GAE's weights, 1 / (1 - lam), is
+    then alpha times the length.
+
+    Args:
+      mask: bool[B, T], True at the tokens that the policy drew.
+      alpha: above 0; the paper has 0.05.
+    """
+    lengths = jnp.sum(as_mask(mask), axis=1, dtype=jnp.float32)
+    return jnp.maximum(1.0 - 1.0 / (alpha * jnp.maximum(lengths, 1.0)), 0.0)

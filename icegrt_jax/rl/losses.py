@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from icegrt_jax.rl.aggregation import aggregate
 from icegrt_jax.rl.checks import Given
 from icegrt_jax.rl.kl import kl_estimate
 from icegrt_jax.rl.masked import masked_mean, masked_var, valid_only
@@ -29,8 +30,10 @@ def ppo_policy_loss(
     cliprange_high: float | None = None,
     dual_clip: float = 0.0,
     total: Num[Given, ""] | None = None,
+    weights: Float[Given, "B T"] | None = None,
+    sequence_log_ratio: Float[Given, "B T"] | None = None,
 ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
-    """Clipped surrogate loss of PPO, averaged over response tokens.
+    """Clipped surrogate loss of PPO, averaged over response tokens or added up by `weights`.
 
     Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7. The asymmetric clip is the
     clip-higher of DAPO, https://arxiv.org/abs/2503.14476; the dual clip is that of Ye et al. 2020,
@@ -46,6 +49,9 @@ def ppo_policy_loss(
       cliprange_high: None for the same as `cliprange`.
       dual_clip: above 1, or 0 for off.
       total: valid tokens in the global batch.
+      weights: f32[B, T], see `loss_weights`; None: the mean over tokens.
+      sequence_log_ratio: f32[B, T], see `sequence_means`: the ratio is then the whole answer's, its gradient spread
+        over the answer's tokens (GSPO-token, https://arxiv.org/abs/2507.18071, eq. 13 and 14).
 
     Returns:
       The loss, f32[], and metrics, each the mean over tokens, f32[]: `ratio`; `clip_frac`, tokens whose
@@ -58,22 +64,36 @@ def ppo_policy_loss(
         mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
     )
     advantages, old_logprobs = jax.lax.stop_gradient((advantages, old_logprobs))
+    log_ratio = logprobs - old_logprobs
+    if sequence_log_ratio is not None:  # its value, and the gradient of the token's own log-prob
+        (of_sequence,) = valid_only(mask, sequence_log_ratio=sequence_log_ratio)
+        log_ratio = jax.lax.stop_gradient(of_sequence - logprobs) + logprobs
+    ratio = jnp.exp(log_ratio)
     high = cliprange if cliprange_high is None else cliprange_high
-    ratio = jnp.exp(logprobs - old_logprobs)
-    unclipped = -advantages * ratio
-    clipped = -advantages * jnp.clip(ratio, 1.0 - cliprange, 1.0 + high)
-    losses = jnp.maximum(unclipped, clipped)
+    losses, cut = _clipped(ratio, advantages, 1.0 - cliprange, 1.0 + high, dual_clip)
     metrics = {
         "ratio": ratio,
-        "clip_frac": (clipped > unclipped).astype(jnp.float32),
+        "clip_frac": cut["clip_frac"],
         "approx_kl": kl_estimate(old_logprobs, logprobs, "k3"),
+        **cut,
     }
+    metrics = {name: masked_mean(jax.lax.stop_gradient(x), mask, total) for name, x in metrics.items()}
+    return aggregate(losses, mask, total, weights), metrics
+
+
+def _clipped(
+    ratio: Float[Given, "B T"], advantages: Float[Given, "B T"], low: float, high: float, dual_clip: float
+) -> tuple[Float[jax.Array, "B T"], dict[str, Float[jax.Array, "B T"]]]:
+    """The loss of each token, and which were cut: `clip_frac` and with `dual_clip` `dual_clip_frac`."""
+    unclipped = -advantages * ratio
+    clipped = -advantages * jnp.clip(ratio, low, high)
+    losses = jnp.maximum(unclipped, clipped)
+    cut = {"clip_frac": (clipped > unclipped).astype(jnp.float32)}
     if dual_clip:
         limit = jnp.where(advantages < 0.0, -dual_clip * advantages, jnp.inf)
-        metrics["dual_clip_frac"] = (losses > limit).astype(jnp.float32)
+        cut["dual_clip_frac"] = (losses > limit).astype(jnp.float32)
         losses = jnp.minimum(losses, limit)
-    metrics = {name: masked_mean(jax.lax.stop_gradient(x), mask, total) for name, x in metrics.items()}
-    return masked_mean(losses, mask, total), metrics
+    return losses, cut
 
 
 def ppo_value_loss(

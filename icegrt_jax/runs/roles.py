@@ -4,6 +4,7 @@
     ppo.lora          two frozen trees, reference and reward; actor and critic are adapters on them
     shared_base       one frozen tree; actor, critic and reward are adapters on it, the reference is it as it is
     value.trunk       "policy": the critic is a head on the actor's hidden states, in any of the three
+    ppo.estimator     of those without a critic: any of these without it
 
 In all of them the actor starts as the reference.
 """
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from icegrt_jax import files
 from icegrt_jax.config.choices import ParamDtype
+from icegrt_jax.config.estimators import ESTIMATORS
 from icegrt_jax.config.options import PPOOptions, UpdateOptions, ValueOptions
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import trunk
@@ -125,16 +127,18 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
     """
     ppo = run.ppo
     roles = _frozen_and_actor(run)
-    _add_critic(run, roles, done)
+    if ESTIMATORS[ppo.estimator].critic:
+        _add_critic(run, roles, done)
     updates = ppo.num_ppo_epochs * ppo.num_minibatches  # of an iteration
+    optimizers = {
+        "policy": sections.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
+        "value": sections.optimizer_config(ppo.value_optimizer, updates * ppo.iterations),
+    }
     state = create_state(
         run.key("minibatches"),
         roles.params,
         roles.models,
-        {
-            "policy": sections.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
-            "value": sections.optimizer_config(ppo.value_optimizer, updates * ppo.iterations),
-        },
+        {role: optimizer for role, optimizer in optimizers.items() if role in roles.models},
         ppo=ppo_config(ppo, run.value, run.reward_model),
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
         score_stats=ScoreStats.create(done.get("ref_mean", 0.0), done.get("ref_std", 1.0)),
@@ -162,6 +166,7 @@ def ppo_config(ppo: PPOOptions, value: ValueOptions, reward_model: float = 1.0) 
         length_target=ppo.score.length_target,
         reward_model=reward_model,
         rewards=tuple((name, rule(name)) for name in sorted(ppo.rewards)),
+        group_size=ppo.samples_per_prompt,
     )
 
 

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
+from icegrt_jax.config.estimators import ESTIMATORS
 from icegrt_jax.config.options import OriginOptions, PPOOptions, RewardOptions, ValueOptions
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
 from icegrt_jax.domains import load as load_domain
@@ -75,7 +76,7 @@ def check_tokenizers(
     own = reward_tokenizer(reward, workdir)
     if own is not None:
         _check_reward_folder(reward, own)
-    from_reward = value.init == "reward" and value.trunk == "own"
+    from_reward = ESTIMATORS[ppo.estimator].critic and value.init == "reward" and value.trunk == "own"
     if own is None or not from_reward or not ppo.iterations:
         return
     if not same_tokenizer(own, future_tokenizer(origin, workdir)):

@@ -27,14 +27,19 @@ class Packed(struct.PyTreeNode):
 
 
 class Minibatch(struct.PyTreeNode):
-    """Experience in packed rows: numbers f32[R, W] stand at the tokens they belong to. ptx: an SFT batch or None."""
+    """Experience in packed rows: numbers f32[R, W] stand at the tokens they belong to.
+
+    values, returns: None without a critic. weights: of the policy's token losses; None: their mean.
+    ptx: an SFT batch or None.
+    """
 
     packed: Packed
     old_logprobs: jax.Array
     ref_logprobs: jax.Array
-    values: jax.Array
+    values: jax.Array | None
     advantages: jax.Array
-    returns: jax.Array
+    returns: jax.Array | None
+    weights: jax.Array | None
     ptx: dict | None
 
 
@@ -130,15 +135,14 @@ class Packing:
         return constrain_batch(x.reshape(-1)[self.start + self.lengths - 1])
 
 
-def pack_experience(experience: Experience) -> Minibatch:
-    """In `experience.rows`."""
+def pack_experience(experience: Experience, weights: jax.Array | None = None) -> Minibatch:
+    """In `experience.rows`; `weights` f32[B, T] are of the policy's token losses."""
     packing = Packing(experience.prompt_mask, experience.mask, experience.rows)
     names = ("old_logprobs", "ref_logprobs", "values", "advantages", "returns")
-    return Minibatch(
-        packed=packing.tokens(experience.prompts, experience.responses),
-        **{name: packing.pack(getattr(experience, name)) for name in names},
-        ptx=experience.ptx,
-    )
+    packed = packing.tokens(experience.prompts, experience.responses)
+    arrays = {name: getattr(experience, name) for name in names} | {"weights": weights}
+    in_rows = {name: None if x is None else packing.pack(x) for name, x in arrays.items()}
+    return Minibatch(packed=packed, **in_rows, ptx=experience.ptx)
 
 
 def rows_needed(lengths: jax.Array, width: int | jax.Array) -> jax.Array:

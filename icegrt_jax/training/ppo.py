@@ -6,12 +6,9 @@ import jax.numpy as jnp
 from icegrt_jax.errors import UserError
 from icegrt_jax.rl import (
     eos_penalty,
-    explained_variance,
-    gae,
     kl_estimate,
     length_penalty,
     masked_mean,
-    normalize_advantages,
     scale_scores,
     token_rewards,
     whiten,
@@ -21,6 +18,7 @@ from icegrt_jax.sampling import Rollout
 from icegrt_jax.sharding.constrain import constrain_batch
 from icegrt_jax.sharding.mesh import platform
 from icegrt_jax.sharding.pmap import all_rows, own_rows
+from icegrt_jax.training.advantages import learned_from
 from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
@@ -36,8 +34,9 @@ def read_roles(state: TrainState, rollout: Rollout, *, reward: bool = False) -> 
       reward: the reward model as well.
 
     Returns:
-      `ref_logprobs`, `values` and `old_logprobs` f32[B, T], the last the sampler's, or with `recompute_logprobs` those
-      of the policy's own forward pass; with `reward` also `scores` f32[B], the verdicts on prompt + response.
+      `ref_logprobs`, `values` (where there is a critic) and `old_logprobs` f32[B, T], the last the sampler's, or with
+      `recompute_logprobs` those of the policy's own forward pass; with `reward` also `scores` f32[B], the verdicts on
+      prompt + response.
     """
     if rollout.temperature not in (None, state.ppo.temperature):
         raise UserError(
@@ -52,19 +51,19 @@ def read_roles(state: TrainState, rollout: Rollout, *, reward: bool = False) -> 
     old_logprobs = rollout.logprobs
     if state.ppo.recompute_logprobs:
         old_logprobs = packing.responses(read["logprobs"])
-    ref_logprobs = packing.responses(read["ref_logprobs"])
-    values = packing.before_responses(read["values"])
-    found = {"ref_logprobs": ref_logprobs, "values": values, "old_logprobs": old_logprobs}
+    found = {"ref_logprobs": packing.responses(read["ref_logprobs"])}
+    if state.ppo.critic:
+        found["values"] = packing.before_responses(read["values"])
+    found["old_logprobs"] = old_logprobs
     return found | ({"scores": packing.last(read["scores"])} if reward else {})
 
 
 def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, jax.Array]:
     """f32[R, W] of each token: log-probs of it, the values and scores after it."""
     config, model, temperature = state.ppo, state.model("policy"), state.ppo.temperature
-    read = {
-        "ref_logprobs": rows_logprobs(state.full("reference"), model, rows, temperature=temperature)[0],
-        "values": rows_scalars(state.full("value"), state.model("value"), rows),
-    }
+    read = {"ref_logprobs": rows_logprobs(state.full("reference"), model, rows, temperature=temperature)[0]}
+    if config.critic:
+        read["values"] = rows_scalars(state.full("value"), state.model("value"), rows)
     if config.recompute_logprobs:
         read["logprobs"] = rows_logprobs(state.full("policy"), model, rows, temperature=temperature)[0]
     if reward:
@@ -100,7 +99,7 @@ def score(
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
     rollout, scores, read, opinions = all_rows((rollout, scores, read, opinions or {}), state.axis_name)
     config, mask = state.ppo, rollout.mask
-    ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read["values"]
+    ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read.get("values")
 
     state, scaled = scaled_sum(state, scores, opinions)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
@@ -110,10 +109,7 @@ def score(
     if config.whiten_rewards:
         unit = unit * whitening_std(rewards, mask)
         rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-    normalized = normalize_advantages(advantages, mask, config.advantages, config.advantage_clip)
-    if config.advantages == "whiten":
-        unit = unit * whitening_std(advantages, mask)
+    learned = learned_from(config, rewards, values, mask, rollout.finished, unit)
 
     kl = jnp.mean(jnp.sum(token_kl, axis=1))
     of_model = {"score_raw": jnp.mean(scores), "score_histogram": scores} if has_model else {}
@@ -125,9 +121,7 @@ def score(
         "kl_coef": kl_coef,
         "length": jnp.mean(lengths.astype(jnp.float32)),
         "eos_rate": jnp.mean(rollout.finished.astype(jnp.float32)),
-        "advantage_mean": masked_mean(advantages, mask),
-        "advantage_std": jnp.sqrt(masked_mean(jnp.square(advantages - masked_mean(advantages, mask)), mask)),
-        "explained_variance": explained_variance(values, returns, mask),
+        **learned.metrics,
         "scaled_histogram": scaled,
     }
     if config.recompute_logprobs:
@@ -135,8 +129,8 @@ def score(
     experience = Experience(
         rollout.prompts, rollout.prompt_mask, rollout.responses, mask,
         old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, values=values,
-        advantages=normalized, returns=returns, rows=rollout.packing.update,
-        kl_coef=jnp.full(lengths.shape, kl_coef / unit) if config.kl_in == "loss" else None,
+        advantages=learned.advantages, returns=learned.returns, keep=learned.keep, rows=rollout.packing.update,
+        kl_coef=jnp.full(lengths.shape, kl_coef / learned.unit) if config.kl_in == "loss" else None,
     )  # fmt: skip
     state = state.replace(kl=state.kl.update(kl, mask.shape[0]))
     return state, own_rows(experience, state.axis_name), metrics
@@ -229,6 +223,12 @@ def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainSt
     return state, {**metrics, **{renamed.get(name, name): x for name, x in value_metrics.items()}}
 
 
+def _policy_alone(state: TrainState, minibatch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of the actor where there is no critic."""
+    state, metrics = policy_update(state, minibatch)
+    return state, {"policy_loss": metrics.pop("loss"), **metrics}
+
+
 def _only_critic_before(warmup: int, new: TrainState, old: TrainState) -> TrainState:
     """The new state, with the old actor in the first `warmup` iterations."""
     if not warmup:
@@ -257,7 +257,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     part = jnp.tile(jnp.arange(config.num_minibatches), config.num_ppo_epochs)
 
     def update(state, minibatch):
-        step = policy_value_update if config.vf_coef else _separate_updates
+        step = policy_value_update if config.vf_coef else _separate_updates if config.critic else _policy_alone
         new_state, metrics = step(state, minibatch)
         return _only_critic_before(config.value_warmup, new_state, state), metrics
 

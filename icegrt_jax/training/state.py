@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from icegrt_jax.config import estimators
 from icegrt_jax.config.choices import KLKind, KLPlace, ScoreScale
 from icegrt_jax.config.options import (
     DrawOptions,
     KLOptions,
+    PPOOptions,
     ReplayOptions,
     ScoreOptions,
     UpdateOptions,
@@ -48,9 +50,16 @@ class PPOConfig(UpdateOptions):
     length_target: int = ScoreOptions.length_target
     reward_model: float = 1.0  # weight of the reward model's scaled score; 0: there is no reward model
     rewards: tuple[tuple[str, RewardRule], ...] = ()  # of the user's reward functions, by name
+    group_size: int = PPOOptions.samples_per_prompt  # answers to a prompt, one after another in a rollout
 
     def __post_init__(self):
         check_penalty(self.kl_kind, self.kl_in, ("kl_kind", "kl_in"))
+        estimators.check_group(self, self.group_size, "group_size")
+
+    @property
+    def critic(self) -> bool:
+        """Whether there is one."""
+        return estimators.ESTIMATORS[self.estimator].critic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +183,9 @@ class Experience(struct.PyTreeNode):
 
     prompts: i32[B, P], left-padded. prompt_mask: bool[B, P].
     responses: i32[B, T], right-padded. mask: bool[B, T], up to and including the first EOS.
-    old_logprobs, ref_logprobs, values, advantages, returns: f32[B, T], 0 where not mask.
+    old_logprobs, ref_logprobs, values, advantages, returns: f32[B, T], 0 where not mask; values and returns are None
+      without a critic.
+    keep: bool[B], the responses that count in the policy's loss; None: all.
     ptx: None, or an SFT batch whose leading axis is split into minibatches as well.
     kl_coef: f32[B], of the KL in the loss, in units of the advantages, the same in every row; None: the controller's.
     rows: that the responses of any one minibatch fit into, with their prompts; None: P + T tokens for each.
@@ -186,9 +197,10 @@ class Experience(struct.PyTreeNode):
     mask: jax.Array
     old_logprobs: jax.Array
     ref_logprobs: jax.Array
-    values: jax.Array
+    values: jax.Array | None
     advantages: jax.Array
-    returns: jax.Array
+    returns: jax.Array | None
     ptx: dict | None = None
     kl_coef: jax.Array | None = None
+    keep: jax.Array | None = None
     rows: Rows | None = struct.field(pytree_node=False, default=None)

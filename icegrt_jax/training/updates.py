@@ -10,31 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from icegrt_jax.models.heads import scalars, token_loss
-from icegrt_jax.rl import (
-    count_ranked,
-    kl_estimate,
-    masked_mean,
-    nll_loss,
-    ppo_policy_loss,
-    ppo_value_loss,
-    ranking_loss,
-    same_responses,
-)
+from icegrt_jax.rl import count_ranked, masked_mean, nll_loss, ppo_value_loss, ranking_loss, same_responses
 from icegrt_jax.sharding.constrain import constrain_params
 from icegrt_jax.training.forward import answer_scores, packed_hidden, rows_hidden, rows_scalars
 from icegrt_jax.training.microbatch import block_count, summed
 from icegrt_jax.training.packing import Minibatch, pack_experience
+from icegrt_jax.training.policy_loss import over_devices, policy_loss_fn, targets_of, token_weights, valid_in_all
 from icegrt_jax.training.state import Experience, TrainState
-
-
-def _over_devices(state: TrainState, tree):
-    """Sum over the pmap axis; under jit the arrays are global already."""
-    return jax.lax.psum(tree, state.axis_name) if state.axis_name else tree
-
-
-def _count(state: TrainState, mask: jax.Array) -> jax.Array:
-    """Valid elements of the global batch, f32[], at least 1."""
-    return jnp.maximum(_over_devices(state, jnp.sum(mask, dtype=jnp.float32)), 1.0)
 
 
 def _apply(
@@ -60,7 +42,7 @@ def _apply(
     own = {role: state.params[role] for role in roles}
     count = block_count(sequences or jax.tree.leaves(batch)[0].shape[0], state.microbatch)
     (loss, metrics), grads = summed(gradient, batch, count)
-    grads, metrics = _over_devices(state, (grads, {"loss": loss, **metrics}))
+    grads, metrics = over_devices(state, (grads, {"loss": loss, **metrics}))
     params, opt_state = dict(state.params), dict(state.opt_state)
     for role in roles:
         updates, opt_state[role] = state.optimizer(role).update(grads[role], state.opt_state[role], state.params[role])
@@ -79,7 +61,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
       The state one step on, and `loss` (mean negative log-likelihood of the targets), `entropy`,
       `target_prob` (mean probability of the targets), `targets` (their number) and `grad_norm`.
     """
-    total = _count(state, batch["loss_mask"][:, 1:])
+    total = valid_in_all(state, batch["loss_mask"][:, 1:])
 
     def of_tokens(logprobs, entropy, mask):
         metrics = {
@@ -90,7 +72,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
 
     def loss_fn(batch, params):
         model = state.model("policy")
-        return token_loss(of_tokens, params, model, *packed_hidden(params, model, batch), most=_targets(batch))
+        return token_loss(of_tokens, params, model, *packed_hidden(params, model, batch), most=targets_of(batch))
 
     state, metrics = _apply(state, ("policy",), loss_fn, batch)
     return state.replace(step=state.step + 1), {**metrics, "targets": total}
@@ -103,7 +85,7 @@ def sft_sums(state: TrainState, batch: dict) -> dict[str, jax.Array]:
         {"target_prob": jnp.sum(jnp.where(mask, jnp.exp(logprobs), 0.0))},
     )
     model, params = state.model("policy"), state.full("policy")
-    loss, metrics = token_loss(of_tokens, params, model, *packed_hidden(params, model, batch), most=_targets(batch))
+    loss, metrics = token_loss(of_tokens, params, model, *packed_hidden(params, model, batch), most=targets_of(batch))
     return {"loss": loss, **metrics, "targets": jnp.sum(batch["loss_mask"][:, 1:], dtype=jnp.float32)}
 
 
@@ -119,8 +101,8 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
       The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`.
     """
     same = lambda batch: same_responses(batch["tokens"], batch["mask"])
-    total = _over_devices(state, count_ranked(batch["ranks"], batch["valid"], same(batch)))
-    answer_total = _count(state, batch["valid"])
+    total = over_devices(state, count_ranked(batch["ranks"], batch["valid"], same(batch)))
+    answer_total = valid_in_all(state, batch["valid"])
 
     def loss_fn(batch, params):
         prompts, answers, length = batch["tokens"].shape
@@ -135,25 +117,21 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
     return state.replace(step=state.step + 1), metrics
 
 
-def _targets(batch: dict) -> int:
-    """Targets in a row of an SFT batch at most."""
-    return batch["tokens"].shape[1] - 1
-
-
 def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of the actor on one minibatch: clipped surrogate, KL in the loss and replay where configured.
+    """One step of the actor on one minibatch: clipped surrogate, KL, entropy and replay where configured.
 
     Returns:
       The state with new policy parameters (`step` counts iterations and stays), and metrics of
       `ppo_policy_loss` with `entropy`, `loss`, `grad_norm`, `logprob_diff` (mean |logprobs - old_logprobs|),
       `ratio_error` (mean |ratio - 1|), and with the KL in the loss `kl_loss`, its mean before the coefficient.
     """
-    return _apply(state, ("policy",), _policy_loss_fn(state, batch), pack_experience(batch), batch.mask.shape[0])
+    rows = pack_experience(batch, token_weights(state, batch))
+    return _apply(state, ("policy",), policy_loss_fn(state, batch), rows, batch.mask.shape[0])
 
 
 def value_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the critic on one minibatch; metrics of `ppo_value_loss` with `loss` and `grad_norm`."""
-    total = _count(state, batch.mask)
+    total = valid_in_all(state, batch.mask)
 
     def loss_fn(batch, params):
         return _value_loss(state, rows_scalars(params, state.model("value"), batch.packed), batch, total)
@@ -170,8 +148,8 @@ def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainStat
     Returns:
       The state, and the metrics of `policy_update` with `value_loss`, `value_grad_norm` and those of `ppo_value_loss`.
     """
-    total = _count(state, batch.mask)
-    policy_loss = _policy_loss_fn(state, batch)
+    total = valid_in_all(state, batch.mask)
+    policy_loss = policy_loss_fn(state, batch)
 
     def loss_fn(batch, policy, value):
         hidden = rows_hidden(policy, state.model("policy"), batch.packed)
@@ -180,69 +158,13 @@ def policy_value_update(state: TrainState, batch: Experience) -> tuple[TrainStat
         shown = {"policy_loss": jax.lax.stop_gradient(loss), "value_loss": jax.lax.stop_gradient(value_loss)}
         return loss + state.ppo.vf_coef * value_loss, {**metrics, **shown, **value_metrics}
 
-    return _apply(state, ("policy", "value"), loss_fn, pack_experience(batch), batch.mask.shape[0])
-
-
-def _policy_loss_fn(state: TrainState, batch: Experience):
-    """`loss_fn(rows, params, hidden=None) -> (loss, metrics)` of the actor, shares of the means over `batch`.
-
-    Of some of the packed rows; `hidden` saves their forward pass.
-    """
-    config = state.ppo
-    total = _count(state, batch.mask)
-    ptx_total = None
-    if config.ptx_coef:
-        assert batch.ptx is not None, "the replay has a coefficient, but no batch"
-        ptx_total = _count(state, batch.ptx["loss_mask"][:, 1:])
-
-    in_loss = config.kl_in == "loss"
-    # Of the rollout: the controller has moved on since. In every row the same, which `max` says to a mesh.
-    kl_coef = state.kl.kl_coef if batch.kl_coef is None else jnp.max(batch.kl_coef)
-
-    def of_tokens(logprobs, entropy, mask, old_logprobs, ref_logprobs, advantages, kl=None):
-        loss, metrics = ppo_policy_loss(
-            logprobs, old_logprobs, advantages, mask, total=total,
-            cliprange=config.cliprange, cliprange_high=config.cliprange_high or None, dual_clip=config.dual_clip,
-        )  # fmt: skip
-        difference = jax.lax.stop_gradient(logprobs) - old_logprobs
-        metrics["entropy"] = masked_mean(entropy, mask, total)
-        metrics["logprob_diff"] = masked_mean(jnp.abs(difference), mask, total)
-        metrics["ratio_error"] = masked_mean(jnp.abs(jnp.expm1(difference)), mask, total)
-        if in_loss:
-            kl = kl_estimate(logprobs, ref_logprobs, config.kl_kind, mask) if kl is None else kl
-            kl = masked_mean(kl, mask, total)
-            loss = loss + kl_coef * kl
-            metrics["kl_loss"] = jax.lax.stop_gradient(kl)
-        return loss, metrics
-
-    def of_replay(logprobs, _, mask):
-        return nll_loss(logprobs, mask, ptx_total), {}
-
-    def loss_fn(batch, params, hidden=None):
-        model = state.model("policy")
-        if hidden is None:
-            hidden = rows_hidden(params, model, batch.packed)
-        reference = None
-        if in_loss and config.kl_kind == "exact":
-            whole = state.full("reference")
-            reference = whole, rows_hidden(whole, model, batch.packed)[:, :-1]
-        arrays = (batch.packed.tokens, batch.packed.mask, batch.old_logprobs, batch.ref_logprobs, batch.advantages)
-        loss, metrics = token_loss(
-            of_tokens, params, model, hidden[:, :-1], *(x[:, 1:] for x in arrays),
-            most=batch.packed.most, temperature=config.temperature or 1.0, reference=reference,
-        )  # fmt: skip
-        if config.ptx_coef:
-            replay = packed_hidden(params, model, batch.ptx)
-            ptx, _ = token_loss(of_replay, params, model, *replay, most=_targets(batch.ptx))
-            loss = loss + config.ptx_coef * ptx
-            metrics = {**metrics, "ptx_loss": jax.lax.stop_gradient(ptx)}
-        return loss, metrics
-
-    return loss_fn
+    rows = pack_experience(batch, token_weights(state, batch))
+    return _apply(state, ("policy", "value"), loss_fn, rows, batch.mask.shape[0])
 
 
 def _value_loss(state: TrainState, values: jax.Array, batch: Minibatch, total: jax.Array):
     """Of values f32[R, W] after each token, the one before a response token being its own."""
+    assert batch.values is not None and batch.returns is not None, "a critic learns from returns"
     old, returns, mask = (x[:, 1:] for x in (batch.values, batch.returns, batch.packed.mask))
     clip = state.ppo.cliprange_value
     return ppo_value_loss(values[:, :-1], old, returns, mask, cliprange_value=clip, total=total)

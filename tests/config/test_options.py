@@ -124,7 +124,9 @@ def test_every_ppo_option_reaches_the_update_steps():
         "value_warmup": 2, "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
         "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
         "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
-        "score.length_penalty": 0.1, "score.length_target": 9, "ema": 0.75,
+        "score.length_penalty": 0.1, "score.length_target": 9,
+        "estimator": "grpo", "samples_per_prompt": 4, "loss_aggregation": "constant", "filter_groups": True,
+        "filter_overlong": True, "entropy_coef": 0.01, "lam_alpha": 0.05, "value_lam": 1.0, "ema": 0.75,
     }  # fmt: skip
     for key, value in changed.items():
         *groups, name = key.split(".")
@@ -136,7 +138,8 @@ def test_every_ppo_option_reaches_the_update_steps():
     config.ppo.rewards.update({"exact": "own.py:exact", "brief": "own.py:brief"})
     config.ppo.reward_weights.exact, config.ppo.reward_scales.brief = 0.5, "running_std"
     got = dataclasses.asdict(ppo_config(*ppo_and_value(config), reward_model=0.3))
-    names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop"}
+    names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop",
+             "samples_per_prompt": "group_size"}  # fmt: skip
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip
     rewards = ("brief", {"weight": 1.0, "scale": "running_std"}), ("exact", {"weight": 0.5, "scale": "none"})
