@@ -142,3 +142,68 @@ def calibration(scores, ranks, valid, bins):
     total = sum(len(m) for m in members)
     table = [(np.mean([c for c, _ in m]), np.mean([a for _, a in m]), len(m)) if m else (0.0, 0.0, 0) for m in members]
     return sum(n / total * abs(a - c) for c, a, n in table), table
+
+
+def leave_one_out(returns, group):
+    """RLOO, arXiv 2402.14740: the baseline is the mean of the others."""
+    out = []
+    for i, own in enumerate(returns):
+        first = i - i % group
+        others = [float(returns[j]) for j in range(first, first + group) if j != i]
+        out.append(float(own) - sum(others) / len(others))
+    return np.array(out)
+
+
+def group_advantages(returns, group, scale):
+    """GRPO, arXiv 2402.03300, section 4.1; without `scale` Dr. GRPO, arXiv 2503.20783."""
+    out = []
+    for i, own in enumerate(returns):
+        first = i - i % group
+        members = [float(x) for x in returns[first : first + group]]
+        centre = sum(members) / group
+        spread = max(members) - min(members)
+        std = math.sqrt(sum((x - centre) ** 2 for x in members) / group)
+        out.append(0.0 if spread <= 1e-5 else (float(own) - centre) / (std if scale else 1.0))
+    return np.array(out)
+
+
+def group_std(returns, group):
+    return np.mean([np.std(np.float64(returns[i : i + group])) for i in range(0, len(returns), group)])
+
+
+def aggregated(losses, mask, method, keep=None) -> float:
+    """Token losses as one number: DAPO's eq. 8 (token), GRPO's eq. 3 (sequence), Dr. GRPO's section 3.2 (constant)."""
+    keep = [True] * len(losses) if keep is None else keep
+    answers = [valid(row, m) for row, m, kept in zip(losses, mask, keep) if kept]
+    answers = [answer for answer in answers if answer]
+    if not answers:
+        return 0.0
+    if method == "token":
+        tokens = [x for answer in answers for x in answer]
+        return sum(tokens) / len(tokens)
+    longest = np.shape(losses)[1]
+    return sum(sum(x) / (len(x) if method == "sequence" else longest) for x in answers) / len(answers)
+
+
+def sequence_ratios(logprobs, old_logprobs, mask):
+    """GSPO, arXiv 2507.18071, eq. 7: the geometric mean of an answer's ratios, at each of its tokens."""
+    out = np.zeros(np.shape(logprobs))
+    for b in range(len(mask)):
+        differences = valid(np.float64(logprobs[b]) - np.float64(old_logprobs[b]), mask[b])
+        for t in np.flatnonzero(mask[b]):
+            out[b, t] = math.exp(sum(differences) / len(differences))
+    return out
+
+
+def token_losses(ratios, advantages, low, high):
+    """The clipped objective of each token, negated."""
+    out = np.zeros(np.shape(ratios))
+    for b, t in np.ndindex(*out.shape):
+        ratio, a = float(ratios[b, t]), float(advantages[b, t])
+        out[b, t] = -min(ratio * a, max(1 - low, min(1 + high, ratio)) * a)
+    return out
+
+
+def length_adaptive_lam(mask, alpha):
+    """VAPO, arXiv 2504.05118, section 4.2."""
+    return np.array([max(1 - 1 / (alpha * max(int(np.sum(row)), 1)), 0.0) for row in mask])
