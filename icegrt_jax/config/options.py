@@ -233,7 +233,7 @@ class UpdateOptions:
     # Of the losses of single tokens: the mean over tokens, over an answer's tokens and then answers, or over a constant
     # length; own: token for gae and reinforce_pp, sequence for grpo and gspo, constant for rloo and dr_grpo.
     loss_aggregation: Aggregation = "own"
-    # Leave out prompts whose answers all have one return, as the dynamic sampling of DAPO (arXiv 2503.14476): they are
+    # Leave out prompts whose answers all have one score, as the dynamic sampling of DAPO (arXiv 2503.14476): they are
     # masked, so that shapes stay the same, and no others are drawn in their place.
     filter_groups: bool = False
     filter_overlong: bool = False  # leave cut-off responses out of the policy's loss (arXiv 2503.14476, section 3.4)

@@ -41,7 +41,7 @@ PPO = (
     Panel("Policy loss", ("policy_loss",)),
     Panel("Clipped fraction", ("clip_frac", "value_clip_frac")),
     Panel("Ratio to the sampling policy", ("ratio", "ratio_max", "ratio_min")),
-    Panel("Spread of the returns to a prompt", ("group_std",)),
+    Panel("Spread of the scores of a prompt's answers", ("group_std",)),
     Panel("Share: prompts without a signal, responses learned from", ("group_flat", "kept")),
     Panel("Value loss", ("value_loss",)),
     Panel("Explained variance of the value", ("explained_variance",)),

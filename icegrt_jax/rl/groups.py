@@ -57,26 +57,26 @@ def group_advantages(returns: Float[Given, " B"], group: int, *, scale: bool) ->
     return jnp.where(_flat(grouped), 0.0, centred).reshape(-1)
 
 
-def group_std(returns: Float[Given, " B"], group: int) -> Float[jax.Array, ""]:
-    """f32[], the mean over prompts of the deviation (population) among the returns to one.
+def group_std(scores: Float[Given, " B"], group: int) -> Float[jax.Array, ""]:
+    """f32[], the mean over prompts of the deviation (population) among the scores of the answers to one.
 
     Args:
-      returns: f32[B], groups one after another.
+      scores: f32[B], groups one after another.
       group: answers to a prompt, 2 or more.
     """
-    return jnp.mean(jnp.std(_grouped(returns, group), axis=1))
+    return jnp.mean(jnp.std(_grouped(scores, group), axis=1))
 
 
-def flat_groups(returns: Float[Given, " B"], group: int) -> Bool[jax.Array, " B"]:
-    """bool[B], True for the answers to prompts whose answers all have one return: they say nothing of which is better.
+def flat_groups(scores: Float[Given, " B"], group: int) -> Bool[jax.Array, " B"]:
+    """bool[B], True for the answers to prompts whose answers all have one score: they say nothing of which is better.
 
     DAPO, Yu et al. 2025, https://arxiv.org/abs/2503.14476, section 3.2, leaves them out of the update.
 
     Args:
-      returns: f32[B], groups one after another.
+      scores: f32[B], groups one after another.
       group: answers to a prompt, 2 or more.
     """
-    grouped = _grouped(returns, group)
+    grouped = _grouped(scores, group)
     return jnp.broadcast_to(_flat(grouped), grouped.shape).reshape(-1)
 
 

@@ -38,15 +38,18 @@ class Learned(struct.PyTreeNode):
 
 def learned_from(
     config: PPOConfig,
+    scores: jax.Array,
     rewards: jax.Array,
     values: jax.Array | None,
     mask: jax.Array,
     finished: jax.Array,
     unit: jax.Array,
 ) -> Learned:
-    """Advantages and returns of rewards f32[B, T].
+    """Advantages and returns.
 
     Args:
+      scores: f32[B], penalties taken off, the KL not: whether the answers to a prompt differ is a matter of these.
+      rewards: f32[B, T], of tokens, the scores among them.
       values: f32[B, T], the critic's; None where the estimator has none.
       mask: bool[B, T]. finished: bool[B], True where a response ended by itself.
       unit: f32[], what the rewards have been divided by.
@@ -62,9 +65,8 @@ def learned_from(
     else:
         advantages, method = _of_groups(config, rewards, mask), "none"
     if ESTIMATORS[config.estimator].grouped:
-        whole = jnp.sum(rewards, axis=1)
-        flat = flat_groups(whole, config.group_size)
-        more["group_std"] = group_std(whole, config.group_size)
+        flat = flat_groups(scores, config.group_size)
+        more["group_std"] = group_std(scores, config.group_size)
         more["group_flat"] = jnp.mean(flat.astype(jnp.float32))
         keep = ~flat if config.filter_groups else None
     if config.filter_overlong:

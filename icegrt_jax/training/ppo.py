@@ -109,7 +109,8 @@ def score(
     if config.whiten_rewards:
         unit = unit * whitening_std(rewards, mask)
         rewards = whiten(rewards, mask, shift_mean=False)
-    learned = learned_from(config, rewards, values, mask, rollout.finished, unit)
+    scored = final_scores(config, scaled, rollout.finished, mask)
+    learned = learned_from(config, scored, rewards, values, mask, rollout.finished, unit)
 
     kl = jnp.mean(jnp.sum(token_kl, axis=1))
     of_model = {"score_raw": jnp.mean(scores), "score_histogram": scores} if has_model else {}
@@ -164,14 +165,19 @@ def scaled_sum(
     return state.replace(reward_stats=reward_stats), total
 
 
+def final_scores(config: PPOConfig, scaled: jax.Array, finished: jax.Array, mask: jax.Array) -> jax.Array:
+    """Scaled scores f32[B] less what a response pays for its length and for having been cut off."""
+    penalized = eos_penalty(scaled, finished, config.eos_penalty)
+    lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
+    return length_penalty(penalized, lengths, config.length_penalty, config.length_target)
+
+
 def rewards_of(
     config: PPOConfig, scaled: jax.Array, finished: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: jax.Array
 ) -> jax.Array:
     """The reward of each token, f32[B, T], of scaled scores f32[B] and the KL f32[B, T], before any whitening."""
-    penalized = eos_penalty(scaled, finished, config.eos_penalty)
-    lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
-    penalized = length_penalty(penalized, lengths, config.length_penalty, config.length_target)
-    return token_rewards(penalized, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
+    scores = final_scores(config, scaled, finished, mask)
+    return token_rewards(scores, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
 
 
 def epoch_keys(key: jax.Array, step: jax.Array, epochs: int) -> jax.Array:

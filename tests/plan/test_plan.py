@@ -210,6 +210,15 @@ def test_reward_functions_are_given_what_the_roles_read_beside_a_model_and_alone
         assert names == ["to rollout", "rollout", "first check", "read roles", "score", "ppo update"]
 
 
+def test_a_run_without_a_critic_is_planned_without_it():
+    """By the roles that are held, and in the programs; a critic that starts from no reward model is not asked for."""
+    values = {"sft.steps": 0, "reward.steps": 0, "ppo.rewards.right": "own.py:right", "ppo.estimator": "reinforce_pp"}
+    programs = Planned(read(tiny(**values)), plan.make_target(EIGHT), 4).programs({})[1]
+    roles = plan.role_bytes(programs)["ppo"]
+    assert set(roles) == {"policy", "reference"} and roles["policy"]["optimizer"] > 0 == roles["reference"]["optimizer"]
+    assert [program.name for program in programs][-2:] == ["score", "ppo update"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, ADAPTERS], ids=["full", "shared_base"])
 def test_every_program_of_a_run_is_planned(values, tmp_path, capsys):

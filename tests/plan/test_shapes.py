@@ -17,6 +17,8 @@ from tests.plan.examples import ADAPTERS, models_of, ppo_state, tiny
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
+# The critic's learning rate and start are left as they are: nothing reads them.
+GRPO = {"ppo.estimator": "grpo", "ppo.samples_per_prompt": 4, "ppo.kl.into": "loss", "ppo.kl.kind": "k3"}
 ALONE = {"ppo.rewards.right": "own.py:right", "ppo.reward_weights.model": 0.0}
 
 
@@ -47,9 +49,15 @@ def test_four_roles_of_13_billion_parameters_are_described_in_no_memory(monkeypa
         ({**ALONE, "value.init": "sft"}, {"policy", "value", "reference"}, {"policy", "value"}),
         ({**ALONE, **ADAPTERS, "value.init": "sft"}, {"base", "policy", "value", "reference"}, {"policy", "value"}),
         ({**ALONE, "value.trunk": "policy"}, {"policy", "value", "reference"}, {"policy", "value"}),
+        (GRPO, {"policy", "reward", "reference"}, {"policy"}),
+        ({**GRPO, **ADAPTERS}, {"base", "policy", "reward", "reference"}, {"policy"}),
+        ({**ALONE, "ppo.estimator": "reinforce_pp"}, {"policy", "reference"}, {"policy"}),
     ],
-    ids=["full", "lora", "shared_base", "head_on_policy", "no_reward", "no_reward_shared_base", "no_reward_head"],
-)
+    ids=[
+        "full", "lora", "shared_base", "head_on_policy", "no_reward", "no_reward_shared_base", "no_reward_head",
+        "no_critic", "no_critic_shared_base", "no_critic_nor_reward",
+    ],
+)  # fmt: skip
 def test_the_roles_are_put_together_as_the_config_says(values, roles, trained):
     config = tiny(**values)
     state = ppo_state(config)

@@ -19,7 +19,7 @@ def test_a_lambda_for_each_response_equals_the_reference(rewards, values, mask):
         expected = references.length_adaptive_lam(mask, alpha)
         lam = rl.length_adaptive_lam(mask, alpha)
         np.testing.assert_allclose(lam, expected, rtol=1e-5)
-        rows = [(x[i : i + 1] for x in (rewards, values, mask)) for i in range(masks.ROWS)]
+        rows = [[x[i : i + 1] for x in (rewards, values, mask)] for i in range(masks.ROWS)]
         by_row = [references.gae(*row, 0.9, own)[0] for row, own in zip(rows, expected, strict=True)]
         advantages, _ = gae(rewards, values, mask, gamma=0.9, lam=lam)
         np.testing.assert_allclose(advantages, np.concatenate(by_row), atol=1e-4)
@@ -29,7 +29,7 @@ def test_a_lambda_for_each_response_equals_the_reference(rewards, values, mask):
 @given(masks.arrays(masks.ROWS, masks.LENGTH), masks.lengths_mask())
 def test_without_a_critic_an_advantage_is_what_is_still_to_come(rewards, mask):
     """REINFORCE++, arXiv 2501.03262: the score and the KL penalty of all later tokens."""
-    to_come, _ = gae(rewards, np.zeros_like(rewards), mask, gamma=0.9, lam=1.0)
+    to_come, _ = gae(rewards, np.zeros_like(rewards), mask, gamma=0.9, lam=np.ones(masks.ROWS, np.float32))
     for b, t in np.argwhere(mask):
         expected = sum(0.9 ** (k - t) * rewards[b, k] for k in range(t, mask[b].sum()))
         np.testing.assert_allclose(to_come[b, t], expected, atol=1e-4)

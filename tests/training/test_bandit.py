@@ -52,13 +52,13 @@ def optimum(reference, kind: str):
 
 
 @functools.cache
-def trained(**options):
+def trained(kl_coef: float = BETA, **options):
     """The probabilities after training, and those of the reference."""
     optimizer = OptimizerConfig(
         lr=0.03, total_steps=ITERATIONS * options.get("num_ppo_epochs", 1) * options.get("num_minibatches", 1),
         schedule="cosine", b2=0.99,
     )  # fmt: skip
-    state, table = toy_state(optimizer, kl_coef=BETA, **options), jnp.asarray(REWARDS, jnp.float32)
+    state, table = toy_state(optimizer, kl_coef=kl_coef, **options), jnp.asarray(REWARDS, jnp.float32)
     scores_of = lambda rollout: table[rollout.responses[:, 0]]
     reference = distribution(state.params["reference"])
     state, _ = train(state, SamplerConfig(max_new_tokens=1), scores_of, rows=ROWS, iterations=ITERATIONS)
@@ -84,6 +84,30 @@ def test_a_penalty_holds_the_policy_at_the_known_optimum(kind, place, options):
     best, other = (optimum(reference, name) for name in (("k3", "k1") if kind == "k3" else ("k1", "k3")))
     assert kl(best, reference) > 0.2 and kl(best, other) > 0.05, "the three should be far apart"
     assert kl(policy, best) < 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "estimator, options",
+    [
+        ("rloo", {"kl_kind": "k1", "kl_in": "reward"}),
+        ("dr_grpo", {"kl_kind": "exact", "kl_in": "loss"}),
+        ("reinforce_pp", {"kl_kind": "k1", "kl_in": "reward"}),
+    ],
+)
+def test_an_estimator_without_a_critic_reaches_the_known_optimum(estimator, options):
+    policy, reference = trained(estimator=estimator, group_size=8, **options)
+    best = optimum(reference, "k1")
+    assert kl(best, reference) > 0.2 and kl(policy, best) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["grpo", "gspo"])
+def test_an_estimator_that_divides_by_the_group_s_deviation_finds_the_best_token(estimator):
+    """Its advantages are in no unit of the reward, so it has no optimum under a penalty that could be known."""
+    options = {"kl_kind": "k3", "kl_in": "loss", "filter_groups": True, "num_minibatches": 2, "num_ppo_epochs": 2}
+    policy, reference = trained(estimator=estimator, group_size=8, kl_coef=0.02, **options)
+    assert policy[0] > 0.9 > 0.3 > reference[0], "the token of the largest reward"
 
 
 def test_the_known_optimum_is_the_best_of_many_policies():

@@ -24,17 +24,21 @@ PLAIN_SCORES = {"score_scale": "none", "score_clip": 0.0, "eos_penalty": 0.0}  #
 
 
 def toy_state(optimizer: OptimizerConfig, *, kl_coef: float, **ppo) -> TrainState:
-    """Actor and reference are the same; the critic knows nothing."""
-    policy = lambda: make_params(MODEL, seed=0)
-    trees = {"policy": policy(), "reference": policy(), "value": make_params(MODEL, seed=7, scalar_head=True)}
+    """Actor and reference are the same; the critic, where there is one, knows nothing."""
+    policy, config = lambda: make_params(MODEL, seed=0), PPOConfig(**{**PLAIN_SCORES, **ppo})
+    trees = {"policy": policy(), "reference": policy()}
+    if config.critic:
+        trees["value"] = make_params(MODEL, seed=7, scalar_head=True)
+    trained = [role for role in ("policy", "value") if role in trees]
     return create_state(
-        jax.random.key(1), trees, dict.fromkeys(trees, MODEL), dict.fromkeys(("policy", "value"), optimizer),
-        ppo=PPOConfig(**{**PLAIN_SCORES, **ppo}), kl=AdaptiveKL.create(kl_coef, adaptive=False),
+        jax.random.key(1), trees, dict.fromkeys(trees, MODEL), dict.fromkeys(trained, optimizer),
+        ppo=config, kl=AdaptiveKL.create(kl_coef, adaptive=False),
     )  # fmt: skip
 
 
 def train(state: TrainState, sampler: SamplerConfig, scores_of: Callable, *, rows: int, iterations: int):
-    """The state after PPO and its metrics f32[iterations], with `value` (mean of the critic's, as it learned).
+    """The state after PPO and its metrics f32[iterations], with `value` (mean of the critic's, as it learned; 0 without
+    one).
 
     Args:
       scores_of: rollout -> f32[B].
@@ -46,7 +50,7 @@ def train(state: TrainState, sampler: SamplerConfig, scores_of: Callable, *, row
         mask = jnp.ones_like(prompts, jnp.bool_)
         rollout = sample_responses(keys, state.params["policy"], prompts, mask, model=MODEL, config=sampler)
         state, experience, scored = score(state, rollout, scores_of(rollout))
-        value = masked_mean(experience.values, experience.mask)
+        value = 0.0 if experience.values is None else masked_mean(experience.values, experience.mask)
         return ppo_update(state, experience)[0], {**scored, "value": value}
 
     return jax.jit(lambda state: jax.lax.scan(iterate, state, length=iterations))(state)

@@ -1,0 +1,37 @@
+"""PPO without a critic as a command: what is kept, how it goes on, what is exported and shown."""
+
+import pytest
+
+from icegrt_jax import cli, files
+from icegrt_jax.training.metrics import read_metrics
+from tests.commands.runs import call, copy_parts
+
+PARTS = ("config.json", "data", "tokenizer", "pretrain", "sft", "reward")
+GRPO = {
+    "ppo.estimator": "grpo", "ppo.samples_per_prompt": 4, "ppo.kl.into": "loss", "ppo.kl.kind": "k3",
+    "ppo.ptx.batch_size": 16, "ppo.filter_groups": True, "ppo.filter_overlong": True, "ppo.entropy_coef": 0.01,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_without_a_critic_keeps_none_and_goes_on_bit_for_bit(finished, tmp_path, capfd):
+    grown, whole = (copy_parts(finished, tmp_path / name, *PARTS) for name in ("grown", "whole"))
+    assert call("ppo", whole, **GRPO, **{"ppo.iterations": 3}) == 0
+    assert call("ppo", grown, **GRPO, **{"ppo.iterations": 2}) == 0
+    assert call("ppo", grown, **GRPO, **{"ppo.iterations": 3}) == 0
+    assert "ppo: going on from iteration 2" in capfd.readouterr().out
+    for name in ("metrics.jsonl", "done.json"):
+        assert (grown / "ppo" / name).read_bytes() == (whole / "ppo" / name).read_bytes()
+    assert set(files.read_json(whole / "ppo" / "done.json")["models"]) == {"policy"}
+    rows = read_metrics(whole / "ppo" / "metrics.jsonl")
+    assert {"group_std", "group_flat", "kept", "kl_loss", "entropy"} <= set(rows[0])
+    assert not {name for name in rows[0] if "value" in name or name == "explained_variance"}
+    assert all(row["first_ratio_error"] < 1e-3 for row in rows)
+
+    flags = [f"--workdir={whole}", "--stage=ppo"]
+    assert cli.main(["export", *flags, f"--out={tmp_path / 'policy'}"]) == 0
+    assert (tmp_path / "policy" / "config.json").is_file()
+    assert cli.main(["export", *flags, "--role=value", f"--out={tmp_path / 'value'}"]) == 2
+    assert "holds policy, no value" in capfd.readouterr().err
+    assert cli.main(["report", f"--workdir={whole}"]) == 0
+    assert (whole / "report" / "ppo.png").is_file()
