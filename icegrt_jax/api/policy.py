@@ -151,6 +151,9 @@ def _data(session: Session, section: PPOOptions, given: Mapping, replayed: Mappi
     for name, prompts in given.items():
         if judge := judge_of(name):
             judge.check(prompts)
+    if section.score.baseline == "reference":
+        for prompts in given.values():
+            scoring.check_references(prompts)
     data = ppo_data.prepare(session, section, given, replayed, judge_of)
     notes.checked_example("ppo", data.prompts, session.tokenizer)
     if data.replay is not None:

@@ -13,7 +13,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.rl import kl_estimate
 from icegrt_jax.runs.iteration import Sampled
-from icegrt_jax.training.ppo import rewards_of
+from icegrt_jax.training.rewards import rewards_of
 from icegrt_jax.training.state import PPOConfig
 
 COLUMNS = ("log-prob", "reference", "value", "advantage", "reward")

@@ -170,6 +170,8 @@ def _data(run: rundir.Run, ppo: PPOOptions, domain: str, reader: scoring.Reader 
     """What the iterations read, looked at and counted."""
     replay = run.load(ppo.ptx.sources, Instruction) if ppo.ptx.coef else {}
     data = ppo_data.prepare(run, ppo, run.load(ppo.sources, Prompt), replay, judging.of_ppo(ppo, domain))
+    if ppo.score.baseline == "reference":
+        scoring.check_references(data.asked.prompts)
     notes.audit(run, "ppo", data.prompts, run.tokenizer)
     if data.replay is not None:
         notes.audit(run, "ppo", data.replay, run.tokenizer, name="replay_example")
@@ -224,11 +226,16 @@ def asked(ppo: PPOOptions, domain: str, lengths: LengthOptions, policy: ChatToke
 def check_rewards(
     ppo: PPOOptions, lengths: LengthOptions, origin: RecordOptions, workdir: pathlib.Path, policy: ChatTokenizer
 ) -> list[str]:
-    """Tries the functions of the user's on some records of each source; returns warnings."""
-    if not ppo.rewards:
+    """Tries the functions of the user's on some records of each source, looks for references; returns warnings."""
+    referred = ppo.score.baseline == "reference"
+    if not (ppo.rewards or referred):
         return []
     prompts = asked(ppo, origin.domain, lengths, policy)
     loaded: list[Sequence[Any]] = [inputs.records_of(reading, origin, workdir) or [] for reading in prompts]
+    for records in loaded if referred else ():
+        scoring.check_references(records)
+    if not ppo.rewards:
+        return []
     return try_out(ppo, [record for records in loaded for record in records[:TRIED]])
 
 

@@ -258,11 +258,31 @@ def _check_rewards(ppo: PPOOptions, value: ValueOptions, weight: float) -> None:
         raise UserError(f"ppo.reward_failed={ppo.reward_failed!r}; expected 'stop', 'none' or a number such as '-1'.")
     if not any([weight, *(ppo.reward_weights.get(name, 1.0) for name in ppo.rewards)]):
         raise UserError("every weight in ppo.reward_weights is 0: PPO would have nothing to learn from.")
+    _check_score(ppo, weight)
     from_reward = ESTIMATORS[ppo.estimator].critic and value.trunk == "own" and value.init == "reward"
     if ppo.iterations and not weight and from_reward:
         raise UserError(
             "value.init='reward': PPO has no reward model (its weight is 0, or there is no reward stage), so the "
             "critic cannot start from it; set value.init='sft'."
+        )
+
+
+def _check_score(ppo: PPOOptions, weight: float) -> None:
+    """Refuses what is made of ICE-Reward's score where there is none, or where it does not go with another key.
+
+    Args:
+      weight: of the reward model; 0: there is none.
+    """
+    for key in ("baseline", "shape"):
+        if getattr(ppo.score, key) != "none" and ppo.iterations and not weight:
+            given = getattr(ppo.score, key)
+            raise UserError(
+                f"ppo.score.{key}={given!r} is of ICE-Reward's score, and PPO has no reward model; leave it out."
+            )
+    if ppo.score.baseline == "reference" and ppo.score.scale == "reference":
+        raise UserError(
+            "ppo.score.baseline='reference' with ppo.score.scale='reference': the score is centred already, and "
+            "ICE-Instruct's mean would be taken off again; use ppo.score.scale='none' or 'running_std'."
         )
 
 

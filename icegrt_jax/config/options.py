@@ -31,7 +31,9 @@ from icegrt_jax.config.choices import (
     ParamDtype,
     Remat,
     Schedule,
+    ScoreBaseline,
     ScoreScale,
+    ScoreShape,
 )
 
 # Groups whose names are the user's.
@@ -191,8 +193,10 @@ class KLOptions:
 class ScoreOptions:
     """What becomes of a score before it is a reward."""
 
+    baseline: ScoreBaseline = "none"  # centring: each prompt's reference answer's score is taken off (arXiv 2502.18770)
     scale: ScoreScale = "reference"  # by ICE-Instruct's mean and spread (arXiv 1909.08593), or the run's own so far
     clip: float = 5.0  # largest absolute value of a scaled score; 0: no limit
+    shape: ScoreShape = "none"  # then its sigmoid, which bounds what a high score is worth (arXiv 2502.18770)
     eos_penalty: float = 1.0  # taken off the scaled score of a response that was cut off (arXiv 2403.17031, section 3)
     length_penalty: float = 0.0  # scaled score, per token beyond the target; 0: off
     length_target: int = 0  # tokens

@@ -43,6 +43,9 @@ def ppo_programs(
     rollout = shapes.split_rows(rollout, mesh, rows)
     program = functools.partial(like, resident=(state, rollout))
     reading, read = _reading(text_length, mesh, state, rollout, program)
+    if ppo.score.baseline != "none":
+        named, baseline = _references(ppo, lengths, text_length, mesh, state, rollout, program)
+        reading, read = [*reading, named], (*(read or (None, None, None)), baseline)
     _, experience, _ = jax.eval_shape(score, state, rollout, *read)
     experience = shapes.split_rows(experience, mesh, rows)
     if ppo.ptx.coef:
@@ -124,3 +127,19 @@ def _reading(length: int, mesh: Mesh, state: TrainState, rollout, program) -> tu
         resident=(state, rollout, texts, read), model=None,
     )  # fmt: skip
     return [*programs, of_texts], (verdicts, read, said)
+
+
+def _references(
+    ppo: PPOOptions, lengths: LengthOptions, text_length: int, mesh: Mesh, state: TrainState, rollout, program
+) -> tuple[Program, jax.Array]:
+    """What scores the prompts' reference answers, and the abstract scores f32[prompts]."""
+    models, rows = dict(state.models), ppo.batch_size
+    same = models["reward"].vocab_size == models["policy"].vocab_size
+    ids = (rows, lengths.total if same else text_length)
+    texts = shapes.batch(mesh, tokens=(IDS, *ids), mask=(MASK, *ids))
+    reward = shapes.placed(jax.eval_shape(lambda state: state.full("reward"), state), mesh)
+    named = program(
+        name="read references", lower=within(mesh, compiled_scores, reward, config=models["reward"], **texts),
+        resident=(state, rollout, texts), model=None,
+    )  # fmt: skip
+    return named, shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]

@@ -89,7 +89,8 @@ class Iteration:
         asked = self.asked.chosen([i for i in index for _ in range(ppo.samples_per_prompt)])
         with progress.phase("learn"):
             texts, given, answer, counts = self._read_as_text(state, step, rollout, asked.prompts)
-            state, experience, scored = self.score(state, rollout, *given)
+            baseline, of_references = self._baseline(state, asked.prompts)
+            state, experience, scored = self.score(state, rollout, *given, *baseline)
             if replayed is not None:
                 experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))
             state, learned = self.update(state, experience)
@@ -97,8 +98,15 @@ class Iteration:
             texts = texts or scoring.texts_of(run, rollout)
             judged = asked.judged(texts)
             counts |= answer.metrics()
-            metrics = {**sync.fetch({**scored, **learned}), **counts, **judged, **kl_target(ppo.kl)}
+            metrics = {**sync.fetch({**scored, **learned, **of_references}), **counts, **judged, **kl_target(ppo.kl)}
         return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience))
+
+    def _baseline(self, state: TrainState, records: Sequence[Prompt]) -> tuple[tuple, dict]:
+        """Of the prompts' reference answers the scores, last argument of `score`, and metrics; nothing by default."""
+        if self.ppo.score.baseline == "none":
+            return (), {}
+        scores, found = scoring.reference_scores(self.run, self.reader, state, records[:: self.ppo.samples_per_prompt])
+        return (scores,), found
 
     def _read_as_text(
         self, state: TrainState, step: int, rollout: Rollout, records: Sequence[Prompt]
@@ -108,7 +116,7 @@ class Iteration:
         Nothing where no text is looked at: `score` reads the ids.
         """
         if self.reader is None and not self.rewards:
-            return [], (), Answer({}), {}
+            return [], (None, None, None), Answer({}), {}
         run, by_ids = self.run, self.reader is None and bool(state.ppo.reward_model)
         # The roles read ids while the host decodes, calls the functions and tokenises.
         with jax.set_mesh(run.mesh):

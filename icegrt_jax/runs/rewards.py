@@ -1,7 +1,8 @@
 """The user's reward functions in a run: loaded, called on the host while the device works, and what a failure does.
 
 `ppo.rewards` names them. The main process of a run calls them, in a thread or in worker processes, and tells the
-others. What a function may give stands in `reward_call.py`, what becomes of its numbers in `training.ppo.scaled_sum`.
+others. What a function may give stands in `reward_call.py`, what becomes of its numbers in
+`training.rewards.scaled_sum`.
 """
 
 import dataclasses

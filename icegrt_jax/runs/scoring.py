@@ -126,17 +126,57 @@ def score_as_text(
     Returns:
       The scores f32[B] for `training.ppo.score`, and counts for the metrics: `score_cut`, answers that lost their end.
     """
+    scores, cut = _read_and_score(run, reader, state, prompts, texts, sync.fetch(rollout.finished))
+    return scores, {"score_cut": cut}
+
+
+def reference_scores(
+    run: Session, reader: Reader | None, state: TrainState, prompts: Sequence[Prompt]
+) -> tuple[jax.Array, dict[str, float]]:
+    """What the reward model makes of the prompts' reference answers, as `score_as_text`.
+
+    Args:
+      reader: None where it has the policy's tokenizer.
+
+    Returns:
+      The scores f32[B] for `training.ppo.score`, and for the metrics their mean and how many answers lost their end.
+    """
+    own = reader or Reader(run.tokenizer, run.lengths.total)
+    answers = [prompt.reference for prompt in prompts]
+    scores, cut = _read_and_score(run, own, state, prompts, answers, [True] * len(answers))
+    return scores, {"score_reference": scores.mean(), "reference_cut": cut}
+
+
+def check_references(prompts: Sequence[Prompt]) -> None:
+    """Refuses prompts without the reference answer that `ppo.score.baseline` asks for."""
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.reference:
+            raise UserError(
+                f"ppo.score.baseline='reference': {prompt.where or f'prompt {number}'} has no reference answer; give "
+                "each prompt one, or use ppo.score.baseline='none'."
+            )
+
+
+def _read_and_score(
+    run: Session,
+    reader: Reader,
+    state: TrainState,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    finished: Sequence[bool],
+) -> tuple[jax.Array, int]:
+    """The scores f32[B] of texts as answers, and how many lost their end."""
     messages = [prompt.prompt for prompt in prompts]
     if run.lengths.overlong_prompts == "cut":  # the reward model is to read what the policy has read
         longest = run.lengths.max_prompt_length
         messages = [cut_prompt(prompt, run.tokenizer, longest) or prompt for prompt in messages]
-    tokens, mask, cut = reader.read(messages, texts, sync.fetch(rollout.finished))
+    tokens, mask, cut = reader.read(messages, texts, finished)
     batch = shard_batch({"tokens": tokens, "mask": mask}, run.mesh)
     # Placed alike before the first update and after it, which else would be two programs.
     params = shard_tree(state.full("reward"), run.mesh)
     with jax.set_mesh(run.mesh):
         scores = compiled_scores(params, config=state.model("reward"), **batch)
-    return shard_batch(scores, run.mesh), {"score_cut": cut}
+    return shard_batch(scores, run.mesh), cut
 
 
 def texts_of(run: Session, rollout: Rollout) -> list[str]:

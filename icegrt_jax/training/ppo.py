@@ -4,16 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.rl import (
-    eos_penalty,
-    kl_estimate,
-    length_penalty,
-    masked_mean,
-    scale_scores,
-    token_rewards,
-    whiten,
-    whitening_std,
-)
+from icegrt_jax.rl import kl_estimate, masked_mean, whiten, whitening_std
 from icegrt_jax.sampling import Rollout
 from icegrt_jax.sharding.constrain import constrain_batch
 from icegrt_jax.sharding.mesh import platform
@@ -23,6 +14,7 @@ from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
+from icegrt_jax.training.rewards import final_scores, rewards_of, scaled_sum
 from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState, with_ema
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
@@ -77,6 +69,7 @@ def score(
     scores: jax.Array | None = None,
     read: dict | None = None,
     opinions: dict[str, Opinions] | None = None,
+    baseline: jax.Array | None = None,
 ) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
     """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
 
@@ -86,6 +79,7 @@ def score(
       read: what `read_roles` has returned, where the roles have read the rollout already: without `reward` where
         `scores` are given or there is no reward model.
       opinions: of each of `PPOConfig.rewards`.
+      baseline: f32[B / group_size], the scores of the prompts' reference answers, with `PPOConfig.score_baseline`.
 
     Returns:
       The state with the moments of the scores and the KL coefficient moved on (the rewards, or the loss, use
@@ -97,11 +91,12 @@ def score(
         read = read_roles(state, rollout, reward=has_model and scores is None)
     scores = read.pop("scores") if has_model and scores is None else scores
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
-    rollout, scores, read, opinions = all_rows((rollout, scores, read, opinions or {}), state.axis_name)
+    given = (rollout, scores, read, opinions or {}, baseline)
+    rollout, scores, read, opinions, baseline = all_rows(given, state.axis_name)
     config, mask = state.ppo, rollout.mask
     ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read.get("values")
 
-    state, scaled = scaled_sum(state, scores, opinions)
+    state, scaled = scaled_sum(state, scores, opinions, baseline)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
     rewards = rewards_of(config, scaled, rollout.finished, token_kl, mask, kl_coef)
@@ -135,49 +130,6 @@ def score(
     )  # fmt: skip
     state = state.replace(kl=state.kl.update(kl, mask.shape[0]))
     return state, own_rows(experience, state.axis_name), metrics
-
-
-def scaled_sum(
-    state: TrainState, scores: jax.Array | None, opinions: dict[str, Opinions]
-) -> tuple[TrainState, jax.Array]:
-    """The state with the moments moved on, and f32[B], what the penalties are taken off.
-
-    That is the sum over the reward model and the user's functions of weight times scaled value. A function without
-    an opinion of a response adds nothing to it.
-
-    Args:
-      scores: f32[B], the reward model's; None where there is no such model.
-    """
-    config, total = state.ppo, None
-    if config.reward_model:
-        scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
-        state = state.replace(score_stats=stats)
-        total = scaled if config.reward_model == 1.0 else config.reward_model * scaled
-    reward_stats = {}
-    for name, rule in config.rewards:
-        given = opinions[name]
-        scaled, reward_stats[name] = scale_scores(
-            given.values, state.reward_stats[name], method=rule.scale, known=given.known,
-            clip=config.score_clip if rule.scale != "none" else 0.0,
-        )  # fmt: skip
-        total = rule.weight * scaled if total is None else total + rule.weight * scaled
-    assert total is not None, "neither a reward model nor a reward function"
-    return state.replace(reward_stats=reward_stats), total
-
-
-def final_scores(config: PPOConfig, scaled: jax.Array, finished: jax.Array, mask: jax.Array) -> jax.Array:
-    """Scaled scores f32[B] less what a response pays for its length and for having been cut off."""
-    penalized = eos_penalty(scaled, finished, config.eos_penalty)
-    lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
-    return length_penalty(penalized, lengths, config.length_penalty, config.length_target)
-
-
-def rewards_of(
-    config: PPOConfig, scaled: jax.Array, finished: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: jax.Array
-) -> jax.Array:
-    """The reward of each token, f32[B, T], of scaled scores f32[B] and the KL f32[B, T], before any whitening."""
-    scores = final_scores(config, scaled, finished, mask)
-    return token_rewards(scores, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
 
 
 def epoch_keys(key: jax.Array, step: jax.Array, epochs: int) -> jax.Array:

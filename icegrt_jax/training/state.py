@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.config import estimators
-from icegrt_jax.config.choices import KLKind, KLPlace, ScoreScale
+from icegrt_jax.config.choices import KLKind, KLPlace, ScoreBaseline, ScoreScale, ScoreShape
 from icegrt_jax.config.options import (
     DrawOptions,
     KLOptions,
@@ -45,6 +45,8 @@ class PPOConfig(UpdateOptions):
     kl_early_stop: float = KLOptions.early_stop
     score_scale: ScoreScale = ScoreOptions.scale
     score_clip: float = ScoreOptions.clip
+    score_baseline: ScoreBaseline = ScoreOptions.baseline
+    score_shape: ScoreShape = ScoreOptions.shape
     eos_penalty: float = ScoreOptions.eos_penalty
     length_penalty: float = ScoreOptions.length_penalty
     length_target: int = ScoreOptions.length_target

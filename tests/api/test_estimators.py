@@ -37,3 +37,18 @@ def test_a_critic_from_a_model_that_is_not_given_is_refused_only_where_there_is_
     with pytest.raises(ice.UserError, match="the reward model is not given, so the critic cannot start from it"):
         ice.ppo(ice.load_model("models/policy"), ["the cat"], **given)
     ice.ppo(ice.load_model("models/policy"), ["the cat"], estimator="reinforce_pp", **given).close()
+
+
+def test_a_score_is_taken_against_that_of_the_prompt_s_reference_answer(here):
+    policy, reward = ice.load_model("models/policy"), ice.load_model("models/reward")
+    prompts = [{"prompt": "the cat", "reference": "sat"}, {"prompt": "the end", "reference": "near the cat"}]
+    shaped = dict(score={"baseline": "reference", "scale": "none", "shape": "sigmoid"})
+    training = ice.ppo(policy, prompts, reward=reward, **{**SMALL, "iterations": 1}, **shaped)
+    [(_, metrics, rollout)] = training
+    records = rollout.records[::4]
+    told = ice.score(reward, [record.prompt for record in records], [record.reference for record in records])
+    assert metrics["score_reference"] == pytest.approx(np.mean(told), abs=1e-4) and metrics["reference_cut"] == 0
+    expected = 1 / (1 + np.exp(np.repeat(told, 4) - rollout.scores))
+    np.testing.assert_allclose(rollout.scaled, expected, atol=1e-4)
+    with pytest.raises(ice.UserError, match="ppo.score.baseline='reference': .* has no reference answer; give each"):
+        ice.ppo(policy, ["the cat"], reward=reward, **SMALL, **shaped)

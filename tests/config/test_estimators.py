@@ -31,6 +31,8 @@ def check(overrides):
         "ppo.estimator=reinforce_pp ppo.gamma=0.9 ppo.whiten_rewards=true",
         "ppo.filter_overlong=true ppo.loss_aggregation=constant ppo.entropy_coef=0.01",
         "ppo.lam_alpha=0.05 ppo.value_lam=1.0",
+        "ppo.score.shape=sigmoid",
+        "ppo.score.shape=sigmoid ppo.score.baseline=reference ppo.score.scale=none",
     ],
 )
 def test_what_a_paper_has_is_taken(overrides):
@@ -61,6 +63,10 @@ def test_what_a_paper_has_is_taken(overrides):
         (f"ppo.estimator=rloo {FOUR} ppo.whiten_rewards=true", "ppo.whiten_rewards=True with ppo.estimator='rloo': a"),
         ("ppo.filter_groups=true", "ppo.filter_groups=true with ppo.estimator='gae', which has no groups"),
         ("ppo.estimator=reinforce_pp ppo.filter_groups=true", "ppo.filter_groups=true with ppo.estimator='rein"),
+        ("ppo.score.baseline=reference", "ppo.score.baseline='reference' with ppo.score.scale='reference': the score is"),
+        ("ppo.score.shape=tanh", "ppo.score.shape='tanh'; expected one of 'none', 'sigmoid'."),
+        ("ppo.score.shape=sigmoid ppo.rewards.own=own.py:f ppo.reward_weights.model=0.0 value.init=sft",
+         "ppo.score.shape='sigmoid' is of ICE-Reward's score, and PPO has no reward model; leave it out."),
         ("ppo.entropy_coef=-0.1", "ppo.entropy_coef=-0.1; expected 0 or more."),
         ("ppo.lam_alpha=-1.0", "ppo.lam_alpha=-1.0; expected a number above 0, such as 0.05, or 0 for ppo.lam."),
         ("ppo.value_lam=1.5", "ppo.value_lam=1.5; expected 0 to 1, or -1 for the advantages' own."),

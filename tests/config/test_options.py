@@ -126,7 +126,8 @@ def test_every_ppo_option_reaches_the_update_steps():
         "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
         "score.length_penalty": 0.1, "score.length_target": 9,
         "estimator": "grpo", "samples_per_prompt": 4, "loss_aggregation": "constant", "filter_groups": True,
-        "filter_overlong": True, "entropy_coef": 0.01, "lam_alpha": 0.05, "value_lam": 1.0, "ema": 0.75,
+        "filter_overlong": True, "entropy_coef": 0.01, "score.baseline": "reference",
+        "score.shape": "sigmoid", "lam_alpha": 0.05, "value_lam": 1.0, "ema": 0.75,
     }  # fmt: skip
     for key, value in changed.items():
         *groups, name = key.split(".")

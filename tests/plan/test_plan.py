@@ -210,6 +210,14 @@ def test_reward_functions_are_given_what_the_roles_read_beside_a_model_and_alone
         assert names == ["to rollout", "rollout", "first check", "read roles", "score", "ppo update"]
 
 
+def test_what_scores_the_reference_answers_is_planned():
+    values = {"sft.steps": 0, "reward.steps": 0, "ppo.score.baseline": "reference", "ppo.score.scale": "none"}
+    programs = Planned(read(tiny(**values)), plan.make_target(EIGHT), 4).programs({})[1]
+    assert [program.name for program in programs][-3:] == ["read references", "score", "ppo update"]
+    for program in programs[-3:-1]:
+        program.lower()  # as the run calls them
+
+
 def test_a_run_without_a_critic_is_planned_without_it():
     """By the roles that are held, and in the programs; a critic that starts from no reward model is not asked for."""
     values = {"sft.steps": 0, "reward.steps": 0, "ppo.rewards.right": "own.py:right", "ppo.estimator": "reinforce_pp"}

@@ -1,0 +1,56 @@
+"""From what the reward model and the user's functions say of responses to the reward of each token."""
+
+import jax
+import jax.numpy as jnp
+
+from icegrt_jax.rl import eos_penalty, length_penalty, scale_scores, token_rewards
+from icegrt_jax.training.state import Opinions, PPOConfig, TrainState
+
+
+def scaled_sum(
+    state: TrainState, scores: jax.Array | None, opinions: dict[str, Opinions], baseline: jax.Array | None = None
+) -> tuple[TrainState, jax.Array]:
+    """The state with the moments moved on, and f32[B], what the penalties are taken off.
+
+    That is the sum over the reward model and the user's functions of weight times scaled value. A function without
+    an opinion of a response adds nothing to it.
+
+    Args:
+      scores: f32[B], the reward model's; None where there is no such model.
+      baseline: f32[B / group_size], see `score`.
+    """
+    config, total = state.ppo, None
+    if config.reward_model:
+        if config.score_baseline == "reference":
+            assert scores is not None and baseline is not None, "the reference answers have been scored"
+            scores = scores - jnp.repeat(baseline, config.group_size)
+        scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
+        if config.score_shape == "sigmoid":
+            scaled = jax.nn.sigmoid(scaled)
+        state = state.replace(score_stats=stats)
+        total = scaled if config.reward_model == 1.0 else config.reward_model * scaled
+    reward_stats = {}
+    for name, rule in config.rewards:
+        given = opinions[name]
+        scaled, reward_stats[name] = scale_scores(
+            given.values, state.reward_stats[name], method=rule.scale, known=given.known,
+            clip=config.score_clip if rule.scale != "none" else 0.0,
+        )  # fmt: skip
+        total = rule.weight * scaled if total is None else total + rule.weight * scaled
+    assert total is not None, "neither a reward model nor a reward function"
+    return state.replace(reward_stats=reward_stats), total
+
+
+def final_scores(config: PPOConfig, scaled: jax.Array, finished: jax.Array, mask: jax.Array) -> jax.Array:
+    """Scaled scores f32[B] less what a response pays for its length and for having been cut off."""
+    penalized = eos_penalty(scaled, finished, config.eos_penalty)
+    lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
+    return length_penalty(penalized, lengths, config.length_penalty, config.length_target)
+
+
+def rewards_of(
+    config: PPOConfig, scaled: jax.Array, finished: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: jax.Array
+) -> jax.Array:
+    """The reward of each token, f32[B, T], of scaled scores f32[B] and the KL f32[B, T], before any whitening."""
+    scores = final_scores(config, scaled, finished, mask)
+    return token_rewards(scores, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)
