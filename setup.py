@@ -37,6 +37,7 @@ EXTRAS_REQUIRE = {
     # torch and PEFT are the other side of the parity tests; jaxtyping and beartype check the annotations of the maths.
     "test": [
         "beartype>=0.20",
+        "hypothesis>=6.100",
         "ipykernel",
         "jaxtyping>=0.3",
         "mypy>=2",

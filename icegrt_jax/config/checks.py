@@ -25,6 +25,8 @@ from icegrt_jax.config.options import (
 from icegrt_jax.config.penalty import check_penalty
 from icegrt_jax.errors import UserError
 
+WIDE_FOR_ANSWERS = 0.05  # a clip range that the ratio of a whole answer leaves only where training has gone wrong
+
 
 def _at_least(smallest: int, prefix: str, section: object, names: str) -> None:
     for name in names.split():
@@ -156,6 +158,11 @@ def doubts(reward: RewardOptions, ppo: PPOOptions, *, longest: int, weight: floa
         said.append(
             f"ppo.value_warmup={ppo.value_warmup} with ppo.iterations={ppo.iterations}: only the critic will learn, "
             "and ICE-GRT will be ICE-Instruct; set a smaller ppo.value_warmup."
+        )
+    if ppo.iterations and ppo.estimator == "gspo" and ppo.cliprange > WIDE_FOR_ANSWERS:
+        said.append(
+            f"ppo.cliprange={ppo.cliprange} with ppo.estimator='gspo': the ratio is a mean over an answer's tokens and "
+            "hardly leaves such a range; its paper (arXiv 2507.18071) has ppo.cliprange=3e-4, ppo.cliprange_high=4e-4."
         )
     return said
 

@@ -9,7 +9,7 @@ from tests.commands.runs import call, copy_parts
 PARTS = ("config.json", "data", "tokenizer", "pretrain", "sft", "reward")
 GRPO = {
     "ppo.estimator": "grpo", "ppo.samples_per_prompt": 4, "ppo.kl.into": "loss", "ppo.kl.kind": "k3",
-    "ppo.ptx.batch_size": 16, "ppo.filter_groups": True, "ppo.filter_overlong": True, "ppo.entropy_coef": 0.01,
+    "ppo.ptx.coef": 0.0, "ppo.judge": "", "ppo.filter_groups": True, "ppo.filter_overlong": True, "ppo.entropy_coef": 0.01,
 }  # fmt: skip
 
 
@@ -33,6 +33,6 @@ def test_a_run_without_a_critic_keeps_none_and_goes_on_bit_for_bit(finished, tmp
     assert call("export", whole, "--stage=ppo", f"--out={tmp_path / 'policy'}", **small) == 0
     assert (tmp_path / "policy" / "config.json").is_file()
     assert call("export", whole, "--stage=ppo", "--role=value", f"--out={tmp_path / 'value'}", **small) == 2
-    assert "holds policy, no value" in capfd.readouterr().err
+    assert "--role=value: the ppo stage has no such model; it has policy." in capfd.readouterr().err
     assert call("report", whole, **small) == 0
     assert (whole / "report" / "ppo.png").is_file()

@@ -7,7 +7,7 @@ import pytest
 from icegrt_jax.config import checks, read
 from icegrt_jax.config.estimators import ESTIMATORS, aggregation_of
 from icegrt_jax.config.file import load_config
-from icegrt_jax.config.options import PPOOptions
+from icegrt_jax.config.options import PPOOptions, RewardOptions
 from icegrt_jax.errors import UserError
 
 QUICKSTART = f"{pathlib.Path(__file__).parents[2] / 'configs' / 'quickstart.py'}:smoke"
@@ -63,7 +63,7 @@ def test_what_a_paper_has_is_taken(overrides):
         (f"ppo.estimator=rloo {FOUR} ppo.whiten_rewards=true", "ppo.whiten_rewards=True with ppo.estimator='rloo': a"),
         ("ppo.filter_groups=true", "ppo.filter_groups=true with ppo.estimator='gae', which has no groups"),
         ("ppo.estimator=reinforce_pp ppo.filter_groups=true", "ppo.filter_groups=true with ppo.estimator='rein"),
-        ("ppo.score.baseline=reference", "ppo.score.baseline='reference' with ppo.score.scale='reference': the score is"),
+        ("ppo.score.baseline=reference", "ppo.score.baseline='reference' with ppo.score.scale='reference': the"),
         ("ppo.score.shape=tanh", "ppo.score.shape='tanh'; expected one of 'none', 'sigmoid'."),
         ("ppo.score.shape=sigmoid ppo.rewards.own=own.py:f ppo.reward_weights.model=0.0 value.init=sft",
          "ppo.score.shape='sigmoid' is of ICE-Reward's score, and PPO has no reward model; leave it out."),
@@ -77,6 +77,13 @@ def test_what_does_not_go_with_an_estimator_is_one_sentence(overrides, message):
     with pytest.raises(UserError) as refused:
         check(overrides)
     assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("cliprange, doubted", [(0.2, True), (3e-4, False)])
+def test_a_clip_range_of_tokens_for_whole_answers_is_a_doubt(cliprange, doubted):
+    ppo = PPOOptions(iterations=1, estimator="gspo", samples_per_prompt=4, cliprange=cliprange)
+    said = checks.doubts(RewardOptions(), ppo, longest=1, weight=0.0)
+    assert any("ppo.cliprange=0.2 with ppo.estimator='gspo'" in one for one in said) == doubted
 
 
 def test_an_estimator_adds_up_as_its_paper_unless_a_key_says_otherwise():
