@@ -9,7 +9,8 @@ from tests.commands.runs import call, copy_parts
 PARTS = ("config.json", "data", "tokenizer", "pretrain", "sft", "reward")
 GRPO = {
     "ppo.estimator": "grpo", "ppo.samples_per_prompt": 4, "ppo.kl.into": "loss", "ppo.kl.kind": "k3",
-    "ppo.ptx.coef": 0.0, "ppo.judge": "", "ppo.filter_groups": True, "ppo.filter_overlong": True, "ppo.entropy_coef": 0.01,
+    "ppo.ptx.coef": 0.0, "ppo.judge": "", "ppo.filter_groups": True, "ppo.filter_overlong": True,
+    "ppo.entropy_coef": 0.01,
 }  # fmt: skip
 
 

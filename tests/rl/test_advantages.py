@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax.rl import gae
+from icegrt_jax.rl import gae, length_adaptive_lam
 
 from . import references
 from .examples import GARBAGE, MASK, normal, rollout, soiled
@@ -112,3 +112,10 @@ def test_integer_rewards_are_refused(unchecked):
         gae(jnp.ones((2, 3), jnp.int32), values, mask)
     with pytest.raises(TypeError, match="bootstrap is int32"):
         gae(values, values, mask, bootstrap=jnp.ones(2, jnp.int32))
+
+
+def test_the_weights_of_a_length_adaptive_lambda_sum_to_its_part_of_the_length():
+    mask = np.ones((1, 200), bool)
+    [lam] = length_adaptive_lam(mask, 0.05)
+    np.testing.assert_allclose(1 / (1 - lam), 0.05 * 200, rtol=1e-5)
+    assert length_adaptive_lam(mask[:, :3], 0.05) == 0, "a short response has the one-step error"
