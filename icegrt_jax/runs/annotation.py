@@ -39,7 +39,7 @@ def rank_answers(run: Run, section: AnnotationOptions, number: int, domain: str,
     Args:
       like: how the answers are drawn; its prompts are not looked at.
     """
-    data = run.workdir / "data"
+    data = (run.workdir / "data").resolve()  # an earlier round's is a link
     ranked, asked = data / file_of(number), data / f"to_rank_{name_of(number)}.jsonl"
     there = lambda path: sync.from_main(f"{path} is looked for", path.is_file)
     if not there(ranked):
@@ -96,14 +96,11 @@ def ranker(by: str, domain: str) -> Rank:
 
 
 def _check_ranked(ranked: pathlib.Path, asked: pathlib.Path) -> None:
-    """Refuses rankings by people that rank nothing, or other answers than they were given."""
-    records = read_jsonl(ranked, Ranking)
+    """Refuses rankings by people of other answers than they were given; such that rank nothing are no source."""
     given = {str(record.prompt): set(record.responses) for record in read_jsonl(asked, Ranking)}
-    for record in records:
+    for record in read_jsonl(ranked, Ranking):
         if not set(record.responses) <= given.get(str(record.prompt), set()):
             raise UserError(f"{record.where}: an answer or a prompt that {asked} does not have; rank those of it.")
-    if all(len(set(record.ranks)) == 1 for record in records):
-        raise UserError(f"{ranked}: every rank is the same, which teaches nothing; rank the answers, 1 is best.")
 
 
 def count(run: Run, reward: RewardOptions, number: int, by: str) -> None:

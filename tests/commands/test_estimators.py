@@ -18,7 +18,7 @@ GRPO = {
 def test_a_run_without_a_critic_keeps_none_and_goes_on_bit_for_bit(finished, tmp_path, capfd):
     whole = copy_parts(finished, tmp_path / "whole", *PARTS)
     assert call("ppo", whole, **GRPO, **{"ppo.iterations": 2}) == 0
-    grown = copy_parts((whole,), tmp_path / "grown", *PARTS, "compile_cache")
+    grown = copy_parts((whole,), tmp_path / "grown", *PARTS)
     assert call("ppo", grown, **GRPO, **{"ppo.iterations": 1}) == 0
     assert call("ppo", grown, **GRPO, **{"ppo.iterations": 2}) == 0
     assert "ppo: going on from iteration 1" in capfd.readouterr().out

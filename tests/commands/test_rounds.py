@@ -136,8 +136,10 @@ def test_people_rank_what_a_finished_run_is_to_learn_from_in_another_round(finis
     given = read_jsonl(asked, Ranking)
     assert given and all(record.ranks == (1.0, 1.0) for record in given)
     assert {str(r.prompt) for r in given} <= {str(p.prompt) for p in read_jsonl(data / "eval_prompts.jsonl", Prompt)}
-    wrong = {"every rank is the same": given, "line 1: an answer or a prompt that": [Ranking(
-        given[0].prompt, ("mine", "yours"), (1.0, 2.0))]}  # fmt: skip
+    wrong = {
+        "nothing is left of its 8 records: 8 have only answers of one rank": given,
+        "line 1: an answer or a prompt that": [Ranking(given[0].prompt, ("mine", "yours"), (1.0, 2.0))],
+    }
     for said, records in wrong.items():
         write_jsonl(ranked, records)
         assert call("run", workdir, **keys) == 2 and said in capsys.readouterr().err
