@@ -77,8 +77,19 @@ def test_the_study_of_own_rewards_compares_arms_by_seed_and_values_form_alone(tm
     assert own["form"](prompts, reviews, [None] * 5) == [1.0, 0.25, 0.75, 0.75, 0.0]
 
 
-def test_the_study_of_own_data_says_what_the_limit_was():
-    large = runpy.run_path(str(ROOT / "experiments" / "own_data" / "large.py"))
+def test_the_study_of_own_data_says_what_is_read_and_what_the_limit_was():
+    sets, large = (runpy.run_path(str(ROOT / "experiments" / "own_data" / name)) for name in ("run.py", "large.py"))
+    found = {
+        "source": "jsonl:rows.jsonl", "understood": "read as alpaca", "stage": "sft", "number": "loss",
+        "before": 5.25, "after": 3.5,
+        "counts": {"records": 100, "kept": 60, "cut": 30, "dropped": 10},
+    }  # fmt: skip
+    ranked = {**found, "stage": "reward", "number": "accuracy", "before": 0.5, "after": 0.625}
+    text = sets["table"]({"alpaca": found, "comve": {**ranked, "counts": {"records": 9, "identical": 2}}})
+    assert "| alpaca | instruction, input, output | sft | 100 | 90 | 30 | 10 | loss | 5.250 | 3.500 |" in text
+    assert "| comve | answers with scores | reward | 9 | 7 | 0 | 2 | accuracy | 50.0 % | 62.5 % |" in text
+    assert "- `jsonl:rows.jsonl`: read as alpaca" in text
+
     MIB, run = 1 << 20, {"rc": 0, "seconds": 20.0, "peak": 200 << 20, "losses": [7.0, 5.0]}
     said = {
         "way": "cgroup", "small_bytes": 4 * MIB, "limit": 240 * MIB, "rows": 1000, "bytes": 720 * MIB,

@@ -19,7 +19,7 @@ from icegrt_jax import files
 from icegrt_jax.training.metrics import read_metrics
 
 HERE = pathlib.Path(__file__).parent
-CONFIG = HERE / "config.py"
+CONFIG = HERE / "large_config.py"
 MIB = 1 << 20
 ROWS = "domain/pubmedqa/train.jsonl"  # copied again and again, each with a number of its own for an id
 # The answer is trained on; the abstract, most of a row, is kept with the record, as a judge would ask for it.
