@@ -18,12 +18,12 @@ from tests.commands.runs import ROOT, command, copy_parts, one_device, program, 
 LIMIT = 30  # seconds that one waits for another
 
 
-def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
+def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None, **keys):
     """The command as so many processes of one device.
 
     Args:
       stop: (process, stage, step, signal).
-      last: keys of the config that the last process has otherwise.
+      last: keys of the config that the last process has otherwise; `keys` those of all.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,8 +33,8 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None):
     started = []
     for i in range(count):
         process = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]
-        keys = (last or {}) if i == count - 1 else {}
-        arguments = command(stage, workdir, *process, f"--host-timeout={limit}", **keys)
+        more = {**keys, **((last or {}) if i == count - 1 else {})}
+        arguments = command(stage, workdir, *process, f"--host-timeout={limit}", **more)
         here = stop[1:] if stop and stop[0] == i else ()
         started.append(subprocess.Popen(
             [*program(*here), *arguments], cwd=ROOT, env=environment, text=True,
@@ -83,6 +83,33 @@ def test_a_run_of_two_processes_that_loses_one_goes_on_as_one_and_ends_with_the_
     texts = lambda folder: [row["response"] for row in files.read_jsonl(folder / "ppo" / "samples.jsonl")]
     assert texts(workdir) == texts(whole)
     assert same(workdir, whole, "evaluate/results.json")
+
+
+OWN = """
+import os, pathlib
+CALLS = pathlib.Path(__file__).with_name("calls.txt")
+
+def words(prompts, responses, records):
+    if len(prompts) == 8:
+        with open(CALLS, "a") as calls:
+            calls.write(f"{os.getpid()}\\n")
+    return [float(len(response.split())) for response in responses]
+"""
+
+
+@pytest.mark.slow
+def test_a_reward_function_is_called_by_one_of_two_processes_and_learned_from_as_by_one(finished, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    own = {"ppo.rewards.words": f"{tmp_path / 'own.py'}:words", "ppo.iterations": 2}
+    parts = ("data", "tokenizer", "pretrain", "sft", "reward")
+    one, two = (copy_parts(finished, tmp_path / name, *parts) for name in ("one", "two"))
+    for workdir, count in ((one, 1), (two, 2)):
+        codes, _, errors = ends(start("ppo", workdir, count, **own))
+        assert codes == [0] * count, errors
+    calls = (tmp_path / "calls.txt").read_text().split()
+    assert len(calls) == 4 and len(set(calls)) == 2, "a process of its own in each run, once an iteration"
+    assert_same_numbers(two, one, "ppo")
+    assert read_metrics(two / "ppo" / "metrics.jsonl")[-1]["reward/words"] > 0
 
 
 @pytest.mark.slow
