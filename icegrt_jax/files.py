@@ -5,6 +5,7 @@ one thing a kill can leave in them is half a last line, which readers skip and t
 next run cuts off.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,12 @@ from icegrt_jax.errors import UserError
 
 PathLike = str | os.PathLike
 LFS_POINTER = "version https://git-lfs"
+
+
+def sha256(path: PathLike) -> str:
+    """Of a file's content, in hexadecimal digits; it is read in parts."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text_atomic(path: PathLike, text: str) -> None:

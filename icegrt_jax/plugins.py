@@ -18,6 +18,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from icegrt_jax import files
 from icegrt_jax.errors import UserError
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ def load(key: str, spec: str) -> Any:
 def fingerprint(spec: str) -> str | None:
     """SHA-256 of the file that the name is read from, None where it is not there; modules beside it do not count."""
     file = file_of(spec)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+    return files.sha256(file) if file is not None and file.is_file() else None
 
 
 def file_of(spec: str) -> pathlib.Path | None:

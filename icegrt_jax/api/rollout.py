@@ -13,7 +13,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.rl import kl_estimate
 from icegrt_jax.runs.iteration import Sampled
-from icegrt_jax.training.rewards import rewards_of
+from icegrt_jax.training.rewards import final_scores, rewards_of
 from icegrt_jax.training.state import PPOConfig
 
 COLUMNS = ("log-prob", "reference", "value", "advantage", "reward")
@@ -104,7 +104,8 @@ class ScoredRollout:
         """f32[B, T], of each token: the KL penalty where it is in the reward, and the score at the last one."""
         kl = kl_estimate(self.logprobs, self.ref_logprobs, "k1", self.mask)
         kl_coef = np.float32(self._metrics["kl_coef"])
-        return np.asarray(rewards_of(self._config, self.scaled, self.finished, kl, self.mask, kl_coef))
+        scores = final_scores(self._config, self.scaled, self.finished, self.mask)
+        return np.asarray(rewards_of(self._config, scores, kl, self.mask, kl_coef))
 
     @property
     def scores(self) -> np.ndarray | None:

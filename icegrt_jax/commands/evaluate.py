@@ -14,7 +14,7 @@ import numpy as np
 from icegrt_jax import files
 from icegrt_jax.commands import leaving_models
 from icegrt_jax.config.options import DrawOptions, EvaluateOptions, Options, RewardOptions
-from icegrt_jax.data.encode import encode_prompt, fit_prompts
+from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
@@ -96,14 +96,12 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _questions(run: rundir.Run, section: EvaluateOptions, domain: str, group: str) -> judging.Questions:
-    limit, longest = section.limit, run.lengths.max_prompt_length
+    longest, judge_of = run.lengths.max_prompt_length, judging.of_evaluation(section, group, domain)
     loaded = run.load(getattr(section, group), Prompt)
-    limited = {source: records[: limit or None] for source, records in loaded.items()}
-    asked = judging.questions(limited, judging.of_evaluation(section, group, domain))
-    fitting = [i for i, p in enumerate(asked.prompts) if len(encode_prompt(p, run.tokenizer)) <= longest]
-    if len(fitting) < len(asked):
-        print(f"evaluate  {len(asked) - len(fitting)} of {len(asked)} prompts are over {longest} tokens: left out")
-    return asked.chosen(fitting)
+    asked, over = judging.fitting(loaded, judge_of, run.tokenizer, longest, section.limit)
+    if over:
+        print(f"evaluate  {over} of {len(asked) + over} prompts are over {longest} tokens: left out")
+    return asked
 
 
 def _columns(domain: judging.Questions, rows: dict[str, dict]) -> dict:

@@ -9,7 +9,6 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from icegrt_jax import commands
 from icegrt_jax.config.convert import to_config
@@ -44,7 +43,7 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     notes.warn("run", inputs.check(config, workdir, *(stage for stage, _ in stages)))
     notes.warn("run", provenance.check(workdir, config.data_dir, [stage.name for stage, _ in stages]))
     due = [(stage, purpose) for stage, purpose in stages if stage.is_due(config)]
-    steps = _steps(due, lambda number: dataclasses.replace(config, rounds=number), config.rounds, workdir)
+    steps = _steps(due, config, workdir)
     for number, step in enumerate(steps, start=1):
         print_header(step.name, step.purpose, number=number, total=len(steps))
         step.do()
@@ -54,47 +53,42 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     print(f"finished in {minutes} min {seconds} s; open {workdir / 'report' / 'index.html'}")
 
 
-def _steps(
-    stages: Sequence[tuple[Stage, str]], of_round: Callable[[int], Any], count: int, workdir: pathlib.Path
-) -> list[Step]:
-    """All that is to be done, in order.
-
-    Args:
-      of_round: the options of a run that ends with a round.
-      count: of rounds.
-    """
-    whole, names = of_round(count), [stage.name for stage, _ in stages]
-    carry_out = functools.partial(begin.carry_out, config=whole, workdir=workdir)
-    plain = [Step(stage.name, purpose, functools.partial(carry_out, stage)) for stage, purpose in stages]
+def _steps(stages: Sequence[tuple[Stage, str]], config: Options, workdir: pathlib.Path) -> list[Step]:
+    """All that is to be done, in order."""
+    names, count = [stage.name for stage, _ in stages], config.rounds
+    plain = [
+        Step(stage.name, purpose, functools.partial(begin.carry_out, stage, config, workdir))
+        for stage, purpose in stages
+    ]
     if count == 1:
         return plain
     first, last = names.index(REPEATED[0]), names.index(REPEATED[1]) + 1
+    # Of a round the options are those of a run that ends with it.
+    of_round = lambda number: dataclasses.replace(config, rounds=number)
+    folder_of = functools.partial(rounds.folder_of, workdir, rounds=count)
+
+    def carry_out(stage: Stage, number: int) -> None:
+        if number < count:
+            rounds.open_folder(workdir, number, names[:first], to_config(of_round(number)))
+            notes.warn(f"round {number}", provenance.check(folder_of(number), config.data_dir, [stage.name]))
+        begin.carry_out(stage, of_round(number), folder_of(number))
+
+    def annotate(number: int) -> None:
+        """For the round after this one, of answers of the policy that this one has left."""
+        options = of_round(number)
+        run = rundir.start(
+            options, options.lengths, options.mesh, folder_of(number), compile_cache=config.log.compile_cache
+        )
+        like = Asked([], config.ppo, config.evaluate.batch_size)
+        annotation.rank_answers(run, config.annotation, number + 1, config.domain, like)
+        annotation.count(run, config.reward, number + 1, config.annotation.by)
+
     steps = plain[:first]
     for number in range(1, count + 1):
-        options, folder = of_round(number), rounds.folder_of(workdir, number, count)
         for stage, purpose in stages[first:last]:
-            do = functools.partial(_in_round, stage, options, folder, workdir, number, count, names[:first])
-            steps.append(Step(stage.name, f"round {number} of {count}: {purpose}", do))
+            what = f"round {number} of {count}: {purpose}"
+            steps.append(Step(stage.name, what, functools.partial(carry_out, stage, number)))
         if number < count:
-            what = f"round {number + 1} of {count}: answers of the policy ranked, by {whole.annotation.by}"
-            steps.append(Step("annotate", what, functools.partial(_annotate, options, folder, number + 1)))
+            what = f"round {number + 1} of {count}: answers of the policy ranked, by {config.annotation.by}"
+            steps.append(Step("annotate", what, functools.partial(annotate, number)))
     return [*steps, *plain[last:]]
-
-
-def _in_round(
-    stage: Stage, options: Any, folder: pathlib.Path, workdir: pathlib.Path, number: int, count: int, earlier: list[str]
-) -> None:
-    """A stage of a round in its folder; `options` are the round's."""
-    if number < count:
-        rounds.open_folder(workdir, number, earlier, to_config(options))
-        notes.warn(f"round {number}", provenance.check(folder, options.data_dir, [stage.name]))
-    begin.carry_out(stage, options, folder)
-
-
-def _annotate(options: Any, folder: pathlib.Path, number: int) -> None:
-    """Answers of the policy in `folder`, of the round whose options these are, ranked for the next one."""
-    section, cache = options.annotation, options.log.compile_cache
-    run = rundir.start(options, options.lengths, options.mesh, folder, compile_cache=cache)
-    like = Asked([], options.ppo, options.evaluate.batch_size)
-    annotation.rank_answers(run, section, number, options.domain, like)
-    annotation.count(run, options.reward, number, section.by)

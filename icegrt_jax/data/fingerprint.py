@@ -2,16 +2,15 @@
 
 import hashlib
 import os
-import pathlib
 import time
 
+from icegrt_jax import files
 from icegrt_jax.data import kept
 from icegrt_jax.data.sources import files_of
 from icegrt_jax.errors import UserError
 
 CACHE = "~/.cache/icegrt_jax/fingerprints.json"
 SETTLED = 2.0  # seconds: a file that is written now may change once more within its clock's step
-BLOCK = 1 << 22  # bytes read at a time
 
 
 def fingerprint(spec: str, *, data_dir: str = "", workdir: str = "", cache: str | os.PathLike = CACHE) -> str:
@@ -34,18 +33,10 @@ def fingerprint(spec: str, *, data_dir: str = "", workdir: str = "", cache: str 
         size, changed = stat.st_size, stat.st_mtime_ns
         entry = known.get(str(path))
         if entry is None or entry[:2] != [size, changed]:
-            entry = [size, changed, _hash(path)]
+            entry = [size, changed, files.sha256(path)]
             if time.time_ns() - changed > SETTLED * 1e9:
                 learned[str(path)] = entry
         whole.update(bytes.fromhex(entry[2]))
     if learned:
         kept.update(cache, learned)
     return whole.hexdigest()
-
-
-def _hash(path: pathlib.Path) -> str:
-    content = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            content.update(block)
-    return content.hexdigest()

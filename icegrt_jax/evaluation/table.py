@@ -29,7 +29,7 @@ def format_table(rows: list[dict], columns: Columns = COLUMNS) -> str:
     """`rows` as [{"name", "metrics": {…}, "intervals": {…}}]; shares are shown in per cent, with their intervals."""
     columns = tuple((key, title) for key, title in columns if any(key in row["metrics"] for row in rows))
     lines = [["", *(title for _, title in columns)]]
-    lines += [[row["name"], *(_cell(key, row) for key, _ in columns)] for row in rows]
+    lines += [[row["name"], *(cell(key, row) for key, _ in columns)] for row in rows]
     first, *others = (max(map(len, column)) for column in zip(*lines))
     widths = [max(width, 13) for width in others]
     return "\n".join(
@@ -37,14 +37,15 @@ def format_table(rows: list[dict], columns: Columns = COLUMNS) -> str:
     )
 
 
-def _cell(key: str, row: dict) -> str:
+def cell(key: str, row: dict, digits: int = 0) -> str:
+    """A number of a row as it is shown, with its interval where there is one; `digits` are those of the bounds."""
     value = row["metrics"].get(key)
     if value is None:
         return "-"
     if key == "length":
         return f"{value:.1f}"
     bounds = row.get("intervals", {}).get(key)
-    return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
+    return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.{digits}f}, {100 * bounds[1]:.{digits}f}]" if bounds else "")
 
 
 def format_note(rows: list[dict], prompts: Mapping[str, int]) -> str:

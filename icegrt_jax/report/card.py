@@ -13,7 +13,7 @@ from icegrt_jax.data.licences import UNKNOWN, licence_of
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.intervals import interval
-from icegrt_jax.evaluation.table import columns_of
+from icegrt_jax.evaluation.table import cell, columns_of
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf import card
 from icegrt_jax.models.hf.hub import HUB_NAME
@@ -162,7 +162,7 @@ def _results(evaluate: EvaluateOptions, workdir: pathlib.Path, own: str) -> str:
     rows = []
     for row in results["rows"]:
         name = f"**{row['name']}** (this model)" if row["name"] == own else row["name"]
-        rows.append([name, *(_cell(key, row) for key, _ in columns)])
+        rows.append([name, *(cell(key, row, digits=1) for key, _ in columns)])
     said = "Evaluated before intervals were kept."
     if counts := results.get("prompts"):
         judges = [
@@ -182,16 +182,6 @@ def _judges(evaluate: EvaluateOptions, kind: str) -> str:
     default = getattr(evaluate, DEFAULTS[kind])
     names = dict.fromkeys(without_paths(evaluate.judges.get(source, default)) for source in getattr(evaluate, kind))
     return f"judge{'s' if len(names) > 1 else ''} {', '.join(f'`{name}`' for name in names)}"
-
-
-def _cell(key: str, row: dict) -> str:
-    value = row["metrics"].get(key)
-    if value is None:
-        return "-"
-    if key == "length":
-        return f"{value:.1f}"
-    bounds = row.get("intervals", {}).get(key)
-    return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else "")
 
 
 def _held_out(workdir: pathlib.Path, stage: str) -> str:

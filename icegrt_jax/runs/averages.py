@@ -35,6 +35,8 @@ def leave(run: Run, ppo: PPOOptions, end: TrainState, step: int, measure: Callab
     at = lambda point: end.replace(params={**end.params, "policy": on_the_way(start, end.params["policy"], point)})
     rows = _measured(run, ppo, at, measure()) if ppo.average else []
     chosen = max(rows, key=lambda row: row["chosen_by"])["point"] if rows else 1.0
+    if rows and sync.is_main():
+        print(f"ppo: the policy at {chosen:g} of the way is kept", flush=True)
     kept = trained(at(chosen)).params
     with Checkpoints(run.folder("ppo") / AVERAGE, keep=1) as checkpoints:
         checkpoints.save(step, {"params": shard_tree(kept, run.mesh)})
@@ -70,7 +72,5 @@ def _measured(run: Run, ppo: PPOOptions, at: Callable[[float], TrainState], meas
             shown = ", ".join(f"{name} {row[name]:.4g}" for name, _ in metrics)
             print(f"ppo: {point:g} of the way from ICE-Instruct: {shown}", flush=True)
     if sync.is_main():
-        best = max(rows, key=lambda row: row["chosen_by"])["point"]
-        print(f"ppo: the policy at {best:g} of the way is kept", flush=True)
         files.write_json_atomic(run.folder("ppo") / "average.json", rows)
     return rows

@@ -11,20 +11,20 @@ from icegrt_jax.runs import batch_check, inputs, notes, own_code, provenance, ru
 from icegrt_jax.runs.stage import Stage
 
 
-def alone(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
-    """The stage by itself, as `icegrt STAGE` runs it: its inputs are checked first."""
-    notes.warn(stage.name, inputs.check(config, workdir, stage))
-    notes.warn(stage.name, provenance.check(workdir, config.data_dir, [stage.name]))
-    carry_out(stage, config, workdir)
-
-
 def program(stage: Stage) -> Callable[[Options, pathlib.Path], None]:
-    """`main` of the stage's command."""
-    return functools.partial(alone, stage)
+    """`main` of the stage's command: the stage by itself."""
+    return functools.partial(carry_out, stage, alone=True)
 
 
-def carry_out(stage: Stage, config: Options, workdir: pathlib.Path) -> None:
-    """Does what of a stage is not done yet, once all is checked that would keep it from its first step."""
+def carry_out(stage: Stage, config: Options, workdir: pathlib.Path, *, alone: bool = False) -> None:
+    """Does what of a stage is not done yet, once all is checked that would keep it from its first step.
+
+    Args:
+      alone: its sources have not been looked at together with those of other stages.
+    """
+    if alone:
+        notes.warn(stage.name, inputs.check(config, workdir, stage))
+        notes.warn(stage.name, provenance.check(workdir, config.data_dir, [stage.name]))
     stage.check_config(config)
     if not stage.is_due(config):
         return

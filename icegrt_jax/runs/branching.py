@@ -21,7 +21,6 @@ FILE_NAME = "from.json"
 # Of a finished stage, beside done.json, by those after it.
 READ = ("checkpoints/{step}", "best", "average", "tokenizer")
 REMEASURED = ("heldout",)  # of done.json: may be measured again
-BLOCK = 1 << 22  # bytes read at a time
 
 Entry = list[Any]  # of a file: its size, the time of its last change in ns, the SHA-256 of its content
 
@@ -223,7 +222,7 @@ def _folder(folder: pathlib.Path, places: Iterable[str], known: dict[str, Entry]
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         old = known.get(name)
         unread = old is None or old[:2] != [stat.st_size, stat.st_mtime_ns]
-        entries[name] = [stat.st_size, stat.st_mtime_ns, _hash(path)] if unread or old is None else old
+        entries[name] = [stat.st_size, stat.st_mtime_ns, files.sha256(path)] if unread or old is None else old
     return entries
 
 
@@ -231,11 +230,3 @@ def _differing(old: dict[str, Entry], new: dict[str, Entry]) -> list[str]:
     """Files whose content is another, is gone or has come."""
     content = lambda entries, name: entries[name][2] if name in entries else None
     return [name for name in sorted(old.keys() | new.keys()) if content(old, name) != content(new, name)]
-
-
-def _hash(path: pathlib.Path) -> str:
-    content = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            content.update(block)
-    return content.hexdigest()

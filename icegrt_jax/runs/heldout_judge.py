@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from icegrt_jax.config.options import DrawOptions, PPOOptions
-from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.intervals import grade_intervals
@@ -22,15 +21,10 @@ def measure_answers(run: Run, ppo: PPOOptions, domain: str) -> Measure:
 
     The same keys at every measurement: what changes is the policy.
     """
-    loaded = {name: records[: ppo.heldout_limit or None] for name, records in run.load(ppo.heldout, Prompt).items()}
-    longest = run.lengths.max_prompt_length
-    fitting = {
-        name: [prompt for prompt in records if len(encode_prompt(prompt, run.tokenizer)) <= longest]
-        for name, records in loaded.items()
-    }
-    if not any(fitting.values()):
+    longest, judge_of = run.lengths.max_prompt_length, judging.of_ppo(ppo, domain)
+    asked, _ = judging.fitting(run.load(ppo.heldout, Prompt), judge_of, run.tokenizer, longest, ppo.heldout_limit)
+    if not asked:
         raise UserError(f"ppo.heldout: no prompt of at most max_prompt_length={longest} tokens is left.")
-    asked = judging.questions(fitting, judging.of_ppo(ppo, domain))
     greedy = DrawOptions(temperature=0.0, cache_dtype=ppo.cache_dtype)
 
     def measure(state: TrainState) -> Mapping[str, float | str]:

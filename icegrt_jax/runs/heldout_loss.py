@@ -48,14 +48,16 @@ def _rows(run: Run, section: SupervisedOptions, name: str, records: Sequence) ->
 def _sums(run: Run, state: TrainState, rows: list[Batch], size: int) -> Counter:
     """Sums over the targets, `size` rows at a time; the last block is filled with rows without a target."""
     nothing = {name: np.zeros_like(x) for name, x in rows[0].items()}
-    total: Counter[str] = Counter()
+    found = []
     with jax.set_mesh(run.mesh):
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
             block = block + [nothing] * (size - len(block))
             batch = {name: np.concatenate([row[name] for row in block]) for name in nothing}
-            sums = sync.fetch(compiled_sums(state, shard_batch(batch, run.mesh)))
-            total.update({name: float(value) for name, value in sums.items()})
+            found.append(compiled_sums(state, shard_batch(batch, run.mesh)))
+    total: Counter[str] = Counter()
+    for sums in sync.fetch(found):
+        total.update({name: float(value) for name, value in sums.items()})
     return total
 
 

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from icegrt_jax.config.options import EvaluateOptions, PPOOptions
+from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.sequences import Chained
+from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.evaluation.judges import Judge, grade_all, load, mean_grades
 
 JudgeOf = Callable[[str], Judge | None]  # of a source; None: its answers are not judged
@@ -51,6 +53,15 @@ def questions(sources: Mapping[str, Sequence[Prompt]], judge_of: JudgeOf) -> Que
     judges = {source: judge_of(source) for source in sources}
     of_each = [judges[source] for source, records in sources.items() for _ in range(len(records))]
     return Questions(Chained(sources.values()), of_each)
+
+
+def fitting(
+    sources: Mapping[str, Sequence[Prompt]], judge_of: JudgeOf, tokenizer: ChatTokenizer, longest: int, limit: int
+) -> tuple[Questions, int]:
+    """`questions` of the first `limit` of each source (0: of all) with at most `longest` tokens; how many have more."""
+    asked = questions({source: records[: limit or None] for source, records in sources.items()}, judge_of)
+    fit = [i for i, prompt in enumerate(asked.prompts) if len(encode_prompt(prompt, tokenizer)) <= longest]
+    return asked.chosen(fit), len(asked) - len(fit)
 
 
 def of_evaluation(section: EvaluateOptions, group: str, domain: str) -> JudgeOf:

@@ -99,12 +99,12 @@ def score(
     state, scaled = scaled_sum(state, scores, opinions, baseline)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
-    rewards = rewards_of(config, scaled, rollout.finished, token_kl, mask, kl_coef)
+    scored = final_scores(config, scaled, rollout.finished, mask)
+    rewards = rewards_of(config, scored, token_kl, mask, kl_coef)
     unit = jnp.ones(())  # of the reward that the advantages are in: a KL in the loss has to be in it as well
     if config.whiten_rewards:
         unit = unit * whitening_std(rewards, mask)
         rewards = whiten(rewards, mask, shift_mean=False)
-    scored = final_scores(config, scaled, rollout.finished, mask)
     learned = learned_from(config, scored, rewards, values, mask, rollout.finished, unit)
 
     kl = jnp.mean(jnp.sum(token_kl, axis=1))

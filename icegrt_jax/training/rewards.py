@@ -49,8 +49,7 @@ def final_scores(config: PPOConfig, scaled: jax.Array, finished: jax.Array, mask
 
 
 def rewards_of(
-    config: PPOConfig, scaled: jax.Array, finished: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: jax.Array
+    config: PPOConfig, scores: jax.Array, token_kl: jax.Array, mask: jax.Array, kl_coef: jax.Array
 ) -> jax.Array:
-    """The reward of each token, f32[B, T], of scaled scores f32[B] and the KL f32[B, T], before any whitening."""
-    scores = final_scores(config, scaled, finished, mask)
+    """The reward of each token, f32[B, T], of final scores f32[B] and the KL f32[B, T], before any whitening."""
     return token_rewards(scores, token_kl, mask, kl_coef=kl_coef if config.kl_in == "reward" else 0.0)

@@ -39,8 +39,8 @@ def test_the_same_content_is_the_same_wherever_it_lies_and_another_is_another(ro
 
 def test_a_file_is_read_once_while_its_size_and_time_stay(rows, tmp_path, monkeypatch):
     read = []
-    hashed = module._hash
-    monkeypatch.setattr(module, "_hash", lambda path: read.append(path) or hashed(path))
+    hashed = module.files.sha256
+    monkeypatch.setattr(module.files, "sha256", lambda path: read.append(path) or hashed(path))
     cache = tmp_path / "cache" / "fingerprints.json"
     first = fingerprint(f"jsonl:{rows}", cache=cache)
     assert fingerprint(f"jsonl:{rows}", cache=cache) == first and len(read) == 1

@@ -15,7 +15,7 @@ from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.state import PPOConfig, trained
 from icegrt_jax.training.updates import policy_update
 from tests.rl import references
-from tests.training.examples import POLICY, SCALAR, B, P, T, make_experience, make_rollout, make_state
+from tests.training.examples import POLICY, SCALAR, B, P, T, make_experience, make_state
 from tests.training.test_updates import UNCLIPPED, gradient
 
 GROUP = 4
@@ -43,13 +43,6 @@ def make(estimator: str = "gae", **more):
     return state.replace(
         params=params, opt_state=opt_state, models=without(state.models), optimizers=without(state.optimizers)
     )
-
-
-@pytest.fixture(scope="module")
-def rollout():
-    rollout = make_rollout(make_state())
-    assert 2 <= rollout.finished.sum() <= B - 2, "both endings should occur"
-    return rollout
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from icegrt_jax.sharding.pmap import pmap_step, replicate, split_batch, unreplic
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.state import Opinions, RewardRule, trained, with_trained
-from tests.training.examples import B, make_rollout, make_state
+from tests.training.examples import B, make_state
 
 RULES = {
     "exact": RewardRule(weight=0.5),
@@ -31,11 +31,6 @@ def state_of(rules=RULES, **options):
     state = make_state(reference_seed=5, rewards=tuple(sorted(rules.items())), **{**OPTIONS, **options})
     stats = {name: ScoreStats.create(*REFERENCE.get(name, ())) for name in rules}
     return state.replace(reward_stats=stats)
-
-
-@pytest.fixture(scope="module")
-def rollout():
-    return make_rollout(make_state())
 
 
 @pytest.fixture(scope="module")

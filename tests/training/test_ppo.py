@@ -30,13 +30,6 @@ GENTLE = dataclasses.replace(OPTIMIZER, lr=0.01)
 
 
 @pytest.fixture(scope="module")
-def rollout():
-    rollout = make_rollout(make_state())
-    assert 2 <= rollout.finished.sum() <= B - 2, "both endings should occur"
-    return rollout
-
-
-@pytest.fixture(scope="module")
 def parts(rollout):
     """What `score` reads off the roles, each by a function with tests of its own."""
     found = ingredients(make_state(reference_seed=5), rollout)

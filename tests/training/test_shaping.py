@@ -3,17 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from icegrt_jax.training.ppo import score
-from tests.training.examples import B, make_rollout, make_state
+from tests.training.examples import B, make_state
 
 GROUP = 4
-
-
-@pytest.fixture(scope="module")
-def rollout():
-    return make_rollout(make_state())
 
 
 def scaled(rollout, raw, baseline=None, **options):
