@@ -34,14 +34,19 @@ def comments(section: type) -> dict[str, str]:
     [definition] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            behind = lines[(node.end_lineno or 0) - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
-            first = node.lineno - 1
-            while lines[first - 1].lstrip().startswith("#"):
-                first -= 1
-            above = [line.strip().lstrip("# ") for line in lines[first : node.lineno - 1]]
-            found[node.target.id] = " ".join([*above, behind.strip()]).strip()
+            found[node.target.id] = said_of(lines, node)
     inherited = [comments(base) for base in section.__bases__ if dataclasses.is_dataclass(base)]
     return {name: text for base in inherited for name, text in base.items()} | found
+
+
+def said_of(lines: list[str], node: ast.stmt) -> str:
+    """The comment lines above a statement, and the comment behind it."""
+    behind = lines[(node.end_lineno or 0) - 1].encode()[node.end_col_offset :].decode().partition("#")[2]
+    first = node.lineno - 1
+    while lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    above = [line.strip().lstrip("# ") for line in lines[first : node.lineno - 1]]
+    return " ".join([*above, behind.strip()]).strip()
 
 
 def _sections(prefix: str, section: Any):
