@@ -74,7 +74,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["icegrt_jax", "icegrt_jax.*"]),
-    package_data={"icegrt_jax": ["py.typed"]},  # type checkers read our annotations
+    # Type checkers read our annotations, lm-evaluation-harness the tasks.
+    package_data={"icegrt_jax": ["py.typed", "evaluation/tasks/*.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["icegrt = icegrt_jax.cli:main"]},

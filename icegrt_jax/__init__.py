@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from icegrt_jax.errors import UserError
     from icegrt_jax.models.api import Model, save_model
     from icegrt_jax.sampling.generate import Generation, generate
-    from icegrt_jax.sampling.sampler import Rollout
+    from icegrt_jax.sampling.rollout import Rollout
 
 _HOME = {
     "Generation": "icegrt_jax.sampling.generate",
     "Model": "icegrt_jax.models.api",
-    "Rollout": "icegrt_jax.sampling.sampler",
+    "Rollout": "icegrt_jax.sampling.rollout",
     "ScoredRollout": "icegrt_jax.api.rollout",
     "Training": "icegrt_jax.api.training",
     "UserError": "icegrt_jax.errors",

@@ -95,7 +95,8 @@ def test_every_package_folder_is_installed(metadata, project_files):
 
 
 def test_the_package_has_no_data_files_that_setup_would_leave_behind(metadata, project_files):
-    data = {f"icegrt_jax/{name}" for name in metadata["package_data"]["icegrt_jax"]}
+    patterns = metadata["package_data"]["icegrt_jax"]
+    data = {str(path.relative_to(ROOT)) for name in patterns for path in (ROOT / "icegrt_jax").glob(name)}
     assert {name for name in project_files if name.startswith("icegrt_jax/") and not name.endswith(".py")} == data
 
 
@@ -104,6 +105,7 @@ def test_a_wheel_tells_type_checkers_that_it_is_typed(tmp_path):
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "icegrt_jax" / "py.typed").is_file() and (tmp_path / "icegrt_jax" / "cli.py").is_file()
+    assert (tmp_path / "icegrt_jax" / "evaluation" / "tasks" / "piqa.yaml").is_file()
 
 
 def test_each_python_has_its_tested_set(tmp_path):

@@ -151,6 +151,10 @@ _COMMANDS = (
         "check-model", "whether a Hugging Face folder computes here what it computes in transformers", reads="files",
         flags=f"{FLAGS}:check_model",
     ),
+    Command(
+        "lm-eval", "any task of lm-evaluation-harness for a model; twelve of them without a network", reads="files",
+        flags=f"{FLAGS}:lm_eval",
+    ),
 )  # fmt: skip
 TABLE: dict[str, Command] = {}
 

@@ -93,6 +93,38 @@ def check_model(parser: argparse.ArgumentParser) -> None:
         help="difference over the largest logit (default 1e-4, 3e-2 with bfloat16)")  # fmt: skip
 
 
+def lm_eval(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt lm-eval`."""
+    parser.epilog = "The tasks icegrt_* read the folder that ICEGRT_DATA names; see docs/lm_eval.md."
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        default="",
+        metavar="PATH",
+        help="a Hugging Face folder, a .gguf file, a stage's folder, a run's",
+    )
+    add("--workdir", default="", metavar="DIR", help="of a run, in place of --checkpoint")
+    add("--stage", default="", metavar="STAGE", help="of that run (default: the newest policy)")
+    add(
+        "--tasks", default="icegrt_twelve", metavar="A,B", help="names of tasks or groups, commas between (%(default)s)"
+    )
+    add("--include", default="", metavar="DIR", help="a folder with task files of your own")
+    add("--limit", type=positive(int), metavar="N", help="rows of each task (default: all)")
+    add("--fewshot", type=int, metavar="N", help="examples before a question (default: as the task says)")
+    add("--chat", action="store_true", help="ask through the chat template, examples as turns")
+    add("--system", default="", metavar="TEXT", help="a system message; with --chat")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default float32)")
+    add("--batch_size", type=positive(int), metavar="N", help="answers in flight (default: as suits the devices)")
+    add("--max_gen_toks", type=positive(int), default=256, metavar="N",
+        help="of an answer, where the task does not say (default 256)")  # fmt: skip
+    add("--batch_tokens", type=positive(int), metavar="N", help="scored at a time (default: as suits the devices)")
+    add("--data", type=int, default=-1, metavar="N", help="devices with different rows (default: what is left)")
+    add("--fsdp", type=positive(int), default=1, metavar="N", help="that the weights are split over (default 1)")
+    add("--tensor", type=positive(int), default=1, metavar="N", help="that heads and widths are split over (default 1)")
+    add("--out", default="", metavar="FILE.json", help="where the results go, each row beside them as FILE.TASK.jsonl")
+    add("--cache", default="~/.cache/icegrt_jax/lm_eval", metavar="DIR", help="what has been compiled (%(default)s)")
+
+
 def export(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt export`."""
     add = parser.add_argument

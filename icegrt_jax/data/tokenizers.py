@@ -162,30 +162,35 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: str | os.PathLike) ->
     return load_tokenizer(path)
 
 
-def load_tokenizer(path: str | os.PathLike) -> ChatTokenizer:
-    """The tokenizer of a local Hugging Face folder."""
+def load_tokenizer(path: str | os.PathLike, *, chat: bool = True) -> ChatTokenizer:
+    """The tokenizer of a local Hugging Face folder, without `chat` also one that has no chat template."""
     folder = pathlib.Path(path).expanduser()
     tokenizer = read_tokenizer(folder)
-    return wrap(tokenizer, str(folder), special_ids.read_generation(folder, len(tokenizer)))
+    return wrap(tokenizer, str(folder), special_ids.read_generation(folder, len(tokenizer)), chat=chat)
 
 
-def wrap(tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer", generation: dict | None = None) -> ChatTokenizer:
+def wrap(
+    tokenizer: PreTrainedTokenizerBase, name: str = "tokenizer", generation: dict | None = None, *, chat: bool = True
+) -> ChatTokenizer:
     """A `ChatTokenizer` of a Hugging Face tokenizer, after checking that it can be trained with.
 
     Args:
       tokenizer: left as it is; the one inside has another PAD where its own would be read as an answer's end.
       name: in messages.
       generation: settings of generation, their `eos_token_id` a list; see `special_ids.read_generation`.
+      chat: whether it must have a chat template; where it has one, it is looked at in any case.
     """
     if not tokenizer.is_fast:
         raise UserError(f"{name}: not a fast tokenizer; convert it to a tokenizer.json first.")
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template and chat:
         raise UserError(
             f"{name}: no chat template; add chat_template.jinja, or chat_template to tokenizer_config.json."
         )
+    end = None
     try:
-        template.check(tokenizer)
-        end = _end_of_turn(tokenizer)
+        if tokenizer.chat_template:
+            template.check(tokenizer)
+            end = _end_of_turn(tokenizer)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     generation = generation or {}

@@ -99,12 +99,15 @@ def _values(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Arra
     return scalars(params, hidden_states(params, config, tokens, mask))
 
 
-def load_hf_model(path: str | pathlib.Path, *, scalar: bool = False) -> Model:
-    """The language model of a Hugging Face folder, or of a name on the hub; with `scalar` one with a head as well."""
+def load_hf_model(path: str | pathlib.Path, *, scalar: bool = False, chat: bool = True) -> Model:
+    """The language model of a Hugging Face folder, or of a name on the hub.
+
+    With `scalar` one with a head as well, without `chat` also one whose tokenizer has no chat template.
+    """
     folder = local_folder(path)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model here; expected a Hugging Face folder with config.json.")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, chat=chat)
     config, params = load_hf(folder)
     if "head" in params and not scalar:
         raise UserError(f"{folder}: holds a reward or value model, which has no logits; expected a language model.")

@@ -154,6 +154,33 @@ def token_logprobs(
     return with_vocabulary(rows, vocabulary(params, config), config.vocab_size, mask, hidden, targets)
 
 
+def target_logprobs(
+    params: dict, config: ModelConfig, hidden: jax.Array, targets: jax.Array, mask: jax.Array, *, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """Of each of K targets behind a hidden state its log-probability, and whether it is the likeliest token.
+
+    Args:
+      params, config, most: as for `token_logprobs`.
+      hidden: f[B, S, D].
+      targets: i32[B, S, K].
+      mask: bool[B, S], the states that count.
+
+    Returns:
+      f32[B, S, K] and bool[B, S, K], 0 and False where not mask.
+    """
+
+    def rows(weights, mask, *arrays):
+        def chunk(hidden, targets):
+            logits = unembed(weights, config, hidden)
+            log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+            likeliest = jnp.argmax(logits, axis=-1).astype(targets.dtype)
+            return jnp.take_along_axis(logits, targets, axis=-1) - log_z, targets == likeliest[..., None]
+
+        return over_chunks(chunk, config.vocab_size, mask, *arrays, most=most)
+
+    return with_vocabulary(rows, vocabulary(params, config), config.vocab_size, mask, hidden, targets)
+
+
 def token_loss(
     loss_fn: Callable,
     params: dict,

@@ -210,6 +210,20 @@ def hidden_states(
     return read(tokens, positions, attend)
 
 
+def tree_hidden(params: dict, config: ModelConfig, tokens: jax.Array, positions: jax.Array, ends: jax.Array):
+    """Last hidden states f[B, L, D] of rows that hold trees of tokens, depth first; what follows one text shares it.
+
+    Args:
+      tokens: i32[B, L].
+      positions: i32[B, L], of each token in its own sequence, which is its path from the root.
+      ends: i32[B, L], the place behind the last token that continues it.
+    """
+    places = jnp.arange(tokens.shape[1])
+    attend = places[None, None, :] <= places[None, :, None]  # [1, L, L]
+    attend = attend & (places[None, :, None] < ends[:, None, :])  # [B, L, L]
+    return Transformer(config).apply({"params": params}, tokens, positions, attend)[0]
+
+
 def prefill(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array, cache: dict):
     """Hidden states f[B, P, D] of left-padded prompts, and the cache with slots 0..P-1 filled."""
     length, slots = tokens.shape[1], jax.tree.leaves(cache)[0].shape[-2]

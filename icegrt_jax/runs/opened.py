@@ -12,10 +12,11 @@ STAGES = ("ppo", "sft", "pretrain")  # whose policy a run's folder stands for: t
 ROLES = ("policy", *SCALAR_ROLES)
 
 
-def open_model(path: str | pathlib.Path, role: str = "") -> Model:
+def open_model(path: str | pathlib.Path, role: str = "", *, chat: bool = True) -> Model:
     """The model in a Hugging Face folder, a .gguf file, a stage's folder or that of a run, with its tokenizer.
 
-    Args: as of `ice.load_model`.
+    Args: as of `ice.load_model`, and
+      chat: whether its tokenizer must have a chat template.
     """
     folder = pathlib.Path(path).expanduser()
     if role and role not in ROLES:
@@ -24,7 +25,7 @@ def open_model(path: str | pathlib.Path, role: str = "") -> Model:
         return _load_stage(folder, role)
     if any((folder / stage).is_dir() for stage in (*STAGES, "reward")) and (folder / "tokenizer").is_dir():
         return _load_stage(_newest(folder, role), role)
-    model = Model(*load_gguf(folder)) if folder.suffix == ".gguf" else load_hf_model(path, scalar=True)
+    model = Model(*load_gguf(folder)) if folder.suffix == ".gguf" else load_hf_model(path, scalar=True, chat=chat)
     if role and model.scalar != (role in SCALAR_ROLES):
         raise UserError(f"{folder}: holds a {'reward or value' if model.scalar else 'language'} model, no {role}.")
     return model

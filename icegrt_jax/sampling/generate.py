@@ -21,7 +21,8 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.sampling.draw import SamplerConfig
-from icegrt_jax.sampling.sampler import Rollout, compiled_sampler, sequence_keys
+from icegrt_jax.sampling.rollout import Rollout
+from icegrt_jax.sampling.sampler import compiled_sampler, sequence_keys
 from icegrt_jax.sharding.put import shard_batch
 from icegrt_jax.sharding.rules import row_parts
 

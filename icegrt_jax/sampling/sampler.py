@@ -10,7 +10,7 @@ ring's hand is, each keeps track of which places hold tokens of its own, and aft
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -24,51 +24,12 @@ from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import decode_step, prefill
 from icegrt_jax.models.tree import unstacked
 from icegrt_jax.sampling.draw import SamplerConfig, draw
+from icegrt_jax.sampling.rollout import Rollout
 from icegrt_jax.sharding.constrain import constrain_batch, constrain_cache
 from icegrt_jax.sharding.mesh import platform
 
 TAKEN_APART = ("cpu", "gpu")  # back ends where decoding with stacked layers has been measured, and is slower
 REFILLS = 8  # a refill waits until this part of the slots is free
-
-
-class Rows(NamedTuple):
-    """Rows that responses with their prompts fit into, one behind another. height: how many. width: tokens of a row."""
-
-    height: int
-    width: int
-
-
-class Packings(NamedTuple):
-    """score: for all responses of a rollout. update: for those of any one minibatch. None: P + T tokens for each."""
-
-    score: Rows | None = None
-    update: Rows | None = None
-
-
-class Rollout(struct.PyTreeNode):
-    """Prompts and what was sampled after them.
-
-    prompts: i32[B, P], left-padded. prompt_mask: bool[B, P].
-    responses: i32[B, T], right-padded. mask: bool[B, T], True up to and including the first EOS.
-    logprobs: f32[B, T], of the full softmax at the sampling temperature (at 1 when greedy), 0 where not mask.
-    finished: bool[B], the response ended with EOS within T tokens.
-    packing: how what reads the rollout packs it.
-    temperature: at which it was sampled; None: not known.
-
-    >>> model = ice.load_model("models/policy")
-    >>> rollout = ice.generate(model, ["the cat"], key=jax.random.key(0), max_new_tokens=4).rollout()
-    >>> rollout.responses.shape, rollout.temperature
-    ((1, 4), 1.0)
-    """
-
-    prompts: jax.Array
-    prompt_mask: jax.Array
-    responses: jax.Array
-    mask: jax.Array
-    logprobs: jax.Array
-    finished: jax.Array
-    packing: Packings = struct.field(pytree_node=False, default=Packings())
-    temperature: float | None = struct.field(pytree_node=False, default=None)
 
 
 def sequence_keys(key: jax.Array, start: int | jax.Array, count: int) -> jax.Array:
@@ -87,6 +48,7 @@ class Slots(struct.PyTreeNode):
     cache: keys and values, R rows of P + T places. seen: bool[R, P + T], places that hold the row's own tokens.
     token: i32[R], drawn last and not yet read. position: i32[R], its position in its sequence. keys: key[R].
     row: i32[R], the response's row in the result; past the end in slots that were never filled.
+    matched: i32[R], how much of a stop string the text ends with, a state of `stops`; None without.
     length: i32[R], tokens drawn. active: bool[R]. ended: bool[R], the last token is an EOS.
     tokens: i32[R, T] and logprobs: f32[R, T], drawn so far.
     out: tokens, logprobs, length, ended of the N·K responses.
@@ -99,6 +61,7 @@ class Slots(struct.PyTreeNode):
     position: jax.Array
     keys: jax.Array
     row: jax.Array
+    matched: jax.Array | None
     length: jax.Array
     active: jax.Array
     ended: jax.Array
@@ -120,6 +83,7 @@ def sample_responses(
     num_samples: int = 1,
     slots: int = 0,
     count: jax.Array | int | None = None,
+    stops: jax.Array | None = None,
 ) -> Rollout:
     """Responses to left-padded prompts; `num_samples` for each share the prompt's prefill.
 
@@ -133,6 +97,8 @@ def sample_responses(
       num_samples: K; responses of one prompt are neighbours in the result.
       slots: R, responses in flight at a time, a multiple of K; 0 for all. What is sampled does not depend on it.
       count: i32[], prompts to answer, the first of the B; the rows of the others come back empty.
+      stops: i32[S, V], of strings that end a response as EOS does: the state after a token, where before it was that of
+        the row. A response begins in state 0 and ends in the last one.
 
     Returns:
       A `Rollout` of B * K rows.
@@ -149,8 +115,10 @@ def sample_responses(
         raise UserError(f"slots={slots} is not a multiple of the {num_samples} samples of a prompt; make it one.")
     count = total if count is None else jnp.minimum(count, total)
     at_a_time = prompts_at_a_time(total, num_samples, slots)
-    admit = functools.partial(_admit, params, model, config, keys, prompts, prompt_mask, num_samples, at_a_time, count)
-    step = functools.partial(_step, params, model, config, width)
+    admit = functools.partial(
+        _admit, params, model, config, stops, keys, prompts, prompt_mask, num_samples, at_a_time, count
+    )
+    step = functools.partial(_step, params, model, config, stops, width)
 
     def go_on(state):
         free = jnp.sum(~state.active, dtype=jnp.int32)
@@ -159,7 +127,7 @@ def sample_responses(
     def fill_and_run(state):
         return jax.lax.while_loop(go_on, step, admit(state))
 
-    state = _empty_slots(keys, model, config, slots, total * num_samples, width)
+    state = _empty_slots(keys, model, config, slots, total * num_samples, width, stops is not None)
     if at_a_time == total:
         state = fill_and_run(state)
     else:
@@ -178,7 +146,9 @@ def sample_responses(
     )
 
 
-def _empty_slots(keys: jax.Array, model: ModelConfig, config: SamplerConfig, slots: int, rows: int, width: int):
+def _empty_slots(
+    keys: jax.Array, model: ModelConfig, config: SamplerConfig, slots: int, rows: int, width: int, matching: bool
+):
     """R slots with nothing in them and room for the results of `rows` responses."""
     new = config.max_new_tokens
     integers, flags = jnp.zeros((slots,), jnp.int32), jnp.zeros((slots,), jnp.bool_)
@@ -189,6 +159,7 @@ def _empty_slots(keys: jax.Array, model: ModelConfig, config: SamplerConfig, slo
         position=integers,
         keys=jnp.broadcast_to(keys[:1], (slots,)),
         row=jnp.full((slots,), rows, jnp.int32),
+        matched=integers if matching else None,
         length=integers,
         active=flags,
         ended=flags,
@@ -218,15 +189,20 @@ def _with_finished(state: Slots) -> Slots:
     return state.replace(out=jax.tree.map(lambda out, x: out.at[rows].set(x, mode="drop"), state.out, done))
 
 
-def _drawn(params: dict, model: ModelConfig, config: SamplerConfig, hidden: jax.Array, state: Slots) -> Slots:
+def _drawn(params: dict, model: ModelConfig, config: SamplerConfig, stops, hidden: jax.Array, state: Slots) -> Slots:
     """The next token of every active row of `state`, drawn from what hidden f[R, D] predicts."""
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
     token, logprob = draw(keys, unembed(params, model, hidden), config)
     here = state.active[:, None] & (jnp.arange(config.max_new_tokens)[None, :] == state.length[:, None])
     length = state.length + state.active
     eos = jnp.any(token[:, None] == jnp.array(config.eos_ids, jnp.int32)[None, :], axis=1)
+    matched = None
+    if stops is not None:
+        matched = stops[state.matched, token]
+        eos |= matched == stops.shape[0] - 1
     return state.replace(
         token=token,
+        matched=matched,
         length=length,
         ended=jnp.where(state.active, eos, state.ended),
         active=state.active & ~eos & (length < config.max_new_tokens),
@@ -235,16 +211,18 @@ def _drawn(params: dict, model: ModelConfig, config: SamplerConfig, hidden: jax.
     )
 
 
-def _step(params: dict, model: ModelConfig, config: SamplerConfig, width: int, state: Slots) -> Slots:
+def _step(params: dict, model: ModelConfig, config: SamplerConfig, stops, width: int, state: Slots) -> Slots:
     """Reads the last token of every row and draws the next one."""
     place = width + state.hand % config.max_new_tokens
     seen = state.seen.at[:, place].set(state.active)
     hidden, cache = decode_step(params, model, state.token, state.position, seen, state.cache, place)
     state = state.replace(cache=cache, seen=seen, position=state.position + 1, hand=state.hand + 1)
-    return _in_place(_drawn(params, model, config, hidden, state), model)
+    return _in_place(_drawn(params, model, config, stops, hidden, state), model)
 
 
-def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots):
+def _admit(
+    params, model, config, stops, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots
+):
     """The next `at_a_time` prompts prefilled into free slots, the first token of their responses drawn."""
     state = _with_finished(state)
     slots, rows = state.active.shape[0], at_a_time * num_samples
@@ -263,6 +241,7 @@ def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, 
         position=jnp.sum(mask, axis=1, dtype=jnp.int32),
         keys=keys[jnp.minimum(row, keys.shape[0] - 1)],
         row=row,
+        matched=None if stops is None else jnp.zeros((rows,), jnp.int32),
         length=jnp.zeros((rows,), jnp.int32),
         active=waiting,
         ended=jnp.zeros((rows,), jnp.bool_),
@@ -272,7 +251,7 @@ def _admit(params, model, config, keys, prompts, prompt_mask, num_samples: int, 
         hand=None,
         next=None,
     )
-    admitted = _drawn(params, model, config, jnp.repeat(hidden[:, -1], num_samples, axis=0), admitted)
+    admitted = _drawn(params, model, config, stops, jnp.repeat(hidden[:, -1], num_samples, axis=0), admitted)
     free = jnp.nonzero(~state.active, size=rows, fill_value=slots)[0]
     into = jnp.where(waiting, free, slots)  # past the end: dropped
     place = lambda old, new: old.at[into].set(new, mode="drop")
