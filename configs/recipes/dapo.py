@@ -47,7 +47,7 @@ def recipe(c):
     c.ppo.policy_optimizer.eps = c.ppo.value_optimizer.eps = 1e-8  # as b2
     c.ppo.policy_optimizer.weight_decay = c.ppo.value_optimizer.weight_decay = 0.1  # run_dapo_qwen2.5_32b.sh
     c.ppo.policy_optimizer.max_grad_norm = c.ppo.value_optimizer.max_grad_norm = 1.0  # run_dapo_qwen2.5_32b.sh
-    c.ppo.value_warmup = 0  # no critic
+    c.ppo.value_warmup, c.ppo.value_flat = 0, 0  # no critic
 
 
 def scale(c):

@@ -50,7 +50,7 @@ def scale(c):
     c.ppo.policy_optimizer.warmup_steps = c.ppo.value_optimizer.warmup_steps = 20  # ours
     c.ppo.policy_optimizer.schedule, c.ppo.policy_optimizer.final_lr_fraction = "constant", 0.0  # ours
     c.ppo.value_optimizer.schedule, c.ppo.value_optimizer.final_lr_fraction = "constant", 0.0  # ours
-    c.ppo.value_warmup = 10  # ours: while the critic knows nothing the actor would only drift
+    c.ppo.value_warmup, c.ppo.value_flat = 10, 0  # ours: while the critic knows nothing the actor would only drift
     c.ppo.kl.coef, c.ppo.kl.target = 0.05, 6.0  # ours; openai/lm-human-preferences
     c.ppo.kl.horizon = 20000.0  # ours: responses of 40 iterations
     c.ppo.ptx.coef = 0.2  # abstract: appropriate data, no loss in general tasks; replay and weight are ours

@@ -46,7 +46,7 @@ def recipe(c):
     c.ppo.policy_optimizer.weight_decay = c.ppo.value_optimizer.weight_decay = 0.01  # torch's AdamW's
     # No limit in ppo.py; the DeepSpeed config that it is run with could not be read.
     c.ppo.policy_optimizer.max_grad_norm = c.ppo.value_optimizer.max_grad_norm = 0.0
-    c.ppo.value_warmup = 0  # ppo.py: none
+    c.ppo.value_warmup, c.ppo.value_flat = 0, 0  # ppo.py: none
 
 
 def scale(c):

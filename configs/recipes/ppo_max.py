@@ -54,7 +54,8 @@ def scale(c):
     c.ppo.batch_size, c.ppo.num_minibatches = 128, 4  # section 5.1: 128 sampled, 32 in an update
     c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 5e-7, 1.65e-6  # section 5.1; run_en.sh: the critic 1.5e-6
     c.ppo.policy_optimizer.warmup_steps = c.ppo.value_optimizer.warmup_steps = 100  # run_en.sh: 100 of 1000 updates
-    c.ppo.value_warmup = 20  # section 5.3.3: the critic is trained before PPO; for how long could not be read, ours
+    # Section 5.3.3: the critic is trained before PPO; for how long could not be read, it is ours.
+    c.ppo.value_warmup, c.ppo.value_flat = 20, 0
 
 
 def get_config(switch=""):

@@ -30,6 +30,7 @@ from icegrt_jax.runs.reward_reference import scaled_by_reference, with_moments
 from icegrt_jax.runs.rewards import STOP, Rewards
 from icegrt_jax.runs.roles import Source, first_state
 from icegrt_jax.runs.session import Session
+from icegrt_jax.runs.warmup import Warmup
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.state import TrainState, averaged
@@ -137,7 +138,7 @@ def _training(
     shown = ("score_raw", *(f"reward/{name}" for name in wanted.functions), "gold", "kl", "length")
     steps = loop.Loop(
         "ppo", section.iterations, data.batch, once.advance, save_every=section.iterations, shown=shown,
-        waits="learn", watchers=(Alarm(section.logprob_alarm),),
+        waits="learn", watchers=(Warmup(section), Alarm(section.logprob_alarm)),
     )  # fmt: skip
     config = state.ppo
     result = lambda state: Model(model.config, one_device(averaged(state).full("policy")), model.tokenizer)

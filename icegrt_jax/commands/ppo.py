@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from icegrt_jax import files
@@ -30,6 +30,7 @@ from icegrt_jax.runs import (
     rundir,
     scoring,
     trackers,
+    warmup,
 )
 from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.reward_model import Asked, normalization_prompts
@@ -58,8 +59,9 @@ def train(run: rundir.Run, config: Options) -> None:
     reader = scoring.load_reader(run, config.reward) if config.reward_model else None
     data = _data(run, ppo, config.domain, reader)
     with own_rewards(ppo, run.folder("ppo")) as rewards:
+        warm = warmup.Warmup(ppo, run.folder("ppo"))
         keeper, watchers = heldout.watch(
-            run, "ppo", ppo, ppo.iterations, lambda: heldout_judge.measure_answers(run, ppo, config.domain), averaged
+            run, "ppo", ppo, warm.last, lambda: heldout_judge.measure_answers(run, ppo, config.domain), averaged
         )
         once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards, moved=goes_on)
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
@@ -67,10 +69,11 @@ def train(run: rundir.Run, config: Options) -> None:
             "ppo", ppo.iterations, data.batch, once.advance,
             save_every=log.ppo_checkpoint_every, shown=shown, waits="learn", unit="iteration",
             watchers=(
+                warm,
                 Alarm(ppo.logprob_alarm),
-                Samples(run.folder("ppo"), log.samples_every, ppo.iterations),
+                Samples(run.folder("ppo"), log.samples_every, warm.last),
                 *watchers,
-                _rates(ppo, state),
+                _rates(ppo, state, warm),
             ),
             writers=trackers.writers(log),
         )  # fmt: skip
@@ -81,19 +84,19 @@ def train(run: rundir.Run, config: Options) -> None:
             state = with_reference(run, state, rewards, names, answered)
         state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
-    late_kl, info = _report_kl(run, ppo.kl), keeper.info() if keeper else {}
+    late_kl, info = _report_kl(run, ppo.kl), {**warm.info(), **(keeper.info() if keeper else {})}
     if ppo.average or ppo.ema:
         end = keeper.best(state) if keeper and info.get("use") == "best" else averaged(state)
         info |= averages.leave(run, ppo, end, step, lambda: heldout_judge.measure_answers(run, ppo, config.domain))
     rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=late_kl, **info)
 
 
-def _rates(ppo: PPOOptions, state: TrainState) -> rates.Rates:
+def _rates(ppo: PPOOptions, state: TrainState, warm: warmup.Warmup) -> rates.Rates:
     """Learning rates, and response tokens sampled and learned from in a second."""
     updates, rows = ppo.num_ppo_epochs * ppo.num_minibatches, ppo.batch_size * ppo.samples_per_prompt
     return rates.Rates(
         dict(state.optimizers),
-        lambda role, step: updates * max(step - (ppo.value_warmup if role == "policy" else 0), 0),
+        lambda role, step: updates * (warm.actors(step) if role == "policy" else step),
         lambda outcome: rows * float(outcome.metrics["length"]),
         steps=ppo.iterations,
         every=1,
@@ -127,7 +130,7 @@ class Samples:
 
     folder: pathlib.Path
     every: int
-    iterations: int
+    last: Callable[[], int]
 
     def begin(self, step: int | None) -> bool:
         if sync.is_main():
@@ -135,7 +138,7 @@ class Samples:
         return False
 
     def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
-        if sync.is_main() and (step % self.every == 0 or step in (1, self.iterations)):
+        if sync.is_main() and (step % self.every == 0 or step in (1, self.last())):
             rows = _sample_rows(step, outcome.more, outcome.metrics)
             files.append_jsonl(self.folder / "samples.jsonl", rows)
             write({"samples/rollout": "\n\n---\n\n".join(map(_as_text, rows))})

@@ -342,6 +342,11 @@ def _check_ppo(ppo: PPOOptions) -> None:
         raise UserError(f"ppo.heldout_every={ppo.heldout_every}, but ppo.judge is empty; name who grades the answers.")
     _check_sources("ppo.ptx", ppo.ptx)
     check_penalty(ppo.kl.kind, ppo.kl.into, ("ppo.kl.kind", "ppo.kl.into"))
+    if ppo.value_flat < 0 or ppo.value_flat and ppo.value_warmup < 2 * ppo.value_flat:
+        raise UserError(
+            f"ppo.value_flat={ppo.value_flat} with ppo.value_warmup={ppo.value_warmup}: two windows are compared, and "
+            "value_warmup is the most; make it twice value_flat or more, or value_flat 0 for a fixed length."
+        )
     if ppo.iterations and not ppo.sources:
         raise UserError(f"ppo.iterations={ppo.iterations}, but ppo.sources is empty; name a source of prompts.")
     if ppo.temperature <= 0:

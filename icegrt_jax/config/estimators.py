@@ -87,7 +87,7 @@ def _check_no_critic(ppo: PPOOptions, value: ValueOptions, found: Estimator, nam
     defaults = PPOOptions()
     for key, why in (
         ("advantages", "normalises as its paper does"), ("lam_alpha", "has no λ"), ("value_lam", "has no critic"),
-        ("value_warmup", "has no critic"),
+        ("value_warmup", "has no critic"), ("value_flat", "has no critic"),
     ):  # fmt: skip
         if getattr(ppo, key) != getattr(defaults, key):
             raise UserError(f"ppo.{key}={getattr(ppo, key)!r} is for ppo.estimator='gae': {ppo.estimator} {why}.")

@@ -251,6 +251,9 @@ class UpdateOptions:
     cliprange_value: float = 0.2  # of the values, as openai/lm-human-preferences; 0: no clipping
     dual_clip: float = 0.0  # bound of the loss where the advantage is negative (arXiv 1912.09729), above 1; 0: off
     value_warmup: int = 0  # iterations in which only the critic learns
+    # Iterations of a window: the warm-up ends once the critic's error is no lower in one than in the one before
+    # (2504.05118, section 4.1), value_warmup being the most; 0: it has that length.
+    value_flat: int = 0
     ema: float = 0.0  # decay of an average of the actor over the iterations, which is what is kept (2406.16768); 0: off
     whiten_rewards: bool = False  # before the advantages, their mean kept, as openai/lm-human-preferences
     recompute_logprobs: bool = False  # old log-probs by the trainer's own forward pass instead of the sampler's

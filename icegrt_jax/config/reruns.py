@@ -22,7 +22,7 @@ ADDED: dict[str, Any] = {
         )
     },
     "ppo.estimator": "gae", "ppo.loss_aggregation": "own", "ppo.filter_groups": False, "ppo.filter_overlong": False,
-    "ppo.entropy_coef": 0.0, "ppo.lam_alpha": 0.0, "ppo.value_lam": -1.0,
+    "ppo.entropy_coef": 0.0, "ppo.lam_alpha": 0.0, "ppo.value_lam": -1.0, "ppo.value_flat": 0,
     "ppo.score.baseline": "none", "ppo.score.shape": "none",
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},

@@ -64,6 +64,8 @@ def _stage_section(workdir: pathlib.Path, stage: Stage, out: pathlib.Path) -> di
         images.append(_save(curves.calibration_figure(calibration), out / f"{name}_calibration.png"))
     done = "finished" if (workdir / name / "done.json").exists() else "not finished"
     note = f"{done}, last metrics at step {rows[-1]['step']}"
+    if lengths := [row["value_warmup"] for row in rows if "value_warmup" in row]:
+        note += f"; the critic learned alone for the first {lengths[-1]:.0f}"
     return {"name": name, "title": title, "note": note, "images": images}
 
 

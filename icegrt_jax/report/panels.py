@@ -45,6 +45,7 @@ PPO = (
     Panel("Share: prompts without a signal, responses learned from", ("group_flat", "kept")),
     Panel("Value loss", ("value_loss",)),
     Panel("Explained variance of the value", ("explained_variance",)),
+    Panel("Iterations in which only the critic learned", ("value_warmup",), smooth=False),
     Panel("Gradient norm", ("grad_norm", "policy_grad_norm", "value_grad_norm")),
     Panel("Seconds per iteration", ("seconds*",)),
 )

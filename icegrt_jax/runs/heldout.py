@@ -17,6 +17,7 @@ from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.restore import BEST
 from icegrt_jax.training.state import TrainState, trained
 
+Steps = int | Callable[[], int]  # the last step, which may be another one once more is known
 Measure = Callable[[TrainState], Mapping[str, Any]]
 Seen = Callable[[TrainState], TrainState]
 
@@ -33,10 +34,11 @@ class Heldout:
     """
 
     def __init__(
-        self, run: Run, stage: str, section: HeldoutOptions, steps: int, measure: Measure, seen: Seen = lambda x: x
+        self, run: Run, stage: str, section: HeldoutOptions, steps: Steps, measure: Measure, seen: Seen = lambda x: x
     ):
         self._seen = seen
-        self._run, self._stage, self._steps, self._section, self._measure = run, stage, steps, section, measure
+        self._run, self._stage, self._section, self._measure = run, stage, section, measure
+        self._last = steps if callable(steps) else lambda: steps
         self._metric, self._sign = metric_of(f"{stage}.best", section.best) if section.best else ("", 0)
         self._rows: list[dict[str, Any]] = []
         self._best: dict[str, Any] | None = None
@@ -62,7 +64,7 @@ class Heldout:
         return bool(self._rows) and self._rows[-1]["step"] == step and self._ends()
 
     def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
-        if step % self._section.heldout_every and step != self._steps:
+        if step % self._section.heldout_every and step != self._last():
             return False
         state = self._seen(outcome.state)
         measured = {f"heldout/{name}": value for name, value in self._measure(state).items()}
@@ -81,7 +83,7 @@ class Heldout:
             print(f"{self._stage}: step {step}: {shown}", flush=True)
         if self._best is None or not self._ends():
             return False
-        if sync.is_main() and step < self._steps:
+        if sync.is_main() and step < self._last():
             print(
                 f"{self._stage}: ends at step {step}: {self._metric} has not been better in "
                 f"{self._section.patience} measurements than at step {self._best['step']}",
@@ -126,7 +128,7 @@ class Heldout:
 
 
 def watch(
-    run: Run, stage: str, section: HeldoutOptions, steps: int, make: Callable[[], Measure], seen: Seen = lambda x: x
+    run: Run, stage: str, section: HeldoutOptions, steps: Steps, make: Callable[[], Measure], seen: Seen = lambda x: x
 ) -> tuple[Heldout | None, tuple[Heldout, ...]]:
     """The watcher, None where nothing is to be measured, and the same as a tuple; `make` gives what measures."""
     if not section.heldout_every or not section.heldout:

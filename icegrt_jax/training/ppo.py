@@ -9,6 +9,7 @@ from icegrt_jax.sampling import Rollout
 from icegrt_jax.sharding.constrain import constrain_batch
 from icegrt_jax.sharding.mesh import platform
 from icegrt_jax.sharding.pmap import all_rows, own_rows
+from icegrt_jax.training import warmup
 from icegrt_jax.training.advantages import learned_from
 from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.microbatch import block_count, joined
@@ -187,12 +188,12 @@ def _policy_alone(state: TrainState, minibatch: Experience) -> tuple[TrainState,
     return state, {"policy_loss": metrics.pop("loss"), **metrics}
 
 
-def _only_critic_before(warmup: int, new: TrainState, old: TrainState) -> TrainState:
-    """The new state, with the old actor in the first `warmup` iterations."""
-    if not warmup:
+def _only_critic_before(new: TrainState, old: TrainState) -> TrainState:
+    """The new state, with the old actor as long as only the critic is to learn."""
+    if not old.ppo.value_warmup:
         return new
     actor = lambda state: (state.params["policy"], state.opt_state["policy"])
-    learning = old.step >= warmup
+    learning = old.warmup["over"] if old.warmup else old.step >= old.ppo.value_warmup
     params, opt_state = jax.tree.map(lambda x, y: jnp.where(learning, x, y), actor(new), actor(old))
     return new.replace(params={**new.params, "policy": params}, opt_state={**new.opt_state, "policy": opt_state})
 
@@ -202,7 +203,8 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
 
     Every epoch visits the rows in a new order. Once `approx_kl` of a minibatch passes
     `kl_early_stop`, the rest of the iteration's updates are skipped; the learning rates go on as if they were made,
-    so that a schedule ends with the run. The actor's begins after `value_warmup`.
+    so that a schedule ends with the run. The actor's begins after `value_warmup`, or with `value_flat` once the
+    critic's error is flat.
 
     Returns:
       The state one iteration on, and the means of the minibatch metrics over the updates made, with
@@ -217,11 +219,11 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     def update(state, minibatch):
         step = policy_value_update if config.vf_coef else _separate_updates if config.critic else _policy_alone
         new_state, metrics = step(state, minibatch)
-        return _only_critic_before(config.value_warmup, new_state, state), metrics
+        return _only_critic_before(new_state, state), metrics
 
     def skip(state):
         skipped = state.replace(opt_state={role: skip_update(own) for role, own in state.opt_state.items()})
-        return _only_critic_before(config.value_warmup, skipped, state)
+        return _only_critic_before(skipped, state)
 
     def one(carry, xs):
         state, stopped = carry
@@ -249,4 +251,7 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
     means["first_ratio_error"] = metrics["ratio_error"][0]
     means["first_logprob_diff"] = metrics["logprob_diff"][0]
+    if state.warmup:
+        state = state.replace(warmup=warmup.moved(state.warmup, means["value_error"], config.value_warmup))
+        means |= warmup.said(state.warmup)
     return with_ema(state.replace(step=state.step + 1)), means

@@ -22,6 +22,7 @@ from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig, with_adapter
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rows
+from icegrt_jax.training import warmup
 from icegrt_jax.training.optimizers import OptimizerConfig, make_optimizer
 
 
@@ -83,6 +84,7 @@ class TrainState(struct.PyTreeNode):
     kl: the controller of the KL coefficient. score_stats: moments of the reward model's raw scores.
     reward_stats: {name: moments of the raw values} of the user's reward functions.
     ema: {"policy": the average of the actor over the iterations}, nothing without `PPOConfig.ema`.
+    warmup: of the critic, see `training.warmup`; nothing without `PPOConfig.value_flat`.
     key: key[], of the order of minibatches; never used up, only folded into. Responses are sampled with others.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
     parts: ((role, `Part`), …) for the roles whose tree is put onto another's.
@@ -103,6 +105,7 @@ class TrainState(struct.PyTreeNode):
     microbatch: int = struct.field(pytree_node=False, default=0)
     reward_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
     ema: dict[str, dict] = struct.field(default_factory=dict)
+    warmup: dict[str, jax.Array] = struct.field(default_factory=dict)
     axis_name: str | None = struct.field(pytree_node=False, default=None)
 
     def model(self, role: str) -> ModelConfig:
@@ -145,6 +148,7 @@ def create_state(
         microbatch=microbatch,
         reward_stats={name: ScoreStats.create() for name, _ in ppo.rewards},
         ema={"policy": jax.tree.map(jnp.copy, params["policy"])} if ppo.ema else {},
+        warmup=warmup.start(ppo.value_flat) if ppo.value_flat else {},
     )
 
 

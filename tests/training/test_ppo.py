@@ -243,7 +243,8 @@ def seen(monkeypatch):
 
     def value_update(state, batch):
         params = {**state.params, "value": state.params["value"] + 1.0}
-        return state.replace(params=params), {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(3.0)}
+        metrics = {"loss": 2.0, "grad_norm": 3.0, "value_error": 4.0}
+        return state.replace(params=params), {name: jnp.float32(x) for name, x in metrics.items()}
 
     monkeypatch.setattr(ppo, "policy_update", policy_update)
     monkeypatch.setattr(ppo, "value_update", value_update)
@@ -297,6 +298,17 @@ def test_only_the_critic_learns_during_its_warm_up(step, policy_updates, seen):
     state, metrics, _ = iterate(seen, step=step, num_ppo_epochs=2, num_minibatches=2, value_warmup=2)
     assert (state.params["policy"], state.params["value"]) == (policy_updates, 4)
     assert metrics["updates"] == 4
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_the_actor_learns_once_the_critics_error_is_flat_whatever_the_step(over, seen):
+    state = make_state(value_warmup=9, value_flat=1).replace(step=jnp.int32(4))
+    kept = {"errors": jnp.array([4.5, 4.0]), "length": jnp.int32(4 - over), "over": jnp.array(over)}
+    state = state.replace(warmup=kept, params={"policy": jnp.float32(0), "value": jnp.float32(0)})
+    state, metrics = jax.jit(lambda *args: ppo_update(*args))(state, make_experience())
+    assert (state.params["policy"], state.params["value"]) == (over, 1)
+    # The stand-in's error is 4, as in the iteration before.
+    assert (metrics["value_warmup"], metrics["value_warmup_over"]) == (3 if over else 5, 1)
 
 
 def test_warm_up_leaves_policy_and_its_optimizer_bit_for_bit():
