@@ -23,8 +23,8 @@ from icegrt_jax.hosts import entry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = (
-    "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview", "extending",
-    "python", "recipes", "runs", "tpu", "lm_eval",
+    "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview",
+    "evaluation", "lm_eval", "extending", "python", "recipes", "runs", "tpu",
 )  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.

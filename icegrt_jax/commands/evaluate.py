@@ -1,74 +1,108 @@
 """`icegrt evaluate`: what each stage bought, on the same held-out prompts.
 
-In-domain answers are sampled at `evaluate.temperature` (and once more greedily), general tasks are
-answered greedily. Best-of-n samples n answers of ICE-Instruct and keeps the one ICE-Reward prefers.
+In-domain answers are sampled at `evaluate.temperature`, `evaluate.samples` to a prompt, and once more greedily; general
+tasks are answered greedily. Best-of-n samples n answers of ICE-Instruct and keeps the one ICE-Reward prefers. With
+`evaluate.temperatures` every stage is measured at its best one as well, which is chosen on other prompts.
 """
 
 import collections
+import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from icegrt_jax import files
 from icegrt_jax.commands import leaving_models
-from icegrt_jax.config.options import DrawOptions, EvaluateOptions, Options, RewardOptions
+from icegrt_jax.config.options import EvaluateOptions, LengthOptions, Options, RecordOptions, RewardOptions
 from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.evaluation.intervals import grade_intervals, task_interval
-from icegrt_jax.evaluation.judges import mean_grades
-from icegrt_jax.evaluation.table import COLUMNS, columns_of, columns_with, format_examples, format_note, format_table
+from icegrt_jax.evaluation import paired, table
+from icegrt_jax.evaluation.intervals import task_interval
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs import begin, generation, inputs, judging, notes, rundir, scoring, stage_models, trackers
+from icegrt_jax.runs import answers, begin, inputs, judging, notes, rundir, scoring, stage_models, trackers
+from icegrt_jax.runs.answers import Row
 from icegrt_jax.runs.reading import Reading
-from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.runs.stage import Stage
-from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import Generation, prompt_arrays
+from icegrt_jax.sampling.generate import prompt_arrays
 from icegrt_jax.training.progress import Progress
 
 Grades = list[dict[str, float]]
+OTHERS = "temperature_prompts"
 
 
 def compare(run: rundir.Run, config: Options) -> None:
-    """Evaluates the finished stages and writes evaluate/results.json."""
+    """Evaluates the finished stages and writes evaluate/results.json and evaluate/by_prompt.jsonl."""
     section, folder = config.evaluate, run.folder("evaluate")
-    domain, general = (_questions(run, section, config.domain, group) for group in ("domain", "general"))
+    asked = {group: _questions(run, section, config.domain, group) for group in judging.DEFAULTS}
+    domain, general = asked["domain"], asked["general"]
+    answers.check_others(f"evaluate.{OTHERS}", asked[OTHERS].prompts, domain.prompts)
     base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
     stages = [("base", *base), *_stages(run)]
     _audit(run, [*domain.prompts, *general.prompts])
-    rows = {}
+    rows: dict[str, Row] = {}
     best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
     with Progress(len(stages) + bool(best_of), "evaluate") as progress:
         for name, model, params in stages:
-            rows[name] = _evaluate(run, section, model, params, domain, general, progress)
+            rows[name] = _evaluate(run, section, model, params, asked, progress, at_best=name != "base")
             progress.update(len(rows))
             if name == "ICE-Instruct" and best_of:
                 rows[f"best-of-{best_of}"] = _best_of(run, section, config.reward, model, params, domain, progress)
                 progress.update(len(rows))
     results = {
-        "rows": [
-            {"name": name, "metrics": row["metrics"], "intervals": row["intervals"]} for name, row in rows.items()
-        ],
+        "rows": [_told(name, row) for name, row in rows.items()],
         "prompts": {"domain": len(domain), "general": len(general)},
+        "samples": section.samples,
+        "temperature": section.temperature,
         "examples": [
             {
                 "prompt": domain.prompts[i].prompt[-1]["content"],
-                "answers": {name: row["answers"][i] for name, row in rows.items()},
+                "answers": {name: row.shown(i) for name, row in rows.items()},
             }
             for i in _spread(len(domain), section.examples)
         ],
         "order": list(rows),
         **_columns(domain, rows),
+        "harms": domain.harms(),
+        "differences": _differences(rows, [name for name, *_ in stages], f"best-of-{best_of}", general),
     }
-    sync.main_first(folder / "results.json", lambda: files.write_json_atomic(folder / "results.json", results))
-    numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row["metrics"].items()}
-    examples = "\n\n".join(format_examples(results["examples"]).splitlines())
+    sync.main_first(folder / "results.json", lambda: _write(folder, results, rows, asked))
+    numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row.metrics.items()}
+    examples = "\n\n".join(table.format_examples(results["examples"]).splitlines())
     trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
     rundir.finish(run, "evaluate", step=len(rows), models={})
+
+
+def _told(name: str, row: Row) -> dict[str, Any]:
+    """A row of results.json."""
+    tried = {f"{temperature:g}": gold for temperature, gold in row.gold_by_temperature.items()}
+    return {
+        "name": name, "metrics": row.metrics, "intervals": row.intervals,
+        **({"gold_by_temperature": tried} if tried else {}),
+    }  # fmt: skip
+
+
+def _write(
+    folder: pathlib.Path, results: dict, rows: Mapping[str, Row], asked: Mapping[str, judging.Questions]
+) -> None:
+    """Writes the results, and before them every answer with its numbers."""
+    prompts = {group: questions.prompts for group, questions in asked.items()}
+    lines = [json.dumps(line, ensure_ascii=False) for name, row in rows.items() for line in row.lines(name, prompts)]
+    files.write_text_atomic(folder / "by_prompt.jsonl", "".join(f"{line}\n" for line in lines))
+    files.write_json_atomic(folder / "results.json", results)
+
+
+def _differences(
+    rows: Mapping[str, Row], stages: list[str], best_of: str, general: judging.Questions
+) -> list[dict[str, Any]]:
+    """What every stage after ICE-Instruct has more than that and than best-of-n, prompt by prompt."""
+    later = stages[stages.index("ICE-Instruct") + 1 :] if "ICE-Instruct" in stages else []
+    pairs = [(name, other) for name in later for other in (best_of, "ICE-Instruct") if other in rows]
+    return list(paired.differences({name: row.numbers for name, row in rows.items()}, pairs, _tasks(general)))
 
 
 def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
@@ -82,12 +116,15 @@ def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
 
 
 def show(folder: pathlib.Path) -> None:
-    """Prints the table and the examples of a finished evaluation."""
+    """Prints the table, the differences and the examples of a finished evaluation."""
     results = files.read_json(folder / "results.json")
-    parts = [format_table(results["rows"], columns_of(results)), format_examples(results["examples"])]
-    if "prompts" in results:  # older results do not have it
-        parts.insert(1, format_note(results["rows"], results["prompts"]))
-    print("\n" + "\n\n".join(parts) + "\n", flush=True)
+    parts = [
+        table.format_table(results["rows"], table.columns_of(results)),
+        table.format_note(results),
+        table.format_differences(results),
+        table.format_examples(results["examples"]),
+    ]
+    print("\n" + "\n\n".join(filter(None, parts)) + "\n", flush=True)
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -98,17 +135,21 @@ def _spread(count: int, wanted: int) -> list[int]:
 def _questions(run: rundir.Run, section: EvaluateOptions, domain: str, group: str) -> judging.Questions:
     longest, judge_of = run.lengths.max_prompt_length, judging.of_evaluation(section, group, domain)
     loaded = run.load(getattr(section, group), Prompt)
-    asked, over = judging.fitting(loaded, judge_of, run.tokenizer, longest, section.limit)
+    asked, over = judging.fitting(loaded, judge_of, run.tokenizer, longest, _limit(section, group))
     if over:
         print(f"evaluate  {over} of {len(asked) + over} prompts are over {longest} tokens: left out")
     return asked
 
 
-def _columns(domain: judging.Questions, rows: dict[str, dict]) -> dict:
+def _limit(section: EvaluateOptions, group: str) -> int:
+    return section.temperature_limit if group == OTHERS else section.limit
+
+
+def _columns(domain: judging.Questions, rows: Mapping[str, Row]) -> dict:
     """The columns of the table, where the judges have other numbers to show than the usual ones."""
-    names = dict.fromkeys(name for row in rows.values() for name in row["graded"])
+    names = dict.fromkeys(name for row in rows.values() for name in row.graded())
     shown = domain.shows(names)
-    return {} if shown.items() <= dict(COLUMNS).items() else {"columns": columns_with(shown)}
+    return {} if shown.items() <= dict(table.COLUMNS).items() else {"columns": table.columns_with(shown)}
 
 
 def _audit(run: rundir.Run, prompts: list[Prompt]) -> None:
@@ -118,84 +159,72 @@ def _audit(run: rundir.Run, prompts: list[Prompt]) -> None:
         notes.audit(run, "evaluate", [{"tokens": tokens, "mask": mask}], run.tokenizer)
 
 
-def _sampler(run: rundir.Run, temperature: float) -> SamplerConfig:
-    return sampler_for(run.tokenizer, DrawOptions(temperature=temperature), run.lengths.max_response_length)
-
-
-def _answers(
-    run, model, params, prompts, *, temperature: float, batch_size: int, num_samples: int = 1, stream: str = "evaluate"
-) -> Generation:
-    asked, sampler = [p.prompt for p in prompts], _sampler(run, temperature)
-    return generation.generate(
-        run,
-        model,
-        params,
-        asked,
-        run.key(stream),
-        sampler,
-        num_samples=num_samples,
-        batch_size=batch_size,
+def _evaluate(
+    run, config: EvaluateOptions, model, params, asked: Mapping[str, judging.Questions], progress: Progress, *,
+    at_best: bool,
+) -> Row:  # fmt: skip
+    """One stage's row; `at_best`: measured at its best temperature as well, where there are some to try."""
+    row, domain, general, size = Row(), asked["domain"], asked["general"], config.batch_size
+    keys = answers.keys_of(run, "evaluate", config.samples)
+    drawn = lambda questions, temperature: answers.answer(
+        run, model, params, questions, keys, temperature=temperature, batch_size=size
     )
-
-
-def _evaluate(run, config: EvaluateOptions, model, params, domain, general, progress: Progress) -> dict:
-    """One stage's row: metrics, 95 % intervals over the prompts, and its sampled in-domain answers."""
-    metrics: dict[str, float] = {}
-    intervals: dict[str, list[float]] = {}
-    sampled, grades, size = None, [], config.batch_size
     if domain:
         with progress.phase("in-domain"):
-            sampled = _answers(run, model, params, domain.prompts, temperature=config.temperature, batch_size=size)
-            greedy = _answers(run, model, params, domain.prompts, temperature=0.0, batch_size=size)
-        grades, greedy_grades = domain.grade(sampled.text), domain.grade(greedy.text)
-        metrics |= mean_grades(grades)
-        metrics |= _by_split(domain.prompts, grades)
-        metrics["gold_greedy"] = mean_grades(greedy_grades)["gold"]
-        metrics["length"] = float(sampled.mask.sum(axis=1).mean())
-        intervals |= grade_intervals(grades)
-        intervals["gold_greedy"] = grade_intervals(greedy_grades)["gold"]
+            ways = {"sampled": drawn(domain, config.temperature), "greedy": drawn(domain, 0.0)}
+        row.add("sampled", ways["sampled"])
+        row.metrics |= _by_split(domain.prompts, ways["sampled"].by_prompt())
+        row.metrics["length"] = ways["sampled"].length()
+        row.add("greedy", ways["greedy"])
+    if at_best and asked[OTHERS]:
+        with progress.phase("temperatures"):
+            row.gold_by_temperature = answers.gold_by_temperature(
+                run, model, params, asked[OTHERS], config.temperatures, samples=config.samples, batch_size=size
+            )
+            best = max(row.gold_by_temperature, key=row.gold_by_temperature.__getitem__)
+            known = {found.temperature: found for found in ways.values()}
+            row.add("best", known[best] if best in known else drawn(domain, best))
+        row.metrics["temperature"] = best
     if general:
         with progress.phase("general"):
-            answers = _answers(run, model, params, general.prompts, temperature=0.0, batch_size=size).text
-        gold = [grade["gold"] for grade in general.grade(answers)]
-        tasks = [record.meta.get("task", "general") for record in general.prompts]
-        metrics |= _by_task(tasks, gold)
-        intervals["general"] = task_interval(gold, tasks)
-    texts = sampled.text if sampled else []
-    return {"metrics": metrics, "intervals": intervals, "answers": texts, "graded": _names(grades)}
+            found = drawn(general, 0.0)
+        gold, tasks = [grade["gold"] for grade in found.grades[0]], _tasks(general)
+        row.metrics |= _by_task(tasks, gold)
+        row.intervals["general"] = task_interval(gold, tasks)
+        row.numbers["general"] = np.array(gold, dtype=np.float64)
+        row.answers.append(("general", "greedy", found))
+    return row
 
 
 def _best_of(
     run, config: EvaluateOptions, reward_options: RewardOptions, model, params, domain, progress: Progress
-) -> dict:
+) -> Row:
     """The row of the answer that ICE-Reward likes best among n of ICE-Instruct."""
     reward_config, reward = stage_models.stage_params(run, "reward", "reward")
+    n, size, draws = config.best_of, config.batch_size, []
     with progress.phase("best of n"):
-        n, size = config.best_of, config.batch_size
-        out = _answers(
-            run, model, params, domain.prompts, temperature=config.temperature, batch_size=size, num_samples=n,
-            stream="best_of",
-        )  # fmt: skip
         reader = scoring.load_reader(run, reward_options)
-        with jax.set_mesh(run.mesh):
-            scores = scoring.score_generation(reader, reward, reward_config, domain.prompts, out, size)
-        best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
-    texts = [out.text[i] for i in best]
-    grades = domain.grade(texts)
-    metrics = mean_grades(grades)
-    metrics |= _by_split(domain.prompts, grades)
-    metrics["length"] = float(out.mask[best].sum(axis=1).mean())
-    return {
-        "metrics": metrics, "intervals": grade_intervals(grades), "answers": texts, "graded": _names(grades)
-    }  # fmt: skip
+        for key in answers.keys_of(run, "best_of", config.samples):
+            out = answers.generate(
+                run, model, params, domain.prompts, key,
+                temperature=config.temperature, batch_size=size, num_samples=n,
+            )  # fmt: skip
+            with jax.set_mesh(run.mesh):
+                scores = scoring.score_generation(reader, reward, reward_config, domain.prompts, out, size)
+            best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
+            draws.append(([out.text[i] for i in best], out.mask[best].sum(axis=1)))
+    row, found = Row(), answers.graded(domain, config.temperature, draws)
+    row.add("sampled", found)
+    row.metrics |= _by_split(domain.prompts, found.by_prompt())
+    row.metrics["length"] = found.length()
+    return row
 
 
-def _names(grades: Grades) -> list[str]:
-    """The numbers that the judges gave."""
-    return list(dict.fromkeys(name for grade in grades for name in grade))
+def _tasks(general: judging.Questions) -> list[str]:
+    return [record.meta.get("task", "general") for record in general.prompts]
 
 
-def _by_split(records: list[Prompt], grades: Grades) -> dict[str, float]:
+def _by_split(records: Sequence[Prompt], grades: Grades) -> dict[str, float]:
     """Gold score of each kind of held-out prompt, where the records say which kind they are."""
     gold = collections.defaultdict(list)
     for record, grade in zip(records, grades, strict=True):
@@ -214,14 +243,27 @@ def _by_task(tasks: list[str], gold: list[float]) -> dict[str, float]:
 
 
 def readings(section: EvaluateOptions, domain: str, longest: int, policy: ChatTokenizer) -> Iterator[Reading]:
-    """The prompts of both groups."""
+    """The prompts of every group."""
     fit = lambda records: fit_prompts(records, policy, longest, "drop")
     length = inputs.tokens("max_prompt_length", longest)
-    for group in ("domain", "general"):
+    for group in judging.DEFAULTS:
         judge_of = judging.of_evaluation(section, group, domain)
         for name, spec in getattr(section, group).items():
-            reading = Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, section.limit)
+            reading = Reading(f"evaluate.{group}.{name}", spec, Prompt, fit, length, _limit(section, group))
             yield inputs.judged(reading, judge_of(name))
+
+
+def check_others(
+    section: EvaluateOptions, lengths: LengthOptions, origin: RecordOptions, workdir: pathlib.Path,
+    policy: ChatTokenizer,
+) -> list[str]:  # fmt: skip
+    """Refuses a temperature chosen on the prompts that it is measured on."""
+    found: dict[str, list[Any]] = collections.defaultdict(list)
+    for reading in readings(section, origin.domain, lengths.max_prompt_length, policy) if section.temperatures else ():
+        records = inputs.records_of(reading, origin, workdir)
+        found[reading.key.split(".")[1]] += (records or [])[: reading.limit or None]
+    answers.check_others(f"evaluate.{OTHERS}", found[OTHERS], found["domain"])
+    return []
 
 
 STAGE = Stage(
@@ -231,6 +273,7 @@ STAGE = Stage(
     due=lambda config: True,
     needs=lambda config: ("sft",),
     readings=lambda config, policy, _: readings(config.evaluate, config.domain, config.max_prompt_length, policy),
+    check=lambda config, *more: check_others(config.evaluate, config, config, *more),
     only_measures=True,
 )
 main = begin.program(STAGE)

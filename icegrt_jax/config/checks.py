@@ -55,12 +55,16 @@ def _check_judges(evaluate: EvaluateOptions, ppo: PPOOptions, domain: str) -> No
     """Their names and sources; their files are opened where the inputs are checked."""
     known = sorted({*JUDGES, *plugins.built_in("domains")})
     named = {"evaluate.judge": evaluate.judge, "evaluate.general_judge": evaluate.general_judge, "ppo.judge": ppo.judge}
-    for key, group, specs in (("judge", "domain", evaluate.domain), ("general_judge", "general", evaluate.general)):
+    for key, group, specs in (
+        ("judge", "domain", evaluate.domain),
+        ("judge", "temperature_prompts", evaluate.temperature_prompts),
+        ("general_judge", "general", evaluate.general),
+    ):
         if not named[f"evaluate.{key}"] and set(specs) - set(evaluate.judges):
             names = ", ".join([*known, plugins.FORMS])
             raise UserError(f"evaluate.{key} is empty, but evaluate.{group} names prompts; expected one of {names}.")
     for key, own, sources in (
-        ("evaluate.judges", evaluate.judges, {**evaluate.domain, **evaluate.general}),
+        ("evaluate.judges", evaluate.judges, {**evaluate.domain, **evaluate.temperature_prompts, **evaluate.general}),
         ("ppo.judges", ppo.judges, ppo.sources),
     ):
         for name, judge in own.items():
@@ -211,7 +215,20 @@ def _check_evaluate(evaluate: EvaluateOptions) -> None:
     _at_least(1, "evaluate.", evaluate, "batch_size")
     _check_specs("evaluate.domain", evaluate.domain)
     _check_specs("evaluate.general", evaluate.general)
-    _at_least(0, "evaluate.", evaluate, "temperature best_of limit examples")
+    _check_specs("evaluate.temperature_prompts", evaluate.temperature_prompts)
+    _at_least(1, "evaluate.", evaluate, "samples")
+    _at_least(0, "evaluate.", evaluate, "temperature best_of limit examples temperature_limit")
+    tried = evaluate.temperatures
+    if any(temperature < 0 for temperature in tried) or len(set(tried)) < len(tried):
+        raise UserError(f"evaluate.temperatures={tried}; expected different ones, each 0 (greedy) or more.")
+    if tried and not evaluate.temperature_prompts:
+        raise UserError(
+            f"evaluate.temperatures={tried}, but evaluate.temperature_prompts names none to choose on; name prompts "
+            "that are not those of evaluate.domain."
+        )
+    if evaluate.temperature_prompts and not (tried and evaluate.domain):
+        missing = "evaluate.domain" if tried else "evaluate.temperatures"
+        raise UserError(f"evaluate.temperature_prompts names prompts, but {missing} is empty; set both or neither.")
 
 
 def _check_lora(key: str, lora: LoRAOptions) -> None:

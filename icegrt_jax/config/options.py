@@ -317,6 +317,10 @@ class EvaluateOptions:
     limit: int = 0  # prompts per source; 0: all
     batch_size: int = 64  # prompts at a time, here and wherever answers are sampled outside PPO
     temperature: float = 1.0  # of in-domain answers; greedy ones are judged as well, general tasks are greedy
+    samples: int = 1  # answers drawn to each in-domain prompt, and times that the best of n is taken; their mean counts
+    temperatures: tuple[float, ...] = ()  # of which each stage's best is measured as well; 0: greedy
+    temperature_prompts: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts it is chosen on
+    temperature_limit: int = 0  # of these per source; 0: all
     best_of: int = 8  # answers among which ICE-Reward chooses; 0: no best-of-n row
     examples: int = 3  # prompts shown with every stage's answer
 

@@ -23,6 +23,7 @@ class Domain(abc.ABC):
       needs: fields of a prompt that `rank` and `grade` read ("reference", "meta.NAME", or a `Need`): a record that
         lacks one is an error before the run.
       metrics: title of each number of `grade` that tables show beside gold; None: all, under their own names.
+      harms: title of each number of `grade` of which less is better, for where stages are compared.
     """
 
     sets: ClassVar[Mapping[str, type[Record]]] = {}
@@ -30,6 +31,7 @@ class Domain(abc.ABC):
     licence: ClassVar[str] = "not known"
     needs: ClassVar[Sequence[Need | str]] = ()
     metrics: ClassVar[Mapping[str, str] | None] = None
+    harms: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
     def records(self, name: str, size: int, seed: int) -> Iterable[Record | dict]:

@@ -9,7 +9,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from icegrt_jax import plugins
@@ -23,7 +23,7 @@ from icegrt_jax.evaluation import built_in
 OF_DOMAIN = "domain"
 # What evaluation groups by, where a record has it, and its own names beside those of a judge.
 GROUPS = ("split", "task")
-TAKEN = ("gold_greedy", "general", "length")
+TAKEN = ("gold_greedy", "general", "length", "gold_best", "temperature")
 SLACK = 1e-6  # of a bound: a mean of ones may be a little above 1
 
 
@@ -52,6 +52,7 @@ class Judge:
       needs: what it reads of a record.
       metrics: title of each number that tables and curves show beside gold; None: all, under their own names.
       file: of the user's code.
+      harms: title of each number of which less is better; shown where rows are compared.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Judge:
     needs: tuple[Need, ...] = ()
     metrics: Mapping[str, str] | None = None
     file: pathlib.Path | None = None
+    harms: Mapping[str, str] = field(default_factory=dict)
 
     def grade(self, record: Prompt, answer: str) -> dict[str, float]:
         """The numbers of one answer, "gold" among them."""
@@ -106,7 +108,8 @@ def load(key: str, name: str, domain: str = "") -> Judge:
     function = plugins.load(key, name)
     plugins.check_function(key, name, function, "record", "answer")
     fields = as_needs(getattr(function, "needs", ()), f"{key}: the judge {name!r}")
-    return Judge(name, function, fields, getattr(function, "metrics", None), plugins.file_of(name))
+    metrics, harms = getattr(function, "metrics", None), getattr(function, "harms", {})
+    return Judge(name, function, fields, metrics, plugins.file_of(name), harms)
 
 
 def grade_all(judges: Sequence[Judge], records: Sequence[Prompt], answers: Sequence[str]) -> list[dict[str, float]]:
@@ -128,7 +131,7 @@ def _of_domain(key: str, name: str, domain: str) -> Judge:
     if not found.grades:
         raise UserError(f"{key}={name!r}, but the domain {domain!r} has no grade(record, answer); name another judge.")
     file = plugins.file_of(domain) if plugins.is_own(domain) else None
-    return Judge(name, found.domain.grade, found.needs, found.domain.metrics, file)
+    return Judge(name, found.domain.grade, found.needs, found.domain.metrics, file, found.domain.harms)
 
 
 def _share(value: Any, name: str, said: str) -> float:

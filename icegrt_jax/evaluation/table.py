@@ -1,6 +1,6 @@
 """The table of a run as text: one row per stage, and the prompts with every stage's answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Columns = tuple[tuple[str, str], ...]  # (metric, title)
 NAMES = {"domain": "prompts of the domain", "general": "general ones"}
@@ -10,8 +10,17 @@ COLUMNS: Columns = (
     ("analysis", "analysis"),
     ("gold", "gold"),
     ("gold_greedy", "gold (greedy)"),
+    ("gold_best", "gold (at its best)"),
     ("general", "general tasks"),
     ("length", "tokens"),
+)
+
+# Of rows that are compared, beside the numbers of which less is better.
+SHOWN: Columns = (
+    ("gold", "gold"),
+    ("gold_greedy", "gold (greedy)"),
+    ("gold_best", "gold (at its best)"),
+    ("general", "general tasks"),
 )
 
 
@@ -45,14 +54,58 @@ def cell(key: str, row: dict, digits: int = 0) -> str:
     if key == "length":
         return f"{value:.1f}"
     bounds = row.get("intervals", {}).get(key)
-    return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.{digits}f}, {100 * bounds[1]:.{digits}f}]" if bounds else "")
+    best = row["metrics"].get("temperature")
+    at = (f" at {best:g}" if best else " greedy") if key == "gold_best" else ""
+    return f"{100 * value:.1f} %" + (f" {_bounds(bounds, digits)}" if bounds else "") + at
 
 
-def format_note(rows: list[dict], prompts: Mapping[str, int]) -> str:
-    """What stands below the table: how many prompts there were of each group, and what is in brackets."""
-    asked = " and ".join(f"{count} {NAMES.get(group, group)}" for group, count in prompts.items() if count)
-    bounds = "; in brackets 95 % intervals over them" if any(row.get("intervals") for row in rows) else ""
-    return f"{asked}{bounds}."
+def _bounds(bounds: Sequence[float], digits: int) -> str:
+    return f"[{100 * bounds[0]:.{digits}f}, {100 * bounds[1]:.{digits}f}]"
+
+
+def format_note(results: dict) -> str:
+    """What stands below the table: prompts of each group, answers to each, what is in brackets, what "at" means."""
+    if "prompts" not in results:  # older results do not have it
+        return ""
+    rows, counts = results["rows"], results["prompts"]
+    asked = " and ".join(f"{count} {NAMES.get(group, group)}" for group, count in counts.items() if count)
+    if results.get("samples", 1) > 1:
+        asked += f"; {results['samples']} answers to each of the domain's"
+    if any(row.get("intervals") for row in rows):
+        asked += "; in brackets 95 % intervals over them"
+    if any("gold_best" in row["metrics"] for row in rows):
+        asked += "; at its best: at the temperature that was best on other prompts"
+    return f"{asked}."
+
+
+def differences_of(results: dict) -> list[tuple[str, list[dict]]]:
+    """(what is compared, its differences) of a `results.json`, of the numbers that are shown."""
+    names = dict(SHOWN)
+    for name, title in results.get("harms", {}).items():
+        names |= {name: title, f"greedy/{name}": f"{title} (greedy)", f"best/{name}": f"{title} (at its best)"}
+    found: dict[str, list[dict]] = {}
+    for one in results.get("differences", ()):
+        if one["metric"] in names:
+            found.setdefault(f"{one['row']} minus {one['minus']}", []).append({**one, "title": names[one["metric"]]})
+    return list(found.items())
+
+
+def format_differences(results: dict) -> str:
+    """The differences of rows, in points, each with its interval."""
+    blocks = []
+    for compared, found in differences_of(results):
+        width = max(len(one["title"]) for one in found)
+        lines = [f"  {one['title']:<{width}}  {difference_cell(one)}" for one in found]
+        blocks.append(
+            "\n".join([f"{compared}, prompt by prompt, in points [95 % by bootstrap over the prompts]:", *lines])
+        )
+    return "\n\n".join(blocks)
+
+
+def difference_cell(one: dict) -> str:
+    """A difference in points with its interval."""
+    low, high = one["interval"]
+    return f"{100 * one['difference']:+5.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def format_examples(examples: list[dict]) -> str:

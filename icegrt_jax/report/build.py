@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from icegrt_jax import files
 from icegrt_jax.errors import UserError
-from icegrt_jax.evaluation.table import columns_of
+from icegrt_jax.evaluation.table import columns_of, difference_cell, differences_of
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import annotations, curves, page
 from icegrt_jax.runs.stage import Stage
@@ -42,7 +42,8 @@ def build(workdir: pathlib.Path, stages: Sequence[Stage], config: str) -> None:
     sections.append(_evaluation_section(results, out))
     text = page.render(
         title=f"ICE-GRT run: {workdir.resolve().name}",
-        table=_table(results["rows"]) if results else None,
+        table=_table(results) if results else None,
+        differences=_differences(results) if results else [],
         annotations=annotations.table(workdir),
         sections=sections,
         examples=_examples(results) if results else [],
@@ -78,13 +79,26 @@ def _evaluation_section(results: dict | None, out: pathlib.Path) -> dict:
     }
 
 
-def _table(rows: list[dict]) -> dict:
-    """Returns the cells of the table, the highest of each column marked; all our metrics are better when higher."""
+def _table(results: dict) -> dict:
+    """Returns the cells of the table, the best of each column marked: the highest, of a judge's harms the lowest."""
+    rows, harms = results["rows"], results.get("harms", ())
     columns = curves.metric_names(rows)
-    best = {c: max((v for r in rows if (v := r["metrics"].get(c)) is not None), default=None) for c in columns}
-    cell = lambda v, c: {"text": "–" if v is None else f"{v:.3f}", "best": v is not None and v == best[c]}
+    best = {}
+    for c in columns:
+        values = [v for row in rows if (v := row["metrics"].get(c)) is not None]
+        if values and c != "temperature":  # which is chosen, not better
+            best[c] = min(values) if c.rpartition("/")[2] in harms else max(values)
+    cell = lambda v, c: {"text": "–" if v is None else f"{v:.3f}", "best": v is not None and v == best.get(c)}
     cells = lambda row: [cell(row["metrics"].get(c), c) for c in columns]
     return {"columns": columns, "rows": [{"name": row["name"], "cells": cells(row)} for row in rows]}
+
+
+def _differences(results: dict) -> list[dict]:
+    """Returns what is compared, each with its lines of what differs and by how much."""
+    return [
+        {"title": compared, "rows": [(one["title"], difference_cell(one)) for one in found]}
+        for compared, found in differences_of(results)
+    ]
 
 
 def _examples(results: dict) -> list[dict]:

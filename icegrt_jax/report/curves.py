@@ -34,6 +34,7 @@ _STYLE = {
 _LINES = ("#1f6fb4", "#d9692b", "#3a9160", "#8e5bb5")
 # Grey for where a run starts, blue for what it ends with.
 _MODELS = ("#a9b1ba", "#e2a458", "#6fae85", "#1f6fb4", "#8e5bb5", "#c95d6b")
+GROUPS = {"greedy": "greedy answers", "best": "at its best temperature"}  # of metrics, GROUP/NAME
 _FEW = 25  # up to so many points every one is drawn, unsmoothed
 
 
@@ -93,7 +94,7 @@ def evaluation_figure(rows: Sequence[dict], columns: Columns = COLUMNS) -> plt.F
       rows: `{"name": model, "metrics": {"verdict": ..., "general/<task>": ...}}`, in order.
       columns: of the table.
     """
-    names, titles = metric_names(rows), dict(columns)
+    names, titles = metric_names(rows), {**GROUPS, **dict(columns)}
     headline = [key for key in titles if key in names]
     groups: dict[str, list[str]] = {}
     for name in names:

@@ -1,6 +1,7 @@
 """The report's HTML: one file that needs no other, every text in it escaped."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -37,6 +38,17 @@ _PAGE = """\
   {% endfor %}
 </table></div>
 {% endif %}
+{% if differences %}
+<p class="note">Prompt by prompt, in points; in brackets 95 % intervals by bootstrap over the prompts.</p>
+{% for compared in differences %}
+<div class="wide"><table>
+  <tr><th>{{ compared.title }}</th><th></th></tr>
+  {% for title, text in compared.rows %}
+  <tr><td>{{ title }}</td><td>{{ text }}</td></tr>
+  {% endfor %}
+</table></div>
+{% endfor %}
+{% endif %}
 {% if annotations %}
 <h2>Annotations</h2>
 <div class="wide"><table>
@@ -71,14 +83,15 @@ _PAGE = """\
 
 
 def render(
-    *, title: str, table: dict | None, annotations: dict | None = None, sections: list[dict], examples: list[dict],
-    config: str,
+    *, title: str, table: dict | None, differences: Sequence[dict] = (), annotations: dict | None = None,
+    sections: list[dict], examples: list[dict], config: str,
 ) -> str:  # fmt: skip
     """Returns the page.
 
     Args:
       title: its heading.
       table: "columns", a list of names, and "rows", each a "name" and "cells" of "text" and "best"; None without one.
+      differences: of its rows: each a "title" and "rows" of what differs and by how much.
       annotations: "columns" and "rows" of texts, of a run with several rounds.
       sections: each "name", "title", "note" and "images", PNG files as bytes.
       examples: each "prompt" and "answers", pairs of model and text.
@@ -87,6 +100,7 @@ def render(
     sections = [s | {"images": [base64.b64encode(png).decode() for png in s["images"]]} for s in sections]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
     values: dict[str, Any] = {
-        "title": title, "table": table, "annotations": annotations, "sections": sections, "examples": examples
+        "title": title, "table": table, "differences": differences, "annotations": annotations, "sections": sections,
+        "examples": examples,
     }  # fmt: skip
     return template.render(**values, config=config)

@@ -11,7 +11,8 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.evaluation.judges import Judge, grade_all, load, mean_grades
 
 JudgeOf = Callable[[str], Judge | None]  # of a source; None: its answers are not judged
-DEFAULTS = {"domain": "judge", "general": "general_judge"}  # the key of each group of prompts
+# The key of each group of prompts.
+DEFAULTS = {"domain": "judge", "temperature_prompts": "judge", "general": "general_judge"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Questions:
         """{name: title} of what the judges show beside gold, of the numbers of these names."""
         judges = dict.fromkeys(judge for judge in self.judges if judge is not None)
         return {name: title for judge in judges for name, title in judge.shows(names).items()}
+
+    def harms(self) -> dict[str, str]:
+        """{name: title} of the judges' numbers of which less is better."""
+        judges = dict.fromkeys(judge for judge in self.judges if judge is not None)
+        return {name: title for judge in judges for name, title in judge.harms.items()}
 
     def judged(self, answers: Sequence[str]) -> dict[str, float]:
         """Means of gold and of what the judges show, over the answers that have a judge; for the curves of PPO."""
@@ -65,7 +71,7 @@ def fitting(
 
 
 def of_evaluation(section: EvaluateOptions, group: str, domain: str) -> JudgeOf:
-    """The judges of the sources of one group, "domain" or "general"; `domain` is what the judge of that name is of."""
+    """The judges of the sources of one group of `DEFAULTS`; `domain` is what the judge of that name is of."""
     key = DEFAULTS[group]
     return _judge_of("evaluate.judges", section.judges, f"evaluate.{key}", getattr(section, key), domain)
 

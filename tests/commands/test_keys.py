@@ -19,6 +19,8 @@ SMALL = {
     "pretrain.steps": 1, "sft.steps": 1, "reward.steps": 1, "ppo.iterations": 3, "ppo.num_ppo_epochs": 2,
     "ppo.batch_size": 16, "ppo.ptx.batch_size": 16,
     "sft.lora.rank": 2, "reward.lora.rank": 2, "ppo.lora.rank": 2, "evaluate.temperature": 1.0,
+    "evaluate.samples": 2, "evaluate.temperatures": "(1.0,)",
+    "evaluate.temperature_prompts.others": "jsonl:{workdir}/data/ranking_prompts.jsonl",
 }  # fmt: skip
 LENGTH = KEYS["max_response_length"]
 
@@ -62,8 +64,8 @@ def keys(tmp_path_factory):
         def sampled(drawn, *_, config, **__):
             if not config.temperature:
                 return
-            asked_by = ("rank_own_answers", "fit_normalization", "_best_of", "_evaluate", "_rollout")
-            (purpose,) = [name for name in callers() if name in asked_by]
+            asked_by = ("rank_own_answers", "fit_normalization", "_best_of", "gold_by_temperature", "_rollout")
+            (purpose,) = [name for name in callers() if name in asked_by] or ["_evaluate"]
             keys.add(f"{purpose} sequence", drawn)
             tokens = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(np.arange(LENGTH)))(drawn)
             keys.add(f"{purpose} token", tokens)
@@ -112,7 +114,7 @@ def test_no_two_purposes_share_a_key(keys):
     met = set().union(*keys.purposes.values())
     expected = {
         "parameters", "head", "_rollout token", "rank_own_answers token", "fit_normalization token", "_evaluate token",
-        "_best_of token", "iteration's order", "epoch's order",
+        "_best_of token", "gold_by_temperature token", "iteration's order", "epoch's order",
     }  # fmt: skip
     assert expected <= met and sum(name.startswith("adapter") for name in met) == 4, met
     # A stream may be the key of what is drawn from it, or of a state that only folds into it.

@@ -72,6 +72,26 @@ def test_the_table_marks_the_best_of_each_column(out):
     assert '<tr><td>ICE-GRT</td><td class="best">0.875</td><td class="best">0.500</td><td>0.125</td></tr>' in page
 
 
+def test_the_least_harm_is_best_and_differences_stand_below_the_table(tmp_path):
+    results = {
+        "rows": [
+            {"name": "base", "metrics": {"lies": 0.5, "greedy/lies": 0.25, "temperature": 0.3}},
+            {"name": "ICE-GRT", "metrics": {"lies": 0.125, "greedy/lies": 0.5, "temperature": 0.7}},
+        ],
+        "harms": {"lies": "lies told"},
+        "differences": [
+            {"row": "ICE-GRT", "minus": "base", "metric": "lies", "difference": -0.375, "interval": [-0.5, -0.25]}
+        ],
+    }
+    files.write_json_atomic(tmp_path / "evaluate" / "results.json", results)
+    report.main(CONFIG, tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert '<tr><td>base</td><td>0.500</td><td class="best">0.250</td><td>0.300</td></tr>' in page
+    assert '<tr><td>ICE-GRT</td><td class="best">0.125</td><td>0.500</td><td>0.700</td></tr>' in page
+    assert "<tr><th>ICE-GRT minus base</th><th></th></tr>" in page
+    assert "<tr><td>lies told</td><td>-37.5 [-50.0, -25.0]</td></tr>" in page
+
+
 def test_texts_of_models_data_and_config_are_escaped(out):
     page = (out / "index.html").read_text()
     assert "<script" not in page and "<b>Ad</b>" not in page

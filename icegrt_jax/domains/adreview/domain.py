@@ -47,6 +47,7 @@ class AdReview(Domain):
         Need("meta.decoys", "a list of {quote, reason}", _decoys),
     )
     metrics = {"verdict": "verdict", "analysis": "analysis"}
+    harms = {"false_clear": "false all-clears"}
 
     def records(self, name: str, size: int, seed: int) -> Sequence[Record]:
         return build.build(seed, {name: size})[name]
@@ -58,7 +59,7 @@ class AdReview(Domain):
         return annotators.rank(seed, record.meta, answers)
 
     def grade(self, record: Prompt, answer: str) -> dict[str, float]:
-        return judge.grade(record.meta, answer)
+        return {**judge.grade(record.meta, answer), "false_clear": judge.false_clear(record.meta, answer)}
 
 
 DOMAIN = AdReview

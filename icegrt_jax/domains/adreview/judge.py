@@ -67,6 +67,11 @@ def grade(meta: Mapping, response: str) -> dict[str, float]:
     }
 
 
+def false_clear(meta: Mapping, response: str) -> float:
+    """1 if a response approves an ad that breaks a rule, the mistake that costs most, else 0."""
+    return float(bool(meta["violations"]) and parse(response).verdict == "approve")
+
+
 def overlap(quote: str, truth: str, ad: str) -> float:
     """Word F1 of where `quote` and `truth` stand in the ad; 0 if the quote isn't verbatim there.
 

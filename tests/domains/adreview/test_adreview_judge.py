@@ -4,7 +4,9 @@ import random
 
 import pytest
 
+from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.domains.adreview import answer, flaws, generator
+from icegrt_jax.domains.adreview.domain import AdReview
 from icegrt_jax.domains.adreview.judge import grade, overlap
 
 OFFENDING = {
@@ -51,6 +53,16 @@ def test_a_bare_right_verdict_is_worth_its_weight(meta, verdict):
 @pytest.mark.parametrize("meta, verdict", [(OFFENDING, "approve"), (FINE, "reject"), (PLAIN, "reject")])
 def test_a_bare_wrong_verdict_is_worth_nothing(meta, verdict):
     assert grade(meta, f"verdict: {verdict}")["gold"] == 0.0
+
+
+@pytest.mark.parametrize("meta, review, wrong", [
+    (OFFENDING, "no rule is broken. verdict: approve", 1.0),
+    (OFFENDING, "verdict: reject", 0.0), (OFFENDING, "no rule is broken.", 0.0),
+    (FINE, "verdict: approve", 0.0), (FINE, "verdict: reject", 0.0),
+])  # fmt: skip
+def test_only_an_offending_ad_that_is_approved_is_a_false_all_clear(meta, review, wrong):
+    grades = AdReview().grade(Prompt(user("?"), meta=meta), review)
+    assert grades == {**grade(meta, review), "false_clear": wrong}
 
 
 def test_a_missed_violation_halves_recall():
