@@ -115,6 +115,16 @@ def test_check_model_gets_its_flags_and_its_result_is_the_exit_code(calls, monke
     assert cli.main(["check-model", "--hf=models/a"]) == 1
 
 
+def test_evaluate_reward_gets_its_flags_a_source_as_often_as_it_is_given(calls, monkeypatch):
+    monkeypatch.delenv("ICEGRT_DATA", raising=False)
+    command = "evaluate-reward --reward=runs/a --out=a.json --source=jsonl:a.jsonl --source=b=jsonl:b.jsonl --limit=9"
+    assert cli.main(command.split()) == 0
+    flags = dict(reward="runs/a", out="a.json", policy="", source=["jsonl:a.jsonl", "b=jsonl:b.jsonl"], limit=9)
+    assert calls == [
+        ("evaluate-reward", (), {**flags, "data_dir": ".", "quality": "ranks", "length": 0, "batch_size": 16})
+    ]
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [

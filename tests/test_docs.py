@@ -24,7 +24,7 @@ from icegrt_jax.hosts import entry, launch
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = (
     "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview",
-    "evaluation", "lm_eval", "extending", "python", "recipes", "runs", "tpu",
+    "evaluation", "lm_eval", "extending", "python", "recipes", "reward_models", "runs", "tpu",
 )  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.
@@ -201,7 +201,7 @@ def test_every_source_format_is_documented():
             given = sources.CONVERTERS.get(name, dict.fromkeys(kinds.values()))
             listed = set(kinds) if wanted == "all" else set(wanted.split(", "))
             assert listed == {kind for kind, record in kinds.items() if record in given}, name
-    documented = set(re.findall(r"`([a-z_]+):", text("docs/data.md").partition("## Commands")[0]))
+    documented = set(re.findall(r"`([a-z_0-9]+):", text("docs/data.md").partition("## Commands")[0]))
     assert documented == set(sources.FORMATS)
 
 

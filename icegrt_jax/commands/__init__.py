@@ -140,6 +140,10 @@ _COMMANDS = (
         only_reads=True, flags=f"{FLAGS}:sample",
     ),
     Command(
+        "evaluate-reward", "how right a reward model is on rankings, by source, and whether best-of-n by it finds the "
+        "good answers", reads="files", flags=f"{FLAGS}:evaluate_reward",
+    ),
+    Command(
         "data", "check records, or build a data set from them: TFDS, or tokenised", reads="files",
         flags=f"{FLAGS}:data",
     ),

@@ -3,8 +3,10 @@
 import argparse
 import math
 import os
+from typing import get_args
 
 from icegrt_jax import commands
+from icegrt_jax.config.choices import Quality
 
 KINDS = ("instruction", "ranking", "prompt", "text")
 
@@ -125,6 +127,36 @@ def lm_eval(parser: argparse.ArgumentParser) -> None:
     add("--cache", default="~/.cache/icegrt_jax/lm_eval", metavar="DIR", help="what has been compiled (%(default)s)")
 
 
+def evaluate_reward(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt evaluate-reward`."""
+    add = parser.add_argument
+    add(
+        "--reward", required=True, metavar="DIR", help="a run's folder, that of its reward stage, or a Hugging Face one"
+    )
+    add("--out", required=True, metavar="FILE.json", help="the file to write")
+    add("--policy", default="", metavar="DIR", help="what it is to train, for their lineage (default: the run's own)")
+    add("--source", action="append", default=[], metavar="SPEC",
+        help="[NAME=]FORMAT:PATH of rankings; may be repeated (default: LLMBar and PandaLM of --data_dir)")  # fmt: skip
+    data_dir(parser)
+    add("--quality", choices=get_args(Quality), default="ranks",
+        help="of an answer, for best-of-n: by its rank, or the score it came with (default ranks)")  # fmt: skip
+    add(
+        "--limit", type=positive(int), default=0, metavar="N", help="records of a source, drawn by a seed (default all)"
+    )
+    add("--length", type=positive(int), default=0, metavar="N",
+        help="tokens of prompt and answer at most (default: what the model was made for, up to 4096)")  # fmt: skip
+    add("--batch_size", type=positive(int), default=16, metavar="N", help="answers scored at a time (default 16)")
+
+
+def data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data_dir",
+        default=os.environ.get("ICEGRT_DATA", "."),
+        metavar="DIR",
+        help="where relative paths start (default: $ICEGRT_DATA, else here)",
+    )
+
+
 def export(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt export`."""
     add = parser.add_argument
@@ -145,12 +177,7 @@ def data(parser: argparse.ArgumentParser) -> None:
     for command in (check, build):
         command.add_argument("--source", required=True, metavar="SPEC", help="FORMAT:PATH, such as jsonl:rows.jsonl")
         command.add_argument("--kind", required=True, choices=KINDS, help="what a record is: %(choices)s")
-        command.add_argument(
-            "--data_dir",
-            default=os.environ.get("ICEGRT_DATA", "."),
-            metavar="DIR",
-            help="where relative paths start (default: $ICEGRT_DATA, else here)",
-        )
+        data_dir(command)
     measure = check.add_argument_group("token lengths", "shown with either")
     tokens = build.add_argument_group("tokenised", "with either, for data that do not fit into memory")
     for add in (measure.add_argument, tokens.add_argument):

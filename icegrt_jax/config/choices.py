@@ -25,6 +25,7 @@ CriticInit = Literal["reward", "sft"]
 CriticTrunk = Literal["own", "policy"]
 ActorStart = Literal["instruct", "last"]
 Kept = Literal["last", "best"]
+Quality = Literal["ranks", "scores"]
 LoRATarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 JUDGES = ("choice", "domain", "exact", "letter", "number", "overlap", "regex", "rouge_l")  # beside those of domains

@@ -100,6 +100,11 @@ def parquet_rows(path: pathlib.Path) -> Rows:
 FORMATS = {"jsonl": json_lines, "json": json_list, "csv": csv_rows, "parquet": parquet_rows}
 
 
+def by_suffix(path: pathlib.Path) -> Callable[[pathlib.Path], Rows]:
+    """How a file is read whose name tells its format; JSON lines where it does not."""
+    return FORMATS.get(path.name.removesuffix(".gz").rpartition(".")[2], json_lines)
+
+
 def files(path: pathlib.Path) -> list[pathlib.Path]:
     """The file, or those whose names fit a pattern with `*`, in the order of their names."""
     if "*" not in str(path):

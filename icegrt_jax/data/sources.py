@@ -6,7 +6,7 @@
     hf:OWNER/NAME[/CONFIG][#SPLIT]  a data set of the Hugging Face hub
     tfds:NAME[@DIR][#split]     a TFDS data set in ArrayRecord form, split "train" if none is named
     tokens:DIR                  records tokenised before by `icegrt data build`, read one by one
-    ecqa:PATH, alpaca:PATH, ... public data sets, see `converters.py`
+    ecqa:PATH, alpaca:PATH, ... public data sets, see `converters.py` and `reward_benchmarks.py`
 
 A relative PATH or DIR lies under `data_dir` (a config value; the environment's ICEGRT_DATA where it is empty, and
 without that where the command runs), and may be a pattern with `*`. `{workdir}` stands for the run's folder.
@@ -19,12 +19,13 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from icegrt_jax.data import hub_rows, recognise, rows, tfds_builder, token_store
-from icegrt_jax.data.converters import CONVERTERS, Row
+from icegrt_jax.data import converters, hub_rows, recognise, reward_benchmarks, rows, tfds_builder, token_store
+from icegrt_jax.data.converters import Row
 from icegrt_jax.data.records import Kind
 from icegrt_jax.data.spec import Spec, parse, resolve
 from icegrt_jax.errors import UserError
 
+CONVERTERS: dict[str, Mapping[Any, Callable]] = {**converters.CONVERTERS, **reward_benchmarks.CONVERTERS}
 TABLES = (*rows.FORMATS, "hf", "tfds")  # whose rows may have any shape
 FORMATS = (*TABLES, "tokens", *sorted(CONVERTERS))
 
@@ -105,17 +106,18 @@ def _rows(spec: Spec, data_dir: str) -> rows.Rows:
 
 
 def _convert(spec: Spec, kind: type[Kind], data_dir: str) -> Iterator[Kind]:
-    converters: Mapping[Any, Callable] = CONVERTERS[spec.format]
+    known: Mapping[Any, Callable] = CONVERTERS[spec.format]
     _refuse_mapping(spec)
-    if kind not in converters:
+    if kind not in known:
         raise UserError(
-            f"source {spec.text!r}: format {spec.format!r} gives {' or '.join(k.__name__ for k in converters)} records,"
+            f"source {spec.text!r}: format {spec.format!r} gives {' or '.join(k.__name__ for k in known)} records,"
             f" not {kind.__name__}; {_suggest(kind)}."
         )
-    convert = converters[kind]
+    convert = known[kind]
     for path in rows.files(resolve(spec.path, data_dir)):
-        for where, obj in rows.json_lines(path):
-            yield kind.from_json(convert(Row(obj, where)), where)
+        for where, obj in rows.by_suffix(path)(path):
+            made = convert(Row(obj, where))
+            yield made if isinstance(made, kind) else kind.from_json(made, where)
 
 
 def _refuse_mapping(spec: Spec) -> None:

@@ -1,11 +1,12 @@
 """95 % intervals of mean grades over the prompts that were asked."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 Z = 1.96
+RESAMPLES = 1000
 
 
 def interval(mean: float, variance: float, count: int) -> tuple[float, float]:
@@ -34,3 +35,26 @@ def task_interval(gold: Sequence[float], tasks: Sequence[str]) -> list[float]:
     mean = float(np.mean([part.mean() for part in parts]))
     variance = sum(part.var() / len(part) for part in parts) / len(parts) ** 2
     return list(interval(mean, variance * len(gold), len(gold)))
+
+
+def bootstrap(
+    rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], *, mean: bool = False, pivotal: bool = False
+) -> tuple[float, float, float]:
+    """A number made of sums over prompts, and its bounds: 2.5 and 97.5 % of what prompts drawn again give.
+
+    Efron 1979, https://doi.org/10.1214/aos/1176344552. The draws are the same at every call.
+
+    Args:
+      rows: f64[B, ...], what each prompt adds to the sums.
+      statistic: from sums f64[R, ...] to R numbers.
+      mean: of their means instead.
+      pivotal: bounds by how far the drawn numbers lie from the number itself, for one that chance pushes one way.
+    """
+    count = len(rows)
+    flat = rows.reshape(count, -1)
+    rng, chances = np.random.default_rng(0), np.full(count, 1 / count)
+    drawn = [rng.multinomial(count, chances) @ flat for _ in range(RESAMPLES)]
+    sums = np.stack([flat.sum(axis=0), *drawn])
+    found = statistic((sums / count if mean else sums).reshape(len(sums), *rows.shape[1:]))
+    value, (low, high) = float(found[0]), np.percentile(found[1:], (2.5, 97.5))
+    return (value, 2 * value - float(high), 2 * value - float(low)) if pivotal else (value, float(low), float(high))

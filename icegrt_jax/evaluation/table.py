@@ -39,8 +39,13 @@ def format_table(rows: list[dict], columns: Columns = COLUMNS) -> str:
     columns = tuple((key, title) for key, title in columns if any(key in row["metrics"] for row in rows))
     lines = [["", *(title for _, title in columns)]]
     lines += [[row["name"], *(cell(key, row) for key, _ in columns)] for row in rows]
+    return aligned(lines, narrowest=13)
+
+
+def aligned(lines: list[list[str]], narrowest: int = 0) -> str:
+    """Rows of cells under each other, the first of a row to the left, the others to the right."""
     first, *others = (max(map(len, column)) for column in zip(*lines))
-    widths = [max(width, 13) for width in others]
+    widths = [max(width, narrowest) for width in others]
     return "\n".join(
         f"{name:<{first}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths)) for name, *cells in lines
     )

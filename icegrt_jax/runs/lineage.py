@@ -1,0 +1,40 @@
+"""Whether two models go back to the same one, by their weights: what is said of a model may be missing or wrong.
+
+Fine-tuning moves weights by little: those of two models from one base point the same way, cosine near 1. Weights of two
+trainings that began apart have a cosine near 0, whatever they were trained on.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from icegrt_jax.models.api import Model
+from icegrt_jax.models.tree import flatten, unstacked
+
+SAME = 0.5  # cosine from which two models go back to the same one
+SHAPE = ("family", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kinship:
+    """same: whether they go back to one model. why: what tells. cosine: of their weights, None where shapes differ."""
+
+    same: bool
+    why: str
+    cosine: float | None = None
+
+
+def compare(model: Model, other: Model) -> Kinship:
+    """Of two models; vectors (norms, biases) and heads count for nothing, nor what has another shape."""
+    shapes = [tuple(getattr(one.config, name) for name in SHAPE) for one in (model, other)]
+    if shapes[0] != shapes[1]:
+        differ = [f"{name} {a} and {b}" for name, a, b in zip(SHAPE, *shapes, strict=True) if a != b]
+        return Kinship(False, f"other shapes: {', '.join(differ)}")
+    ours, theirs = (flatten(unstacked(one.params, one.config)[0]) for one in (model, other))
+    sums = np.zeros(3)
+    for path, leaf in ours.items():
+        if path in theirs and not path.startswith("head/") and leaf.ndim > 1 and leaf.shape == theirs[path].shape:
+            a, b = (np.asarray(x, np.float32).ravel() for x in (leaf, theirs[path]))
+            sums += [np.dot(a, b), np.dot(a, a), np.dot(b, b)]
+    cosine = float(sums[0] / np.sqrt(max(sums[1] * sums[2], 1e-30)))
+    return Kinship(cosine >= SAME, f"the cosine of their weights is {cosine:.2f}", cosine)
