@@ -23,7 +23,7 @@ from icegrt_jax.hosts import entry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = (
-    "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview",
+    "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview", "alarms",
     "evaluation", "lm_eval", "extending", "python", "recipes", "reward_models", "runs", "tpu",
 )  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))

@@ -9,7 +9,6 @@ from icegrt_jax.api import records, settings
 from icegrt_jax.api.rollout import ScoredRollout
 from icegrt_jax.api.training import Training, one_device
 from icegrt_jax.api.wanted import Wanted, want
-from icegrt_jax.commands.ppo import Alarm
 from icegrt_jax.config.choices import OverlongPrompts, ParamDtype
 from icegrt_jax.config.options import (
     EvaluateOptions,
@@ -25,7 +24,19 @@ from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
 from icegrt_jax.models.quantize import stored_as
-from icegrt_jax.runs import batch_check, generation, iteration, judging, loop, notes, ppo_data, reward_model, scoring
+from icegrt_jax.runs import (
+    alarm_watch,
+    batch_check,
+    generation,
+    iteration,
+    judging,
+    loop,
+    notes,
+    ppo_data,
+    reward_check,
+    reward_model,
+    scoring,
+)
 from icegrt_jax.runs.reward_reference import scaled_by_reference, with_moments
 from icegrt_jax.runs.rewards import STOP, Rewards
 from icegrt_jax.runs.roles import Source, first_state
@@ -136,9 +147,11 @@ def _training(
         once = iteration.make_iteration(session, section, state, data.asked, reader, rewards)
         open_ = until_begun.pop_all()
     shown = ("score_raw", *(f"reward/{name}" for name in wanted.functions), "gold", "kl", "length")
+    looks = reward_check.of_rollouts(section) if section.alarms.reward_every else None
+    alarms = alarm_watch.Alarms(alarm_watch.given(section, weight=wanted.weight), None, (looks,) if looks else ())
     steps = loop.Loop(
         "ppo", section.iterations, data.batch, once.advance, save_every=section.iterations, shown=shown,
-        waits="learn", watchers=(Warmup(section), Alarm(section.logprob_alarm)),
+        waits="learn", watchers=(Warmup(section), alarms),
     )  # fmt: skip
     config = state.ppo
     result = lambda state: Model(model.config, one_device(averaged(state).full("policy")), model.tokenizer)

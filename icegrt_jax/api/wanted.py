@@ -48,6 +48,10 @@ def want(
     """Raises UserError for what cannot work; the arguments are those of `ppo`, the data read."""
     if section.average:
         raise UserError("ppo.average is for configs, whose runs choose a point; here average the params of two models.")
+    if section.alarms.reward_every and section.samples_per_prompt == 1:
+        raise UserError(
+            "ppo.alarms.reward_every compares answers to one prompt; here it needs samples_per_prompt=2 or more."
+        )
     scorer, functions = _rewards(reward)
     section = _with_given(section, given, replayed, functions)
     critic = _critic(value, model, scorer, needed=ESTIMATORS[section.estimator].critic)

@@ -14,6 +14,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.hosts import sync
 from icegrt_jax.report import panels
 from icegrt_jax.runs import (
+    alarm_watch,
     averages,
     begin,
     generation,
@@ -26,6 +27,7 @@ from icegrt_jax.runs import (
     notes,
     ppo_data,
     rates,
+    reward_check,
     rounds,
     rundir,
     scoring,
@@ -63,6 +65,11 @@ def train(run: rundir.Run, config: Options) -> None:
         keeper, watchers = heldout.watch(
             run, "ppo", ppo, warm.last, lambda: heldout_judge.measure_answers(run, ppo, config.domain), averaged
         )
+        alarms = alarm_watch.Alarms(
+            alarm_watch.given(ppo, weight=config.reward_model, ranked=reward_check.ranked(run)),
+            run.folder("ppo"),
+            (*watchers, *reward_check.make(run, ppo, config.domain, reader)),
+        )
         once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards, moved=goes_on)
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
@@ -70,9 +77,8 @@ def train(run: rundir.Run, config: Options) -> None:
             save_every=log.ppo_checkpoint_every, shown=shown, waits="learn", unit="iteration",
             watchers=(
                 warm,
-                Alarm(ppo.logprob_alarm),
                 Samples(run.folder("ppo"), log.samples_every, warm.last),
-                *watchers,
+                alarms,
                 _rates(ppo, state, warm),
             ),
             writers=trackers.writers(log),
@@ -84,7 +90,7 @@ def train(run: rundir.Run, config: Options) -> None:
             state = with_reference(run, state, rewards, names, answered)
         state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
-    late_kl, info = _report_kl(run, ppo.kl), {**warm.info(), **(keeper.info() if keeper else {})}
+    late_kl, info = _report_kl(run, ppo.kl), {**warm.info(), **(keeper.info() if keeper else {}), **alarms.summary()}
     if ppo.average or ppo.ema:
         end = keeper.best(state) if keeper and info.get("use") == "best" else averaged(state)
         info |= averages.leave(run, ppo, end, step, lambda: heldout_judge.measure_answers(run, ppo, config.domain))
@@ -101,27 +107,6 @@ def _rates(ppo: PPOOptions, state: TrainState, warm: warmup.Warmup) -> rates.Rat
         steps=ppo.iterations,
         every=1,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Alarm:
-    """Warns where sampler and trainer differ by more than `limit` per token."""
-
-    limit: float
-
-    def begin(self, step: int | None) -> bool:
-        return False
-
-    def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
-        metrics = outcome.metrics
-        difference = metrics.get("sampler_logprob_diff", metrics["first_logprob_diff"])
-        if difference > self.limit:
-            print(
-                f"ppo  warning: step {step}: sampler and trainer log-probs differ by "
-                f"{difference:.3g} per token (alarm {self.limit:g})",
-                flush=True,
-            )
-        return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from icegrt_jax import plugins
 from icegrt_jax.config import own as own_sections
 from icegrt_jax.config import rounds
+from icegrt_jax.config.alarms import check_alarms
 from icegrt_jax.config.best import check_average, metric_of
 from icegrt_jax.config.choices import JUDGES
 from icegrt_jax.config.estimators import ESTIMATORS, check_estimator
@@ -109,6 +110,7 @@ def check(options: Options) -> None:
     _check_judges(options.evaluate, options.ppo, options.domain)
     _check_ppo(options.ppo)
     check_estimator(options.ppo, options.value)
+    check_alarms(options.ppo, options.reward_model)
     for name, lora in (("sft", options.sft.lora), ("reward", options.reward.lora), ("ppo", options.ppo.lora)):
         _check_lora(f"{name}.lora", lora)
     _check_critic(options.value)

@@ -28,6 +28,10 @@ Kept = Literal["last", "best"]
 Quality = Literal["ranks", "scores"]
 LoRATarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
+ALARMS = (
+    "over_optimised", "length_explosion", "perplexity_collapse", "negative_kl", "kl_too_large", "useless_critic",
+    "entropy_collapse", "few_eos", "sampler_drift", "reward_at_chance",
+)  # fmt: skip
 JUDGES = ("choice", "domain", "exact", "letter", "number", "overlap", "regex", "rouge_l")  # beside those of domains
 LORA_TARGETS: tuple[LoRATarget, ...] = get_args(LoRATarget)
 REMATS: tuple[Remat, ...] = get_args(Remat)

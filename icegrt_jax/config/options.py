@@ -262,6 +262,27 @@ class UpdateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlarmOptions:
+    """When a run says that it goes wrong, why, and what to change; see docs/alarms.md. It trains the same."""
+
+    off: tuple[str, ...] = ()  # alarms that are not raised
+    stop: tuple[str, ...] = ()  # alarms that end the stage, its state saved, such as over_optimised
+    window: int = 8  # iterations whose mean is looked at: the standard error of gold is 0.04 in one, 0.014 in eight
+    errors: float = 3.0  # standard errors of that mean that it is beyond a bound when an alarm begins
+    gold_fall: float = 0.1  # over_optimised: of its best; at most 0.07 in eight sound quickstarts, 0.6 in two hacked
+    length_growth: float = 2.0  # length_explosion: times the length at the start; 1.7 in the quickstart
+    perplexity_left: float = 0.5  # perplexity_collapse: share of the start's log-perplexity (arXiv 2307.04964, fig. 4)
+    kl_below: float = 0.1  # negative_kl: nats per response below 0
+    kl_above: float = 50.0  # kl_too_large: nats per response, where the coefficient is fixed and so has no band
+    explained_variance: float = 0.0  # useless_critic: below it the mean return would be the better value
+    entropy_left: float = 0.25  # entropy_collapse: share of the entropy at the start; 0.04 in a hacked quickstart
+    eos_rate: float = 0.8  # few_eos: share of the answers that are not cut off
+    reward_every: int = 0  # iterations between two looks at the reward model on the policy's own answers; 0: none
+    reward_k: int = 4  # answers to a held-out prompt for it, where ppo.samples_per_prompt=1 gives no pairs
+    reward_left: float = 0.5  # reward_at_chance: share of what held-out rankings have above 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
     """ICE-GRT."""
 
@@ -290,6 +311,7 @@ class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
     policy_optimizer: OptimizerOptions = OptimizerOptions(lr=1e-4)  # of the actor
     value_optimizer: OptimizerOptions = OptimizerOptions(lr=1e-4)  # of the critic
     logprob_alarm: float = 0.05  # nats: mean |sampler - trainer| of a minibatch's log-probs above which it is said
+    alarms: AlarmOptions = AlarmOptions()  # what is said of a run that goes wrong
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,14 @@ ADDED: dict[str, Any] = {
     },
     "ppo.estimator": "gae", "ppo.loss_aggregation": "own", "ppo.filter_groups": False, "ppo.filter_overlong": False,
     "ppo.entropy_coef": 0.0, "ppo.lam_alpha": 0.0, "ppo.value_lam": -1.0, "ppo.value_flat": 0,
+    **{
+        f"ppo.alarms.{name}": value
+        for name, value in (
+            ("off", ()), ("stop", ()), ("window", 8), ("errors", 3.0), ("gold_fall", 0.1), ("length_growth", 2.0),
+            ("perplexity_left", 0.5), ("kl_below", 0.1), ("kl_above", 50.0), ("explained_variance", 0.0),
+            ("entropy_left", 0.25), ("eos_rate", 0.8), ("reward_every", 0), ("reward_k", 4), ("reward_left", 0.5),
+        )
+    },
     "ppo.score.baseline": "none", "ppo.score.shape": "none",
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},

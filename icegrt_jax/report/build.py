@@ -14,7 +14,7 @@ from icegrt_jax import files
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.table import columns_of, difference_cell, differences_of
 from icegrt_jax.hosts import sync
-from icegrt_jax.report import annotations, curves, page
+from icegrt_jax.report import alarms, annotations, curves, page
 from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
 
@@ -59,7 +59,9 @@ def _stage_section(workdir: pathlib.Path, stage: Stage, out: pathlib.Path) -> di
     rows = read_metrics(path) if path.exists() else []
     if not rows:
         return {"name": name, "title": title, "note": f"No metrics of {name} in this run.", "images": []}
-    images = [_save(curves.training_figure(rows, stage.panels, title), out / f"{name}.png")]
+    events = alarms.read(workdir / name)
+    figure = curves.training_figure(rows, stage.panels, title, alarms.marks(events))
+    images = [_save(figure, out / f"{name}.png")]
     calibration = _read(workdir / name / "calibration.json")
     if calibration:
         images.append(_save(curves.calibration_figure(calibration), out / f"{name}_calibration.png"))
@@ -67,7 +69,7 @@ def _stage_section(workdir: pathlib.Path, stage: Stage, out: pathlib.Path) -> di
     note = f"{done}, last metrics at step {rows[-1]['step']}"
     if lengths := [row["value_warmup"] for row in rows if "value_warmup" in row]:
         note += f"; the critic learned alone for the first {lengths[-1]:.0f}"
-    return {"name": name, "title": title, "note": note, "images": images}
+    return {"name": name, "title": title, "note": note, "images": images, "alarms": alarms.table(events)}
 
 
 def _evaluation_section(results: dict | None, out: pathlib.Path) -> dict:

@@ -35,16 +35,20 @@ _LINES = ("#1f6fb4", "#d9692b", "#3a9160", "#8e5bb5")
 # Grey for where a run starts, blue for what it ends with.
 _MODELS = ("#a9b1ba", "#e2a458", "#6fae85", "#1f6fb4", "#8e5bb5", "#c95d6b")
 GROUPS = {"greedy": "greedy answers", "best": "at its best temperature"}  # of metrics, GROUP/NAME
+_ALARM = "#c0392b"
 _FEW = 25  # up to so many points every one is drawn, unsmoothed
 
 
-def training_figure(rows: Sequence[dict], panels: Sequence[Panel], title: str) -> plt.Figure:
+def training_figure(
+    rows: Sequence[dict], panels: Sequence[Panel], title: str, marks: Sequence[tuple[str, int, str]] = ()
+) -> plt.Figure:
     """Draws the panels that have data.
 
     Args:
       rows: of a `metrics.jsonl`; a row need not have every metric.
       panels: what to draw, in order.
       title: of the whole figure.
+      marks: (metric, step, alarm), a line in the panel of the metric where an alarm has begun.
     """
     drawn = [(panel, names) for panel in panels if (names := _present(rows, panel))]
     with plt.rc_context(_STYLE):
@@ -56,7 +60,10 @@ def training_figure(rows: Sequence[dict], panels: Sequence[Panel], title: str) -
                 _curve(ax, *_series(rows, name), name, color, panel.smooth)
             ax.set_title(panel.title)
             ax.set_xlabel("step")
-            if len(names) > 1:
+            for metric, step, alarm in marks:
+                if metric in names:
+                    ax.axvline(step, color=_ALARM, linewidth=1.2, linestyle="--", label=alarm)
+            if len(names) > 1 or any(metric in names for metric, _, _ in marks):
                 ax.legend()
             if "kl" in names:
                 _target(ax, rows)

@@ -20,6 +20,7 @@ _PAGE = """\
   table { border-collapse: collapse; margin: 1rem 0; }
   th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #e3e6ea; white-space: nowrap; }
   th:first-child, td:first-child { text-align: left; }
+  .alarms th, .alarms td { text-align: left; white-space: normal; vertical-align: top; }
   td.best { font-weight: 700; }
   .note { color: #5a636e; }
   .example { border: 1px solid #d5dae0; border-radius: 6px; padding: .2rem 1rem; margin: 1rem 0; }
@@ -61,6 +62,14 @@ _PAGE = """\
 {% for section in sections %}
 <h2 id="{{ section.name }}">{{ section.title }}</h2>
 <p class="note">{{ section.note }}</p>
+{% if section.alarms %}
+<div class="wide"><table class="alarms">
+  <tr>{% for name in section.alarms.columns %}<th>{{ name }}</th>{% endfor %}</tr>
+  {% for row in section.alarms.rows %}
+  <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+  {% endfor %}
+</table></div>
+{% endif %}
 {% for image in section.images %}
 <img alt="{{ section.title }}" src="data:image/png;base64,{{ image }}">
 {% endfor %}
@@ -93,11 +102,12 @@ def render(
       table: "columns", a list of names, and "rows", each a "name" and "cells" of "text" and "best"; None without one.
       differences: of its rows: each a "title" and "rows" of what differs and by how much.
       annotations: "columns" and "rows" of texts, of a run with several rounds.
-      sections: each "name", "title", "note" and "images", PNG files as bytes.
+      sections: each "name", "title", "note" and "images", PNG files as bytes; "alarms", "columns" and "rows" of texts.
       examples: each "prompt" and "answers", pairs of model and text.
       config: shown as it is.
     """
-    sections = [s | {"images": [base64.b64encode(png).decode() for png in s["images"]]} for s in sections]
+    encoded = lambda section: {"images": [base64.b64encode(png).decode() for png in section["images"]]}
+    sections = [{"alarms": None, **section, **encoded(section)} for section in sections]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
     values: dict[str, Any] = {
         "title": title, "table": table, "differences": differences, "annotations": annotations, "sections": sections,

@@ -38,6 +38,7 @@ class Sampled:
       records, responses: record and text of each response.
       answer: what the reward functions say.
       rollout, experience: the tokens, and what the roles made of them.
+      asked: the records with their judges.
     """
 
     records: Sequence[Prompt]
@@ -45,6 +46,7 @@ class Sampled:
     answer: Answer
     rollout: Rollout
     experience: Experience
+    asked: Questions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Iteration:
             judged = asked.judged(texts)
             counts |= answer.metrics()
             metrics = {**sync.fetch({**scored, **learned, **of_references}), **counts, **judged, **kl_target(ppo.kl)}
-        return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience))
+        return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience, asked))
 
     def _baseline(self, state: TrainState, records: Sequence[Prompt]) -> tuple[tuple, dict]:
         """Of the prompts' reference answers the scores, last argument of `score`, and metrics; nothing by default."""

@@ -32,6 +32,7 @@ STREAMS = {
     "reward_updates": 12,
     "replay": 13,  # order of the replayed data
     "heldout": 14,  # answers to held-out prompts while PPO trains, drawn with the same keys every time
+    "reward_check": 16,  # answers to held-out prompts on which the reward model is looked at, the same keys every time
     "rounds": 15,  # answers that are ranked between two rounds, one key for each round
     "more_answers": 16,  # as "evaluate", where there are several to each prompt: one key for each but the first
     "more_best_of": 17,  # as "best_of", likewise

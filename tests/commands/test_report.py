@@ -150,3 +150,22 @@ def test_smoothing_keeps_a_constant_skips_nans_and_averages_neighbours():
     np.testing.assert_array_equal(curves.smoothed(np.full(9, 2.0), half=3), np.full(9, 2.0))
     values = np.array([0.0, 3.0, np.nan, 5.0, 100.0])
     np.testing.assert_allclose(curves.smoothed(values, half=1), [1.5, 1.5, 4.0, 52.5, 52.5])
+
+
+def test_alarms_are_a_table_under_their_stage_and_lines_in_the_panels_of_their_metrics(tmp_path):
+    write_run(tmp_path)
+    said = {"measured": "KL 9.1", "cause": "too <fast>", "change": {"a.b": "up"}}
+    event = {"alarm": "kl_too_large", "metric": "kl", **said}
+    rows = [{"step": 9, "begins": True}, {"step": 20, "begins": False}, {"step": 31, "begins": True}]
+    files.append_jsonl(tmp_path / "ppo" / "alarms.jsonl", [{**event, **row} for row in rows])
+    report.main(CONFIG, tmp_path)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count('<table class="alarms">') == 1 and page.index('id="ppo"') < page.index("kl_too_large")
+    said = "<td>KL 9.1</td><td>too &lt;fast&gt;</td><td>a.b: up</td>"
+    assert f"<td>kl_too_large</td><td>9 to 20</td>{said}" in page and f"<td>from 31 on</td>{said}" in page
+    metrics = [{"step": s, "kl": 0.1, "gold": 0.5} for s in range(1, 41)]
+    figure = curves.training_figure(metrics, panels.PPO, "PPO", [("kl", 9, "kl_too_large")])
+    dashed = lambda ax: [line.get_label() for line in ax.lines if line.get_linestyle() == "--"]
+    marked = {ax.get_title(loc="left"): dashed(ax) for ax in figure.axes}
+    plt.close(figure)
+    assert marked == {"Gold verdict": [], "KL to the reference (nats)": ["kl_too_large"]}
