@@ -22,13 +22,12 @@ from icegrt_jax.data.pipeline import Batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
-from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.runs import batch_check, generation, loop, notes, reward_model, supervised
 from icegrt_jax.runs.roles import INSTRUCT
 from icegrt_jax.runs.sections import lora_config
 from icegrt_jax.runs.session import Session
-from icegrt_jax.training.updates import reward_update, sft_update
+from icegrt_jax.training.updates import sft_update
 
 DRAW = DrawOptions()
 GIVEN = ModelOptions(path="given")  # for the checks: there is a base model, as if a folder had been named
@@ -163,6 +162,7 @@ def train_reward(
         length=section.length,
         seed=session.data_seed("reward"),
         overlong=section.overlong,
+        starts=bool(section.lm_coef),
         share=session.share,
     )
     _look_at("reward", batches, session, cut=section.overlong == "cut")
@@ -173,14 +173,14 @@ def train_reward(
         reference=_answerer(model, reference, prompts), draw=settings.given(DrawOptions(), draw, "ppo"),
     )  # fmt: skip
     params = settings.Parameters(model, donate).take()
-    params = params if model.scalar else with_scalar_head(session.key("reward"), params, model.config)
+    params, unembedding = reward_model.with_head(section, model.config, params, session.key("reward"), "the model")
     state, _ = reward_model.first_state(
         section, param_dtype, session.key("reward_updates"), model.config, params, INSTRUCT,
-        session.adapter_key("reward"),
+        session.adapter_key("reward"), unembedding,
     )  # fmt: skip
     steps = loop.over_batches(
-        session, "reward", section.steps, state, reward_update, batches, save_every=section.steps,
-        shown=("loss", "accuracy"), watchers=(ending,),
+        session, "reward", section.steps, state, reward_model.ranking_update(section), batches,
+        save_every=section.steps, shown=("loss", "accuracy"), watchers=(ending,),
     )  # fmt: skip
     result = lambda state: Model(model.config, one_device(state.full("reward")), model.tokenizer, ending.measured)
     return Training(session, steps, state, result, progress=progress)

@@ -52,12 +52,12 @@ from icegrt_jax.runs.reward_model import (
     measure,
     measure_accuracy,
     normalization_prompts,
+    ranking_update,
     sample_instruct,
 )
 from icegrt_jax.runs.roles import INSTRUCT
 from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.checkpoints import Checkpoints
-from icegrt_jax.training.updates import reward_update
 
 
 def train(run: rundir.Run, config: Options) -> None:
@@ -83,23 +83,24 @@ def train(run: rundir.Run, config: Options) -> None:
         length=section.length,
         seed=run.data_seed("reward"),
         overlong=section.overlong,
+        starts=bool(section.lm_coef),
         share=run.share,
     )
     heldout = heldout_batches(run, tokenizer, section)
-    model, params = initial_reward_model(run, tokenizer, section)
+    model, params, unembedding = initial_reward_model(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
     notes.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     write_inputs(run, tokenizer, reader, asked, {**batches.report, **_counts(heldout)})
     source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
     keys = run.key("reward_updates"), run.adapter_key("reward")
-    state, records = first_state(section, frozen, keys[0], model, params, source, keys[1])
+    state, records = first_state(section, frozen, keys[0], model, params, source, keys[1], unembedding)
     del params  # under an adapter only the stored base is held
     keeper, watchers = watch_heldout(
         run, "reward", section, section.steps, lambda: measure_accuracy(run, model, heldout)
     )
     log = config.log
     state, step = loop.train_on_batches(
-        run, "reward", section.steps, log, state, reward_update, batches, shown=("loss", "accuracy"),
+        run, "reward", section.steps, log, state, ranking_update(section), batches, shown=("loss", "accuracy"),
         watchers=(*watchers, rates.of_updates(state, section.steps, log.every)), writers=trackers.writers(log),
     )  # fmt: skip
     info = keeper.info() if keeper else {}
@@ -146,7 +147,7 @@ def take_as_it_is(
 ) -> None:
     """Keeps the finished reward model that `reward.init` names: measured and normalised, nothing of it changed."""
     heldout = heldout_batches(run, tokenizer, section)
-    model, params = initial_reward_model(run, tokenizer, section)
+    model, params, _ = initial_reward_model(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
     write_inputs(run, tokenizer, reader, asked, _counts(heldout))
     measured = measure(run, params, model, heldout) if heldout else {}

@@ -105,7 +105,7 @@ def check(options: Options) -> None:
             _check_trained(name, mine)
     if options.model.path and options.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
-    _at_least(0, "reward.", options.reward, "score_length")
+    _at_least(0, "reward.", options.reward, "score_length lm_coef")
     _check_evaluate(options.evaluate)
     _check_judges(options.evaluate, options.ppo, options.domain)
     _check_ppo(options.ppo)
@@ -123,6 +123,8 @@ def check(options: Options) -> None:
         _check_whole_actor(options.model)
     if options.sft.lora.rank and not options.model.path and not options.pretrain.steps:
         raise UserError("sft.lora.rank is for a base model that exists; set model.path, or pretrain one.")
+    if options.reward.lm_coef and options.reward.init == "scratch":
+        raise UserError("reward.lm_coef is for a trunk that knows a language; use another reward.init, or 0.")
     if options.reward.lora.rank and options.reward.init == "scratch":
         raise UserError("reward.lora.rank is for a trunk that exists; use another reward.init, or rank 0.")
 

@@ -147,6 +147,7 @@ class RewardOptions(HeldoutOptions):
     overlong: Overlong = "drop"  # answers longer than that: left out, or they lose their end
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings
     weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}; one source alone needs none
+    lm_coef: float = 0.0  # of the language modelling loss on each prompt's best answer, beside the ranking loss; 0: off
     optimizer: OptimizerOptions = OptimizerOptions(lr=3e-4)  # of the reward model
     lora: LoRAOptions = LoRAOptions()  # of the reward model, on ICE-Instruct or the folder's model
     on_policy_k: int = 5  # answers per prompt sampled from ICE-Instruct, where the domain ranks them; 0: none

@@ -15,7 +15,7 @@ ADDED: dict[str, Any] = {
     "log.writers": (),
     "evaluate.samples": 1, "evaluate.temperatures": (), "evaluate.temperature_prompts": {},
     "evaluate.temperature_limit": 0,
-    "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold", "rounds": 1,
+    "reward.lm_coef": 0.0, "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold", "rounds": 1,
     **{
         f"annotation.{name}": value
         for name, value in (

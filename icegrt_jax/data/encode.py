@@ -7,7 +7,7 @@ records, so that nothing is lost unseen.
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from icegrt_jax.data.packing import Example
 from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Record, Text, naming
@@ -118,10 +118,18 @@ def fit_answers(
     return [ids[:length] for ids in rows], sum(len(ids) > length for ids in rows)
 
 
+class Ranked(NamedTuple):
+    """ids: of prompt and answer. rank: 1 is best. start: index of the answer's first token."""
+
+    ids: list[int]
+    rank: float
+    start: int
+
+
 def fit_rankings(
     records: Sequence[Ranking], tokenizer: ChatTokenizer, length: int, k: int, overlong: str
-) -> tuple[list[list[tuple[list[int], float]]], dict[str, int]]:
-    """For each record, (ids of prompt and answer, rank) of at most `k` answers; ranks are 1, 2, 3, ...
+) -> tuple[list[list[Ranked]], dict[str, int]]:
+    """For each record at most `k` answers; ranks are 1, 2, 3, ...
 
     Counts records: kept; dropped, for having fewer than two answers that fit; tied, left out
     because all answers share a rank and nothing can be compared; identical, left out because all
@@ -144,15 +152,15 @@ def fit_rankings(
                 counts["answers_dropped"] += 1
                 continue
             counts["answers_cut"] += len(ids) > length
-            row.append((ids[:length], rank))
-        pairs = [a == b for (a, i), (b, j) in itertools.combinations(row, 2) if i != j]
+            row.append(Ranked(ids[:length], rank, start))
+        pairs = [a.ids == b.ids for a, b in itertools.combinations(row, 2) if a.rank != b.rank]
         counts["pairs_identical"] += sum(pairs)
         outcome = "dropped" if len(row) < 2 else "tied" if not pairs else "identical" if all(pairs) else "kept"
         counts[outcome] += 1
         if outcome == "kept":
             # Only the order counts, and float32 would make large or close ranks equal.
-            places = {rank: place for place, rank in enumerate(sorted({rank for _, rank in row}), start=1)}
-            rows.append([(ids, float(places[rank])) for ids, rank in row])
+            places = {rank: place for place, rank in enumerate(sorted({answer.rank for answer in row}), start=1)}
+            rows.append([answer._replace(rank=float(places[answer.rank])) for answer in row])
     return rows, dict(counts)
 
 

@@ -171,6 +171,7 @@ def ranking_batches(
     seed: int,
     k: int = 0,
     overlong: str = "drop",
+    starts: bool = False,
     share: Share = WHOLE,
 ) -> Batches:
     """Prompts with their ranked answers, each answer as the whole conversation, right-padded.
@@ -182,6 +183,7 @@ def ranking_batches(
         first K are kept.
       overlong: answers that make more than L tokens are left out ("drop") or lose their end,
         EOS included ("cut"). A record left without two answers that differ in ids and rank is left out.
+      starts: batches have start i32[B, K] as well, the index of each answer's first token.
 
     Returns:
       Batches of tokens i32[B, K, L], mask bool[B, K, L], last i32[B, K] (index of the last
@@ -194,20 +196,21 @@ def ranking_batches(
     for name, records in sources.items():
         encode.refuse_other_tokenizer(records, tokenizer)
         fit = lambda part, _: encode.fit_rankings(part, tokenizer, length, k, overlong)
-        tokens = lambda row: [sum(len(ids) for ids, _ in row)]
+        tokens = lambda row: [sum(len(ids) for ids, *_ in row)]
         fitted[name], sizes, counts = in_shares(fit, records, share, name, tokens)
         report[name] = {"records": len(records), **counts, "tokens": int(sizes.sum())}
         _check_left(name, weights, fitted[name], report[name], f"{length} tokens")
 
-    def collate(rows: Sequence[list[tuple[list[int], float]]]) -> Batch:
+    def collate(rows: Sequence[list[encode.Ranked]]) -> Batch:
         full = [row + [row[0]] * (k - len(row)) for row in rows]
-        tokens, mask = right_pad([ids for row in full for ids, _ in row], length, tokenizer.pad_id)
+        tokens, mask = right_pad([ids for row in full for ids, *_ in row], length, tokenizer.pad_id)
         shape = (len(rows), k)
-        return {
+        of_answers = {"start": np.array([[start for *_, start in row] for row in full], np.int32)} if starts else {}
+        return of_answers | {
             "tokens": tokens.reshape(*shape, length),
             "mask": mask.reshape(*shape, length),
             "last": mask.sum(axis=-1, dtype=np.int32).reshape(shape) - 1,
-            "ranks": np.array([[rank for _, rank in row] for row in full], np.float32),
+            "ranks": np.array([[rank for _, rank, _ in row] for row in full], np.float32),
             "valid": np.array([[j < len(row) for j in range(k)] for row in rows], np.bool_),
         }
 

@@ -7,7 +7,8 @@ from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import RewardOptions, SupervisedOptions
 from icegrt_jax.plan import shapes
 from icegrt_jax.plan.program import IDS, MASK, Program, held, lower_step
-from icegrt_jax.training.updates import reward_update, sft_update
+from icegrt_jax.runs.reward_model import ranking_update
+from icegrt_jax.training.updates import sft_update
 
 
 def supervised_program(
@@ -31,10 +32,11 @@ def reward_program(
     state = shapes.placed(shapes.reward_state(section, models, frozen), mesh)
     rows = section.batch_size
     tokens, each = (rows, answers, section.length), (rows, answers)
+    starts = {"start": (IDS, *each)} if section.lm_coef else {}
     batch = shapes.batch(
-        mesh, tokens=(IDS, *tokens), mask=(MASK, *tokens), ranks=(jnp.float32, *each), valid=(MASK, *each)
+        mesh, tokens=(IDS, *tokens), mask=(MASK, *tokens), ranks=(jnp.float32, *each), valid=(MASK, *each), **starts
     )
     return Program(
-        "reward update", "reward", "reward.batch_size", rows, lower_step(reward_update, mesh, state, batch),
+        "reward update", "reward", "reward.batch_size", rows, lower_step(ranking_update(section), mesh, state, batch),
         (state, batch), held(state), None, section.microbatch or rows, section.length,
     )  # fmt: skip

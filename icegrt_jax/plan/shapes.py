@@ -83,8 +83,9 @@ def reward_state(section: RewardOptions, models: Models, frozen: ParamDtype) -> 
     """The abstract state of the reward stage before its first update."""
 
     def build(key):
-        params = init_params(key, models.reward, scalar_head=True)
-        return reward_model.first_state(section, frozen, key, models.reward, params, {}, key)[0]
+        language = init_params(key, models.reward, scalar_head=section.init == "scratch")
+        params, unembedding = reward_model.with_head(section, models.reward, language, key, "reward.init")
+        return reward_model.first_state(section, frozen, key, models.reward, params, {}, key, unembedding)[0]
 
     return jax.eval_shape(build, jax.random.key(0))
 

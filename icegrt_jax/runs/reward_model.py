@@ -1,8 +1,9 @@
 """ICE-Reward: what it starts from, how right it is on held-out rankings, and the scale of its scores."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.pipeline import Batches, ranking_batches
 from icegrt_jax.data.records import Prompt, Ranking
 from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
+from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
@@ -29,6 +32,7 @@ from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.restore import PartRecord
 from icegrt_jax.training.state import TrainState, create_state
+from icegrt_jax.training.updates import reward_update
 
 
 def first_state(
@@ -39,6 +43,7 @@ def first_state(
     params: dict,
     kept: dict,
     adapter_key: jax.Array,
+    unembedding: dict,
 ) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first update, and what `done.json` says of an adapter.
 
@@ -48,10 +53,13 @@ def first_state(
       model, params: the reward model to start from.
       kept: where these parameters are kept, for `done.json`.
       adapter_key: of a new adapter.
+      unembedding: see `with_head`.
     """
     optimizer = sections.optimizer_config(section.optimizer, section.steps)
     lora = sections.lora_config(section.lora)
     trees, parts, records = whole_or_adapter(frozen, "reward", params, lora, adapter_key, kept)
+    if unembedding:
+        trees["unembedding"] = stored_as(unembedding, frozen)
     state = create_state(
         key, trees, {"reward": model}, {"reward": optimizer}, parts=parts, microbatch=section.microbatch
     )
@@ -93,19 +101,48 @@ def answers_of(
     )  # fmt: skip
 
 
-def initial_reward_model(run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions) -> tuple[ModelConfig, dict]:
-    """What `reward.init` names, with a new scalar head where it has none; size and family need not be the policy's."""
+def with_head(
+    section: RewardOptions, config: ModelConfig, params: dict, key: jax.Array, name: str
+) -> tuple[dict, dict]:
+    """A reward model of these parameters, with a new scalar head where they have none, and its "unembedding".
+
+    That is what `reward.lm_coef` reads language off beside the head, which stays as it is; nothing without it, or where
+    it is the embedding.
+
+    Args:
+      name: what the parameters are, for messages.
+    """
+    unembedding = {}
+    if section.steps and section.lm_coef and not config.tie_embeddings:
+        if "lm_head" not in params:
+            raise UserError(
+                f"reward.lm_coef={section.lm_coef:g}: {name} has no output matrix of a language model, so it has no "
+                "likelihood of an answer; start from a language model, or set reward.lm_coef=0."
+            )
+        unembedding = {"lm_head": params["lm_head"]}
+    return params if "head" in params else with_scalar_head(key, params, config), unembedding
+
+
+def ranking_update(section: RewardOptions) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The update of the stage."""
+    return functools.partial(reward_update, lm_coef=section.lm_coef) if section.lm_coef else reward_update
+
+
+def initial_reward_model(
+    run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions
+) -> tuple[ModelConfig, dict, dict]:
+    """What `reward.init` names, and its "unembedding" as of `with_head`; size and family need not be the policy's."""
     key = run.key("reward")
     if section.init == "scratch":
         config = stage_models.scratch_config(section.model, run.tokenizer.vocab_size, section.length)
-        return config, stage_models.placed_init(run, config, key, scalar_head=True)
+        return config, stage_models.placed_init(run, config, key, scalar_head=True), {}
     if section.init == "sft":
         config, params = stage_models.stage_params(run, "sft", "policy")
     else:
         config, params = stage_models.load_folder(run, section.init, section.model)
         check_tokenizer(tokenizer, config.vocab_size, f"reward.init={section.init!r}")
-    params = params if "head" in params else with_scalar_head(key, params, config)
-    return config, shard_tree(params, run.mesh)
+    params, unembedding = with_head(section, config, params, key, f"reward.init={section.init!r}")
+    return config, shard_tree(params, run.mesh), shard_tree(unembedding, run.mesh)
 
 
 def heldout_batches(run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions) -> dict[str, Batches]:

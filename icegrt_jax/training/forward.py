@@ -63,8 +63,12 @@ def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: ja
     Args:
       tokens: i32[B, L], prompt and answer, padded on either side or both, with mask bool[B, L].
     """
-    hidden = hidden_states(params, config, tokens, mask)
-    last = tokens.shape[1] - 1 - jnp.argmax(jnp.flip(mask, axis=1), axis=1)
+    return last_scalars(params, hidden_states(params, config, tokens, mask), mask)
+
+
+def last_scalars(params: dict, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """The scalar f32[B] at the last real token of hidden states f[B, L, D]."""
+    last = mask.shape[1] - 1 - jnp.argmax(jnp.flip(mask, axis=1), axis=1)
     return scalars(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
 
 

@@ -79,7 +79,7 @@ class TrainState(struct.PyTreeNode):
     step: i32[], iterations or updates done.
     params: {"policy", "value", "reward", "reference"}, each a parameter tree; a stage holds the roles it uses. A role
       may be a part only, put onto another role's tree: an adapter, or a head. A frozen tree that is nobody's own
-      is called "base".
+      is called "base", and an output matrix of a language model beside a reward model "unembedding".
     opt_state: {role: optax state} for the trained roles.
     kl: the controller of the KL coefficient. score_stats: moments of the reward model's raw scores.
     reward_stats: {name: moments of the raw values} of the user's reward functions.

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from icegrt_jax.models.heads import scalars, token_loss
+from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.heads import scalars, token_logprobs, token_loss
+from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.rl import count_ranked, masked_mean, nll_loss, ppo_value_loss, ranking_loss, same_responses
 from icegrt_jax.sharding.constrain import constrain_params
-from icegrt_jax.training.forward import answer_scores, packed_hidden, rows_hidden, rows_scalars
+from icegrt_jax.training.forward import last_scalars, packed_hidden, rows_hidden, rows_scalars
 from icegrt_jax.training.microbatch import block_count, summed
 from icegrt_jax.training.packing import Minibatch, pack_experience
 from icegrt_jax.training.policy_loss import over_devices, policy_loss_fn, targets_of, token_weights, valid_in_all
@@ -89,13 +91,19 @@ def sft_sums(state: TrainState, batch: dict) -> dict[str, jax.Array]:
     return {"loss": loss, **metrics, "targets": jnp.sum(batch["loss_mask"][:, 1:], dtype=jnp.float32)}
 
 
-def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
+def reward_update(state: TrainState, batch: dict, *, lm_coef: float = 0.0) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step of the reward model on ranked answers; all pairs of a prompt come from one forward.
 
     Answers that are the same tokens make no pair.
 
+    With `lm_coef` that many times `lm_loss` is added: the negative log-likelihood of the best answer to each prompt, so
+    that the trunk keeps what a language model knows (arXiv 2406.10216, section 3.2, "SFT regularization", there on a
+    frozen output head).
+
     Args:
-      batch: tokens i32[B, K, L], mask bool[B, K, L], ranks f32[B, K], valid bool[B, K].
+      batch: tokens i32[B, K, L], mask bool[B, K, L], ranks f32[B, K], valid bool[B, K], and with `lm_coef` start
+        i32[B, K], see `data.pipeline`.
+      lm_coef: where it is not 0, `state.params` has the "unembedding" if that is not the trunk's embedding.
 
     Returns:
       The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`.
@@ -103,18 +111,44 @@ def reward_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str,
     same = lambda batch: same_responses(batch["tokens"], batch["mask"])
     total = over_devices(state, count_ranked(batch["ranks"], batch["valid"], same(batch)))
     answer_total = valid_in_all(state, batch["valid"])
+    target_total = valid_in_all(state, _best_answers(batch)["targets"]) if lm_coef else None
 
     def loss_fn(batch, params):
         prompts, answers, length = batch["tokens"].shape
         tokens = batch["tokens"].reshape(prompts * answers, length)
         mask = batch["mask"].reshape(prompts * answers, length)
-        scores = answer_scores(params, state.model("reward"), tokens, mask).reshape(prompts, answers)
+        hidden = hidden_states(params, state.model("reward"), tokens, mask)
+        scores = last_scalars(params, hidden, mask).reshape(prompts, answers)
         loss, metrics = ranking_loss(scores, batch["ranks"], batch["valid"], same=same(batch), total=total)
         metrics["score"] = masked_mean(jax.lax.stop_gradient(scores), batch["valid"], answer_total)
+        if lm_coef:
+            language_model = {**params, **state.params.get("unembedding", {})}
+            hidden = hidden.reshape(prompts, answers, length, -1)
+            metrics["lm_loss"] = _lm_loss(language_model, state.model("reward"), hidden, batch, target_total)
+            loss += lm_coef * metrics["lm_loss"]
         return loss, metrics
 
     state, metrics = _apply(state, ("reward",), loss_fn, batch)
     return state.replace(step=state.step + 1), metrics
+
+
+def _lm_loss(params: dict, model: ModelConfig, hidden: jax.Array, batch: dict, total: jax.Array) -> jax.Array:
+    """The negative log-likelihood f32[] of the best answers, a mean over their tokens; hidden f[B, K, L, D]."""
+    best = _best_answers(batch)
+    hidden = jnp.take_along_axis(hidden, best["place"][:, None, None, None], axis=1)[:, 0, :-1]
+    most = batch["tokens"].shape[-1] - 1
+    logprobs, _ = token_logprobs(params, model, hidden, best["tokens"], best["targets"], most=most)
+    return nll_loss(logprobs, best["targets"], total)
+
+
+def _best_answers(batch: dict) -> dict[str, jax.Array]:
+    """Of each prompt the best answer, the first of several: its place i32[B], tokens i32[B, L-1] from the second on,
+    and which of them are the answer's, `targets` bool[B, L-1]."""
+    place = jnp.argmin(jnp.where(batch["valid"], batch["ranks"], jnp.inf), axis=1)
+    of_best = lambda x: jnp.take_along_axis(x, place.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
+    tokens, mask, start = (of_best(batch[name]) for name in ("tokens", "mask", "start"))
+    answer = mask & (jnp.arange(tokens.shape[1])[None] >= start[:, None])
+    return {"place": place, "tokens": tokens[:, 1:], "targets": answer[:, 1:]}
 
 
 def policy_update(state: TrainState, batch: Experience) -> tuple[TrainState, dict[str, jax.Array]]:

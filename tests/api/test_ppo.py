@@ -1,5 +1,6 @@
 """PPO from Python: rewards in every form, what is refused before anything is sampled, and what a rollout shows."""
 
+import dataclasses
 import inspect
 import signal
 import typing
@@ -12,6 +13,8 @@ import pytest
 import icegrt_jax as ice
 from icegrt_jax.api import settings
 from icegrt_jax.config import options as sections
+from icegrt_jax.models.api import Model
+from icegrt_jax.models.heads import init_params
 from icegrt_jax.rl import gae
 from icegrt_jax.training.state import TrainState
 
@@ -138,6 +141,25 @@ def test_models_of_the_wrong_kind_are_refused(here):
     for name in ("init", "on_policy_k"):
         with pytest.raises(ice.UserError, match=f"{name} is for runs of the command line"):
             ice.train_reward(policy, [{"prompt": "a", "chosen": "b", "rejected": "c"}], **{name: "sft"})
+
+
+def test_a_reward_model_with_a_language_loss_keeps_its_output_matrix_out_of_what_is_trained(here):
+    tied = ice.load_model("models/policy")
+    config = dataclasses.replace(tied.config, tie_embeddings=False)
+    untied = lambda **head: Model(config, init_params(jax.random.key(1), config, **head), tied.tokenizer)
+    policy, rows = (
+        untied(),
+        [{"prompt": f"the {x}", "chosen": "cat sat", "rejected": "end is near"} for x in "abcdefgh"],
+    )
+    keys = {"steps": 4, "batch_size": 8, "length": 32, "lm_coef": 1.0, "optimizer": {"lr": 0.03}}
+    training = ice.train_reward(policy, rows, **keys)
+    model = training.finish()
+    losses = [metrics["lm_loss"] for metrics in training.metrics]
+    assert losses[-1] < losses[0] and set(model.params) == {"embed", "layers", "final_norm", "head"}
+    matrix = {"lm_head": policy.params["lm_head"]}
+    jax.tree.map(np.testing.assert_array_equal, training.state.params["unembedding"], matrix)
+    with pytest.raises(ice.UserError, match="reward.lm_coef=1: the model has no output matrix"):
+        ice.train_reward(untied(scalar_head=True), rows, **keys)
 
 
 def test_a_rollout_of_another_temperature_is_refused_by_the_update_steps(here, trained):

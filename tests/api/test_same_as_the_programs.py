@@ -13,7 +13,8 @@ from icegrt_jax.config.file import from_json
 from icegrt_jax.training.metrics import read_metrics
 from tests.commands.runs import call, copy_parts
 
-SHORT = {"ppo.iterations": 3, "sft.steps": 3, "reward.steps": 3, "log.every": 1, "ppo.num_minibatches": 1}
+SHORT = {"ppo.iterations": 3, "sft.steps": 3, "reward.steps": 3, "log.every": 1, "ppo.num_minibatches": 1,
+         "reward.lm_coef": 0.2}  # fmt: skip
 PARTS = ("data", "tokenizer", "pretrain")
 
 

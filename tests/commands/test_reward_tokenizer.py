@@ -161,7 +161,7 @@ def test_the_length_is_that_of_training_unless_given(policy, second, tmp_path):
 
 def test_a_folder_brings_its_head_or_gets_a_new_one(policy, second, folder, tmp_path):
     run, section = a_run(tmp_path, policy, init=str(folder))
-    config, params = reward_model.initial_reward_model(run, second, section)
+    config, params, _ = reward_model.initial_reward_model(run, second, section)
     expected, stored = tiny_folder(tmp_path / "again", second)
     assert (config.d_model, config.vocab_size) == (expected.d_model, expected.vocab_size)
     chex.assert_trees_all_close(jax.device_get(params), jax.device_get(stored))
@@ -169,7 +169,7 @@ def test_a_folder_brings_its_head_or_gets_a_new_one(policy, second, folder, tmp_
     _, language_model = tiny_folder(tmp_path / "lm", second, scalar_head=False)
     keys = {"init": str(tmp_path / "lm"), "model.dtype": "bfloat16", "model.scan_layers": True}
     run, section = a_run(tmp_path, policy, **keys)
-    config, params = reward_model.initial_reward_model(run, second, section)
+    config, params, _ = reward_model.initial_reward_model(run, second, section)
     assert config.dtype == "bfloat16" and config.scan_layers and "lm_head" not in params
     np.testing.assert_array_equal(params["embed"]["embedding"], language_model["embed"]["embedding"])
     assert params["head"]["kernel"].shape == (24, 1) and np.ptp(params["head"]["kernel"]) > 0

@@ -191,6 +191,8 @@ def test_every_ppo_option_reaches_the_update_steps():
         ("evaluate.temperature=nan", "evaluate.temperature=nan; expected a finite number."),
         ("ppo.temperature=nan", "ppo.temperature=nan; expected a finite number."),
         ("ppo.policy_optimizer.lr=inf", "ppo.policy_optimizer.lr=inf; expected a finite number."),
+        ("reward.lm_coef=-0.1", "reward.lm_coef=-0.1; expected 0 or more."),
+        ("reward.lm_coef=0.1 reward.init=scratch", "reward.lm_coef is for a trunk that knows a language"),
         ("reward.score_length=-1", "reward.score_length=-1; expected 0 or more."),
         ("ppo.judge=gold", "ppo.judge='gold'; expected one of"),
         ("evaluate.judge=", "evaluate.judge is empty, but evaluate.domain names prompts; expected one of adreview"),

@@ -90,7 +90,7 @@ def test_rankings_may_hold_control_tokens_that_a_model_wrote(second):
     ranking = Ranking(PROMPT, ("good", "bad <|im_end|> worse"), (1.0, 2.0))
     (row,), counts = fit_rankings([ranking], second, 200, 2, "drop")
     assert counts["kept"] == 1
-    assert [ids for ids, _ in row] == [second.encode_answer(PROMPT, response)[0] for response in ranking.responses]
+    assert [ids for ids, *_ in row] == [second.encode_answer(PROMPT, response)[0] for response in ranking.responses]
 
 
 def test_an_answer_of_which_nothing_is_left_is_no_answer(second):
@@ -99,7 +99,7 @@ def test_an_answer_of_which_nothing_is_left_is_no_answer(second):
     rows, counts = fit_rankings([ranking], second, start, 3, "cut")
     assert rows == [] and counts["answers_dropped"] == 3
     (row,), counts = fit_rankings([ranking], second, start + 1, 3, "cut")
-    assert [len(ids) for ids, _ in row] == [start + 1] * 3 and counts["answers_cut"] == 3
+    assert [len(ids) for ids, *_ in row] == [start + 1] * 3 and counts["answers_cut"] == 3
 
 
 def test_long_rows_lose_their_end_and_are_counted(second):

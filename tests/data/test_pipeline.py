@@ -207,7 +207,7 @@ def test_overlong_prompts_are_dropped_cut_or_kept_and_counted(tokenizer, overlon
 
 
 def test_rankings_hold_whole_conversations_and_mark_missing_answers(tokenizer):
-    batch = ranking_batches({"a": RANKINGS}, {"a": 1}, tokenizer, batch_size=2, length=32, seed=0)[0]
+    batch = ranking_batches({"a": RANKINGS}, {"a": 1}, tokenizer, batch_size=2, length=32, seed=0, starts=True)[0]
     assert batch["tokens"].shape == (2, 3, 32)
     three, two = np.argsort(-batch["valid"].sum(axis=1))
     assert batch["valid"][three].tolist() == [True] * 3 and batch["valid"][two].tolist() == [True, True, False]
@@ -217,6 +217,7 @@ def test_rankings_hold_whole_conversations_and_mark_missing_answers(tokenizer):
             ids = [*tokenizer.encode_prompt(record.prompt), *tokenizer.encode_text(response), tokenizer.eos_id]
             last = batch["last"][b, k]
             assert batch["tokens"][b, k, : last + 1].tolist() == ids
+            assert batch["start"][b, k] == len(tokenizer.encode_prompt(record.prompt))
             assert batch["mask"][b, k].tolist() == [i <= last for i in range(32)]
     assert batch["mask"].any(axis=-1).all(), "a row without tokens has no softmax"
 

@@ -70,6 +70,17 @@ def test_the_roles_are_put_together_as_the_config_says(values, roles, trained):
         assert set(state.params["value"]) == {"head"}
 
 
+def test_a_language_loss_beside_the_ranking_loss_holds_the_output_matrix_frozen(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config("configs/llama2_13b_v5p.py")
+    for coef, roles in ((0.0, {"reward"}), (0.1, {"reward", "unembedding"})):
+        config.reward.lm_coef = coef
+        options = read(config)
+        state = shapes.reward_state(options.reward, models_of(config), options.model.param_dtype)
+        assert set(state.params) == roles and set(state.opt_state) == {"reward"}
+    assert count(state.params["unembedding"]) == 32000 * 5120
+
+
 def test_a_chip_holds_its_part_of_a_placed_state():
     config = tiny()
     state = shapes.supervised_state(read(config).sft, models_of(config), "float32")

@@ -1,6 +1,7 @@
 """The four update steps: their losses against float64 NumPy, their gradients, and what must not matter to them."""
 
 import dataclasses
+import functools
 import re
 
 import chex
@@ -185,6 +186,37 @@ def test_all_pairs_of_a_prompt_from_one_forward_equal_pair_by_pair(state):
     chex.assert_trees_all_close(
         gradient(updated, "reward"), jax.jit(jax.grad(pairwise))(state.params["reward"]), atol=1e-5
     )
+
+
+def test_the_reward_model_stays_a_language_model_of_the_best_answers(state):
+    """The loss beside the ranking loss is the mean over the tokens of each prompt's first best answer, in float64."""
+    batch = make_ranking_batch()
+    start = np.random.default_rng(2).integers(1, 4, batch["valid"].shape)
+    batch["start"] = jnp.asarray(start, jnp.int32)
+    matrix = {"lm_head": {"kernel": jax.random.normal(jax.random.key(3), (SCALAR.d_model, SCALAR.vocab_size))}}
+    tied = SCALAR.tie_embeddings
+    state = state if tied else state.replace(params={**state.params, "unembedding": matrix})
+    step = jax.jit(functools.partial(reward_update, lm_coef=0.5))
+    updated, metrics = step(state, batch)
+
+    losses = []
+    ranks = np.where(batch["valid"], batch["ranks"], np.inf)
+    for b, k in enumerate(ranks.argmin(axis=1)):
+        tokens, mask = batch["tokens"][b, k][None], batch["mask"][b, k][None]
+        hidden = hidden_states(state.params["reward"], SCALAR, tokens, mask)
+        logits = np.asarray(unembed({**state.params["reward"], **({} if tied else matrix)}, SCALAR, hidden), np.float64)
+        for t in range(start[b, k], int(mask.sum())):
+            row = logits[0, t - 1]
+            losses.append(np.log(np.exp(row - row.max()).sum()) + row.max() - row[int(tokens[0, t])])
+    _, plain = reward(state, batch)
+    np.testing.assert_allclose(metrics["lm_loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], plain["loss"] + 0.5 * np.mean(losses), rtol=1e-5)
+    assert {*metrics} - {*plain} == {"lm_loss"} and metrics["accuracy"] == plain["accuracy"]
+    if not tied:
+        chex.assert_trees_all_equal(updated.params["unembedding"], matrix)
+    parts = step(state.replace(microbatch=4), batch)
+    chex.assert_trees_all_close(parts[1], metrics, atol=1e-5, rtol=1e-5)
+    chex.assert_trees_all_close(parts[0].params, updated.params, atol=1e-5)
 
 
 def soiled(x, mask, garbage):
