@@ -37,6 +37,7 @@ EXTRAS_REQUIRE = {
     # torch and PEFT are the other side of the parity tests; jaxtyping and beartype check the annotations of the maths.
     "test": [
         "beartype>=0.20",
+        "datasketch>=1.6",
         "hypothesis>=6.100",
         "ipykernel",
         "jaxtyping>=0.3",
@@ -53,6 +54,8 @@ EXTRAS_REQUIRE = {
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
     "eval": ["lm-eval>=0.4.11"],
+    # One command's: MinHash for `data filter --near-duplicates`.
+    "filters": ["datasketch>=1.6"],
     # One judge's; it brings nltk, which nothing else here needs.
     "rouge": ["rouge-score>=0.1.2"],
     "tpu": ["jax[tpu]>=0.10"],

@@ -25,7 +25,14 @@ from icegrt_jax.hosts.heap import keep_freed_memory
 from icegrt_jax.version import __version__
 
 # Modules that only an extra installs.
-EXTRAS = {"lm_eval": "eval", "trl": "bench", "libtpu": "tpu", "torch": "test", "pytest": "test"}
+EXTRAS = {
+    "datasketch": "filters",
+    "lm_eval": "eval",
+    "trl": "bench",
+    "libtpu": "tpu",
+    "torch": "test",
+    "pytest": "test",
+}
 USAGE = """\
 icegrt STAGE --config=FILE[:SWITCH] --workdir=DIR [--config.key=value ...]
 

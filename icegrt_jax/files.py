@@ -5,13 +5,14 @@ one thing a kill can leave in them is half a last line, which readers skip and t
 next run cuts off.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from icegrt_jax.errors import UserError
 
@@ -35,6 +36,22 @@ def write_text_atomic(path: PathLike, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing(path: PathLike) -> Iterator[IO[str]]:
+    """A file to write text to, which becomes `path` when all has gone well; else nothing is left of it."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json_atomic(path: PathLike, obj: Any) -> None:

@@ -144,7 +144,7 @@ _COMMANDS = (
         "good answers", reads="files", flags=f"{FLAGS}:evaluate_reward",
     ),
     Command(
-        "data", "check records, or build a data set from them: TFDS, or tokenised", reads="files",
+        "data", "check records, filter them, or build a data set from them: TFDS, or tokenised", reads="files",
         flags=f"{FLAGS}:data",
     ),
     Command(

@@ -1,4 +1,4 @@
-"""`icegrt data`: check records, or build a data set from them: TFDS, or tokenised."""
+"""`icegrt data`: check records, filter them, or build a data set from them: TFDS, or tokenised."""
 
 import os
 import pathlib
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from icegrt_jax.commands import filtering
 from icegrt_jax.config.options import (
     LengthOptions,
     Options,
@@ -41,10 +42,12 @@ QUANTILES = {"median": 50, "90 %": 90, "99 %": 99, "longest": 100}
 def main(
     command: str, *, kind: str, config: Options | None = None, tokenizer: str = "", length: int = 0, **flags
 ) -> None:
-    """Runs `icegrt data check` or `icegrt data build`; the flags are the command line's.
+    """Runs `icegrt data check`, `filter` or `build`; the flags are the command line's.
 
     With a tokenizer, a config's or one by itself, a check counts tokens too, and a build stores them.
     """
+    if command == "filter":
+        return filtering.write(kind=kind, **flags)
     if length and not (config or tokenizer):
         raise UserError("--length counts tokens; give --tokenizer or --config as well.")
     reader = None

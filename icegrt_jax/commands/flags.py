@@ -170,14 +170,16 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 
 def data(parser: argparse.ArgumentParser) -> None:
-    """Of `icegrt data`, which has two commands."""
+    """Of `icegrt data`, which has three commands."""
     does = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     check = does.add_parser("check", help="read and validate every record, write nothing")
+    left = does.add_parser("filter", help="write the records that are no near-duplicates and in no evaluation")
     build = does.add_parser("build", help="write the records as a TFDS dataset, or tokenised (ArrayRecord)")
-    for command in (check, build):
+    for command in (check, left, build):
         command.add_argument("--source", required=True, metavar="SPEC", help="FORMAT:PATH, such as jsonl:rows.jsonl")
         command.add_argument("--kind", required=True, choices=KINDS, help="what a record is: %(choices)s")
         data_dir(command)
+    filters(left)
     measure = check.add_argument_group("token lengths", "shown with either")
     tokens = build.add_argument_group("tokenised", "with either, for data that do not fit into memory")
     for add in (measure.add_argument, tokens.add_argument):
@@ -189,3 +191,27 @@ def data(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--name", required=True, help="the dataset's name, read later as tfds:NAME@OUT")
     build.add_argument("--split", default="train", help="the dataset's split (default train)")
     build.add_argument("--out", required=True, metavar="DIR", help="folder of the dataset")
+
+
+def filters(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt data filter`, beside the source."""
+    add = parser.add_argument
+    add("--out", required=True, metavar="FILE.jsonl", help="the file of what is kept")
+    add("--report", default="", metavar="FILE.jsonl", help="of what is not, and why (default: OUT.dropped.jsonl)")
+    add("--near-duplicates", "--near_duplicates", type=similarity, default=0.0, metavar="X",
+        help="leave out what is as similar to an earlier record; 0.8 is usual")  # fmt: skip
+    add("--against", action="append", default=[], metavar="SPEC",
+        help="[KIND=]FORMAT:PATH of an evaluation, of prompts by default; may be repeated")  # fmt: skip
+    add("--ngram", type=positive(int), default=13, metavar="N",
+        help="words in a row that a record may not share with it (default 13)")  # fmt: skip
+
+
+def similarity(text: str) -> float:
+    """A number above 0, 1 at most."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError
+    return value
+
+
+similarity.__name__ = "similarity above 0, 1 at most"  # as argparse's message says it
