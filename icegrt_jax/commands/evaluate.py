@@ -56,7 +56,7 @@ def compare(run: rundir.Run, config: Options) -> None:
     results = {
         "rows": [_told(name, row) for name, row in rows.items()],
         "prompts": {"domain": len(domain), "general": len(general)},
-        "samples": section.samples,
+        "samples": section.samples if section.temperature else 1,
         "temperature": section.temperature,
         "examples": [
             {

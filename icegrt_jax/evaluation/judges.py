@@ -62,6 +62,15 @@ class Judge:
     file: pathlib.Path | None = None
     harms: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for kind, titles in (("metrics", self.metrics), ("harms", self.harms)):
+            named = isinstance(titles, Mapping) and all(isinstance(x, str) for pair in titles.items() for x in pair)
+            if titles is not None and not named:
+                raise UserError(
+                    f"the judge {self.name!r}: its {kind} are {shown(titles)}; expected titles by name, such as "
+                    '{"tone": "how it sounds"}.'
+                )
+
     def grade(self, record: Prompt, answer: str) -> dict[str, float]:
         """The numbers of one answer, "gold" among them."""
         said = f"{record.where or 'a prompt'}: the judge {self.name!r}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 Columns = tuple[tuple[str, str], ...]  # (metric, title)
+AT_BEST = "at its best: at the temperature that was best on other prompts"
 NAMES = {"domain": "prompts of the domain", "general": "general ones"}
 # Of a judge that gives a verdict and an analysis.
 COLUMNS: Columns = (
@@ -79,7 +80,7 @@ def format_note(results: dict) -> str:
     if any(row.get("intervals") for row in rows):
         asked += "; in brackets 95 % intervals over them"
     if any("gold_best" in row["metrics"] for row in rows):
-        asked += "; at its best: at the temperature that was best on other prompts"
+        asked += f"; {AT_BEST}"
     return f"{asked}."
 
 

@@ -13,7 +13,7 @@ from icegrt_jax.data.licences import UNKNOWN, licence_of
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.intervals import interval
-from icegrt_jax.evaluation.table import cell, columns_of
+from icegrt_jax.evaluation.table import AT_BEST, cell, columns_of, difference_cell, differences_of
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf import card
 from icegrt_jax.models.hf.hub import HUB_NAME
@@ -174,7 +174,19 @@ def _results(evaluate: EvaluateOptions, workdir: pathlib.Path, own: str) -> str:
             f"In brackets 95 % intervals over the prompts: {' and '.join(judges)}. It is one run: what another seed "
             "would change is not in them."
         )
-    return f"{card.table(['Stage', *(title for _, title in columns)], rows)}\n\n{said}\n"
+        if any("gold_best" in row["metrics"] for row in results["rows"]):
+            said += f" {AT_BEST[0].upper()}{AT_BEST[1:]}."
+    return f"{card.table(['Stage', *(title for _, title in columns)], rows)}\n\n{said}\n{_compared(results, own)}"
+
+
+def _compared(results: dict, own: str) -> str:
+    """What this model has more than other rows, prompt by prompt; "" where nothing is known of it."""
+    found = [one for _, lines in differences_of(results) for one in lines if one["row"] == own]
+    if not found:
+        return ""
+    rows = [[f"this model minus {one['minus']}", one["title"], difference_cell(one)] for one in found]
+    said = "Prompt by prompt, in points; in brackets 95 % intervals by bootstrap over the prompts."
+    return f"\n{card.table(['Compared', 'Number', 'Difference'], rows)}\n\n{said}\n"
 
 
 def _judges(evaluate: EvaluateOptions, kind: str) -> str:

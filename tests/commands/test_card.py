@@ -44,6 +44,7 @@ def test_every_export_has_a_card_in_the_hubs_format(workdir, tmp_path, capsys):
         assert header["library_name"] == "transformers" and header["pipeline_tag"] == kind
         assert "license" not in header and "base_model" not in header, "nothing is invented"
         assert found.text.count("(this model)") == bool(row) and f"**{row}** (this model)" in found.text or not row
+        assert ("| this model minus ICE-Instruct | gold |" in found.text) == (row == "ICE-GRT")
         assert "embedded domain adreview | made by icegrt_jax" in found.text
         stages = set(re.findall(r"^\| (pretrain|sft|reward|ppo) \|", found.text, re.M))
         assert stages == set(ORDER[: ORDER.index(stage) + 1])

@@ -84,6 +84,14 @@ def test_a_users_function_gives_a_number_or_several(own):
     assert titled.shows(["tone", "gold"]) == {"tone": "how it sounds"}
 
 
+def test_titles_stand_under_names(own):
+    function = "def f(record, answer):\n    return 1\n"
+    assert own(function + "f.harms = {'rude': 'rude answers'}\n").harms == {"rude": "rude answers"}
+    for kind, titles in (("metrics", "['tone']"), ("harms", "'rude'"), ("harms", "{'rude': 1}")):
+        with pytest.raises(UserError, match=f"^the judge 'mine.py:f': its {kind} are .*; expected titles by name"):
+            own(f"{function}f.{kind} = {titles}\n")
+
+
 def test_what_a_users_judge_declares_is_compared_with_every_record(own):
     judge = own("@needs('reference', 'meta.tone')\ndef f(record, answer):\n    return 1\n")
     judge.check([prompt("a", tone="kind")])
@@ -100,6 +108,7 @@ def test_what_a_users_judge_declares_is_compared_with_every_record(own):
     ("return {'gold': 1, 'tone': -1}", "gave tone=-1; expected a number"),
     ("return {'tone': 1}", "gave {'tone': 1}, in which the overall verdict, 'gold', is missing."),
     ("return {'gold': 1, 'length': 1}", "calls a number 'length'; expected a word, and none of gold_greedy, general"),
+    ("return {'gold': 1, 'temperature': 1}", "calls a number 'temperature'; expected a word, and none of gold_greedy"),
     ("return {'gold': 1, 'a/b': 1}", "calls a number 'a/b'; expected a word"),
 ])  # fmt: skip
 def test_what_a_users_judge_may_not_give_is_said_with_the_records_place(own, body, problem):
