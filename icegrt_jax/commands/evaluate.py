@@ -204,7 +204,7 @@ def _best_of(
     n, size, draws = config.best_of, config.batch_size, []
     with progress.phase("best of n"):
         reader = scoring.load_reader(run, reward_options)
-        for key in answers.keys_of(run, "best_of", config.samples):
+        for key in answers.keys_of(run, "best_of", config.samples if config.temperature else 1):
             out = answers.generate(
                 run, model, params, domain.prompts, key,
                 temperature=config.temperature, batch_size=size, num_samples=n,
