@@ -1,8 +1,10 @@
 """What the studies print of their numbers."""
 
+import itertools
 import pathlib
 import runpy
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -48,6 +50,16 @@ def test_the_picture_of_the_readme_shows_the_numbers_of_the_study():
     plt.close(figure)
     assert "](docs/quickstart.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (ROOT / "docs" / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_gold_of_the_best_of_n_is_its_mean_over_all_ways_to_draw_them():
+    study = runpy.run_path(str(ROOT / "experiments" / "beyond_best_of_n" / "limits.py"))
+    scores, gold = np.random.default_rng(0).normal(size=(2, 3, 6))
+    for n in (1, 2, 4, 6):
+        drawn = [list(some) for some in itertools.combinations(range(6), n)]
+        wanted = [np.mean([row[some][np.argmax(by[some])] for some in drawn]) for by, row in zip(scores, gold)]
+        np.testing.assert_allclose(study["best_of"](scores, gold, n), wanted)
+    assert study["pair_accuracy"](gold, gold) == 1 and study["pair_accuracy"](-gold, gold) == 0
 
 
 def test_the_study_of_own_rewards_compares_arms_by_seed_and_values_form_alone(tmp_path):
