@@ -54,7 +54,7 @@ class Alarms:
                 files.write_text_atomic(path, "".join(lines))
             else:
                 path.unlink(missing_ok=True)
-        return ended or bool(set(self._given.options.stop) & set(self._watch.holding))
+        return self._stops(step or 0, list(self._watch.holding)) or ended
 
     def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
         row = plain_row({name: value for name, value in outcome.metrics.items() if name in COLUMNS})
@@ -69,10 +69,7 @@ class Alarms:
             self._tell(found)
         for event in found if self._folder is not None else ():
             write({f"alarm/{event.alarm}": int(event.begins), f"alarm/{event.alarm}_said": event.text()})
-        stopping = [event.alarm for event in found if event.begins and event.alarm in self._given.options.stop]
-        if stopping and sync.is_main():
-            print(f"ppo: ends at step {step}: {', '.join(stopping)} is in ppo.alarms.stop", flush=True)
-        return ended or bool(stopping)
+        return self._stops(step, [event.alarm for event in found if event.begins]) or ended
 
     def summary(self) -> dict[str, Any]:
         """Says what there was in a line; what `done.json` says of it."""
@@ -81,6 +78,13 @@ class Alarms:
         if sync.is_main():
             print(f"ppo  alarms: {'; '.join(parts) or f'none in {self._seen} iterations'}", flush=True)
         return {"alarms": spans} if spans else {}
+
+    def _stops(self, step: int, names: Sequence[str]) -> bool:
+        """Whether one of these alarms ends the stage, which is then said."""
+        stopping = [name for name in names if name in self._given.options.stop]
+        if stopping and sync.is_main():
+            print(f"ppo: ends at step {step}: {', '.join(stopping)} is in ppo.alarms.stop", flush=True)
+        return bool(stopping)
 
     def _rows(self, step: int | None) -> list[tuple[int, dict[str, Any]]]:
         """The numbers that alarms look at of every iteration so far."""

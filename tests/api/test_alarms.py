@@ -25,7 +25,7 @@ def begin(models, *, reward, reward_weights, **alarms):
         reward=reward, reward_weights=reward_weights, judge=f"{models / 'judge.py'}:few",
         iterations=18, batch_size=32, samples_per_prompt=2,
         max_prompt_length=16, max_response_length=4, kl={"coef": 0.0, "adaptive": False},
-        policy_optimizer={"lr": 0.03}, value={"init": "sft"},
+        policy_optimizer={"lr": 0.03}, value={"init": "sft"}, logprob_alarm=1e-9,
         alarms={"window": 3, "kl_above": 3.0, "entropy_left": 0.7, **alarms},
     )  # fmt: skip
 
@@ -38,8 +38,10 @@ def test_a_policy_that_hacks_its_reward_is_found_out_and_stopped(models, capsys)
     rows = [metrics for _, metrics, _ in training]
     printed = capsys.readouterr().out
     found = re.findall(r"ppo  alarm: step (\d+): (\w+): .* Likely cause: .* Change: ", printed)
-    assert [name for _, name in found] == ["few_eos", "over_optimised", "kl_too_large", "entropy_collapse"]
-    over, end = int(found[1][0]), int(found[3][0])
+    assert [name for _, name in found] == [
+        "sampler_drift", "few_eos", "over_optimised", "kl_too_large", "entropy_collapse"
+    ]  # fmt: skip
+    over, end = int(found[2][0]), int(found[4][0])
     assert rows[over - 1]["gold"] < rows[0]["gold"] - 0.1 and rows[over - 1]["score_scaled"] > rows[0]["score_scaled"]
     assert f"ppo: ends at step {end}: entropy_collapse is in ppo.alarms.stop" in printed and len(rows) == end < 18
     assert [row["step"] for row in rows if REWARD_CHECK in row] == list(range(3, end + 1, 3))

@@ -80,6 +80,7 @@ def test_an_alarm_in_stop_ends_the_stage_with_a_sentence_and_has_ended_it_when_i
     assert f"ppo: ends at step {step}: few_eos is in ppo.alarms.stop" in capsys.readouterr().out
     before = kept(tmp_path)
     assert run(tmp_path, RATES, STOP, start=step)[0] == step and kept(tmp_path) == before
+    assert capsys.readouterr().out == f"ppo: ends at step {step}: few_eos is in ppo.alarms.stop\n"
     assert run(tmp_path, RATES, AlarmOptions(window=4), start=step)[0] is None, "without it the run goes on"
 
 
