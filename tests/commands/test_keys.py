@@ -64,8 +64,10 @@ def keys(tmp_path_factory):
         def sampled(drawn, *_, config, **__):
             if not config.temperature:
                 return
-            asked_by = ("rank_own_answers", "fit_normalization", "_best_of", "gold_by_temperature", "_rollout")
-            (purpose,) = [name for name in callers() if name in asked_by] or ["_evaluate"]
+            asked_by = (
+                "rank_own_answers", "fit_normalization", "_best_of", "gold_by_temperature", "_evaluate", "_rollout"
+            )  # fmt: skip
+            purpose = next(name for name in callers() if name in asked_by)  # the innermost
             keys.add(f"{purpose} sequence", drawn)
             tokens = jax.vmap(lambda key: jax.vmap(lambda t: jax.random.fold_in(key, t))(np.arange(LENGTH)))(drawn)
             keys.add(f"{purpose} token", tokens)
