@@ -53,7 +53,7 @@ EXTRAS_REQUIRE = {
     ],
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
-    "eval": ["lm-eval>=0.4.11"],
+    "eval": ["lm-eval>=0.4.13"],
     # One command's: MinHash for `data filter --near-duplicates`.
     "filters": ["datasketch>=1.6"],
     # One judge's; it brings nltk, which nothing else here needs.

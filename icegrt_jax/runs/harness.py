@@ -1,5 +1,7 @@
 """A model of ours for lm-evaluation-harness, under the name `icegrt`. Imports lm_eval, of the extra `eval`.
 
+`python -m icegrt_jax.runs.harness` is the harness's own command with that name in it.
+
 What is read of a context and a continuation - BOS, the prefix of an empty context, what is cut of a long text - is what
 the harness's own `hf` backend reads of the same folder.
 """
@@ -15,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jinja2
+from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -278,3 +281,7 @@ def _mesh(data: int, fsdp: int, tensor: int):
     count = None if -1 in sizes else math.prod(sizes)
     mesh = make_mesh(*sizes, devices=jax.devices()[:count])
     return None if mesh.size == 1 else mesh
+
+
+if __name__ == "__main__":  # the harness's own command, which knows no models but its own
+    cli_evaluate()
