@@ -17,7 +17,8 @@ SIZES = {
 }  # fmt: skip
 KEYS = {
     **{f"domain_sizes.{name}": size for name, size in SIZES.items()},
-    "max_response_length": 10,
+    # One layer, and rows of PPO that are all of one width, 54 + 10 tokens: half of what is traced and compiled.
+    "model.num_layers": 1, "max_prompt_length": 54, "max_response_length": 10,
     "pretrain.steps": 6, "pretrain.batch_size": 8,
     "sft.steps": 6, "sft.batch_size": 8,
     "reward.steps": 6, "reward.batch_size": 8, "reward.on_policy_k": 3, "reward.normalize_on": 8,

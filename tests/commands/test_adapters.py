@@ -135,7 +135,8 @@ def test_adapters_on_eight_devices_go_on_where_they_stopped(shared, tmp_path, ca
 )
 def test_ppo_runs_with_every_kind_of_roles(finished, tmp_path, keys, capsys):
     workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "pretrain", "sft", "reward")
-    assert call("ppo", workdir, **{"mesh.fsdp": 2, "mesh.tensor": 2}, **keys) == 0, capsys.readouterr().err
+    small = {"mesh.fsdp": 2, "mesh.tensor": 2, "ppo.iterations": 2}
+    assert call("ppo", workdir, **small, **keys) == 0, capsys.readouterr().err
     rows = read_metrics(workdir / "ppo" / "metrics.jsonl")
     assert rows[0]["first_ratio_error"] < 1e-4 and abs(rows[0]["kl"]) < 1e-3
     for role in ("policy", "value"):
