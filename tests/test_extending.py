@@ -1,19 +1,18 @@
 """docs/extending.md carried out as it stands: its files written to a folder of their own, its commands run there."""
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from icegrt_jax import files
 from icegrt_jax.report import card
 from icegrt_jax.runs import own_code
+from tests.commands.runs import begin, ended
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -32,10 +31,7 @@ def status():
 
 def icegrt(command, folder):
     """A command line of the page, run in the folder on one device."""
-    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-m", "icegrt_jax", *shlex.split(command)[1:]]
-    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return ended(begin(shlex.split(command)[1:], cwd=folder))
 
 
 @pytest.fixture(scope="module")

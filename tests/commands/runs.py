@@ -5,9 +5,9 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 
 from icegrt_jax import cli
+from tests.commands.forked import Forked
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.py'}:smoke"
@@ -28,17 +28,14 @@ KEYS = {
     "evaluate.batch_size": 8, "evaluate.best_of": 2,
     "log.every": 2, "log.checkpoint_every": 3, "log.ppo_checkpoint_every": 2, "log.samples_every": 2,
 }  # fmt: skip
-# Torch is no part of the package, but transformers imports it where it is: half of the time in which a command starts.
 PLAIN = """
 import sys
-sys.modules["torch"] = None
 from icegrt_jax.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 # Kills the process, or asks it to stop, when the progress of a stage shows a step, or when a function is first called.
 DRIVER = """
-import importlib, os, signal, sys
-sys.modules["torch"] = None
+import importlib, os, sys
 from icegrt_jax.training.progress import Progress
 update, (where, step, number) = Progress.update, sys.argv[1:4]
 
@@ -90,19 +87,23 @@ def one_device() -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags}
 
 
-def program(*stop) -> list[str]:
-    """Python and what it runs as the command; `stop` as for `run`."""
-    return [sys.executable, "-c", *([DRIVER, *(str(x) for x in stop)] if stop else [PLAIN])]
+def begin(arguments: list[str], *, stop: tuple | None = None, env: dict[str, str] | None = None, cwd=ROOT) -> Forked:
+    """The command, started in a process of its own, by default on one device; `stop` as for `run`."""
+    code = DRIVER if stop else PLAIN
+    return Forked(code, [*(stop or ()), *arguments], env=env or one_device(), cwd=cwd)
+
+
+def ended(process: Forked) -> subprocess.CompletedProcess:
+    """What it has printed, said on stderr and returned."""
+    printed, said = process.communicate()
+    return subprocess.CompletedProcess([], process.returncode, printed, said)
 
 
 def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> subprocess.CompletedProcess:
-    """The command in a process of its own, on one device.
+    """The command in a process of its own, on one device, when it has ended.
 
     Args:
       stop: (stage, step, signal), sent when that step of that stage is shown as done; or ("MODULE:FUNCTION", call,
         signal), sent when that function is called for the first time, the second, ...
     """
-    return subprocess.run(
-        [*program(*(stop or ())), *command(stage, workdir, *more, **keys)],
-        cwd=ROOT, env=one_device(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return ended(begin(command(stage, workdir, *more, **keys), stop=stop))

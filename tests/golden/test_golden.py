@@ -1,12 +1,9 @@
 """What earlier code has written loads, and a run that it began goes on. How the files are made: `make.py`."""
 
 import json
-import os
 import pathlib
-import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ import icegrt_jax as ice
 from icegrt_jax import files
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.restore import load_own, load_role
+from tests.commands.runs import begin, ended
 from tests.golden import readings
 
 HERE = pathlib.Path(__file__).parent
@@ -26,11 +24,7 @@ each_run = pytest.mark.parametrize("run", ["whole", "shared_base"])
 def icegrt(stage: str, run: str, workdir: pathlib.Path) -> subprocess.CompletedProcess:
     """The command in a process of its own, on one device as it was begun."""
     switch = "" if run == "whole" else f":{run}"
-    command = [sys.executable, "-m", "icegrt_jax", stage, f"--config={HERE / 'config.py'}{switch}"]
-    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", os.environ["XLA_FLAGS"])
-    return subprocess.run(
-        [*command, f"--workdir={workdir}"], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True
-    )
+    return ended(begin([stage, f"--config={HERE / 'config.py'}{switch}", f"--workdir={workdir}"]))
 
 
 @each_run

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from icegrt_jax import files
 from icegrt_jax.hosts import lock
 from icegrt_jax.training.metrics import read_metrics
-from tests.commands.runs import ROOT, command, copy_parts, one_device, program, run
+from tests.commands.runs import begin, command, copy_parts, one_device, run
 
 LIMIT = 30  # seconds that one waits for another
 
@@ -35,11 +34,7 @@ def start(stage, workdir, count, *, stop=None, limit=LIMIT, last=None, **keys):
         process = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process-id={i}"]
         more = {**keys, **((last or {}) if i == count - 1 else {})}
         arguments = command(stage, workdir, *process, f"--host-timeout={limit}", **more)
-        here = stop[1:] if stop and stop[0] == i else ()
-        started.append(subprocess.Popen(
-            [*program(*here), *arguments], cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ))  # fmt: skip
+        started.append(begin(arguments, stop=stop[1:] if stop and stop[0] == i else None, env=environment))
     return started
 
 
