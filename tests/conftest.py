@@ -1,6 +1,7 @@
 """Every test sees eight simulated CPU devices, whatever the machine."""
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ XLA_FLAGS = {
     "xla_force_host_platform_device_count": "8",
     # Tests compile much and compute little: code that isn't optimised is ready seven times sooner.
     "xla_backend_optimization_level": "0",
+    "xla_cpu_parallel_codegen_split_count": "1",  # the workers have the cores, and each part has a price
 }
 if version("jaxlib") < "0.11":  # gone in later ones, which end the process over a flag they do not know
     XLA_FLAGS["xla_cpu_use_fusion_emitters"] = "false"
@@ -42,6 +44,9 @@ jax.config.update("jax_compilation_cache_dir", None)
 jax.devices()  # has its threads from here on; subprocesses have one device or say so themselves
 del os.environ["PJRT_NPROC"]
 
+# Tracing makes many objects that live long, and a look through all of them frees next to nothing.
+gc.set_threshold(50_000, 20, 20)
+
 # [B] meeting [B, T] without a new axis is nearly always a mistake.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -61,6 +66,7 @@ def compiled_programs_do_not_pile_up():
     yield
     if _mappings() > 15_000:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="module")
