@@ -24,7 +24,7 @@ from tests.training.examples import (
 )
 
 # (data, fsdp, tensor) over the first of the devices
-SHAPES = [(2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 4, 1), (1, 2, 2), (2, 2, 2), (1, 8, 1)]
+SHAPES = [(2, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 2), (1, 8, 1)]
 SAMPLER = SamplerConfig(max_new_tokens=T, eos_ids=(EOS_ID, 7))
 PPO = dict(num_ppo_epochs=2, num_minibatches=2, ptx_coef=0.3, score_scale="running_mean_std", eos_penalty=0.5)
 # Of parameters, values and advantages; of metrics also relative to their size. Adam's steps are of 0.1.
