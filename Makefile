@@ -9,7 +9,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # The tested set of the interpreter in .venv; CONSTRAINTS=/dev/null takes the newest of everything.
 CONSTRAINTS ?= $$($(RUN) -c "import sys; print('constraints.txt' if sys.version_info < (3, 12) else 'constraints-py313.txt')")
-INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --constraint "$(CONSTRAINTS)"
+# Modules are compiled when they are first imported, which most never are.
+INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --no-compile --constraint "$(CONSTRAINTS)"
 
 .PHONY: quickstart smollm2 test lint clean-env
 .DELETE_ON_ERROR:
@@ -21,9 +22,10 @@ smollm2: $(VENV)/runtime
 	$(RUN) -m icegrt_jax.models.smollm2 --out=models/smollm2-135m-instruct $(ARGS)
 
 # Test files are shared out to processes whole, so that a file's compiled functions are made once; in the order of their
-# names, where the longest ones are early: by default those of few tests are last, which the longest are.
+# names, where the longest ones are early: by default those of few tests are last, which the longest are. At the end
+# stands where the time has gone.
 test: $(VENV)/test
-	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
