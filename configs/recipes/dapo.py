@@ -27,8 +27,9 @@ def recipe(c):
     c.ppo.cliprange_value = 0.2  # of no effect: no critic
     c.ppo.advantages, c.ppo.whiten_rewards = "whiten", False  # of no effect: the estimator's own, section 2.2
     c.ppo.entropy_coef = 0.0  # run_dapo_qwen2.5_32b.sh
-    # Section 3.2, dynamic sampling; README.md: the best runs were without the overlong filtering of section 3.4.
-    c.ppo.filter_groups, c.ppo.filter_overlong = True, False
+    # Section 3.2, dynamic sampling; run_dapo_qwen2.5_32b.sh: 10 rollouts at most, there each of 3 times the prompts.
+    c.ppo.filter_groups, c.ppo.redraw = True, 9
+    c.ppo.filter_overlong = False  # README.md: the best runs were without what section 3.4 begins with
     c.ppo.kl.into, c.ppo.kl.kind = "loss", "k3"  # of no effect: GRPO's place (arXiv 2402.03300)
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.0, False  # section 2.3: no KL
     # Section 2.4: a rule's 1 or -1, no scaling. Where a reward model takes its place, it gets the same spread: ours.

@@ -28,7 +28,7 @@ def recipe(c):
     c.ppo.cliprange_value = 0.2  # openai/lm-human-preferences
     c.ppo.advantages, c.ppo.whiten_rewards = "whiten", False  # abstract: advantage normalization; which one is ours
     c.ppo.entropy_coef = 0.0  # ours: no bonus
-    c.ppo.filter_groups, c.ppo.filter_overlong = False, False  # ours: every response counts
+    c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ours: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # abstract: KL-control; the place is that of arXiv 1909.08593
     c.ppo.kl.adaptive = True  # arXiv 1909.08593, section 2.2
     c.ppo.score.scale = "reference"  # abstract: reward size scaling; the rule is that of arXiv 1909.08593

@@ -29,7 +29,7 @@ def recipe(c):
     c.ppo.cliprange_value = 0.2  # ppo.py, PpoHParams
     c.ppo.advantages, c.ppo.whiten_rewards = "whiten", False  # ppo.py: masked_whiten; PpoHParams.whiten_rewards
     c.ppo.entropy_coef = 0.0  # ppo.py: none
-    c.ppo.filter_groups, c.ppo.filter_overlong = False, False  # ppo.py: every response counts
+    c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ppo.py: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # ppo.py, "4. compute rewards"
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.05, False  # ppo.py, PpoHParams.kl_coef, which nothing moves
     c.ppo.score.scale = "reference"  # reward.py has its mean at 0 by a bias; by the spread as well is ours

@@ -28,7 +28,7 @@ def recipe(c):
     c.ppo.cliprange_value = 0.2  # section 5.4; run_en.sh, --value_clip
     c.ppo.advantages, c.ppo.whiten_rewards = "none", False  # run_en.sh: no --use_advantage_norm
     c.ppo.entropy_coef = 0.0  # run_en.sh, --entropy_loss_weight
-    c.ppo.filter_groups, c.ppo.filter_overlong = False, False  # ppo_trainer.py: every response counts
+    c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ppo_trainer.py: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # section 5.3.2: a penalty of every token
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.05, False  # section 5.3.2; run_en.sh has 0.01, train_ppo_zh.sh 0.1
     c.ppo.score.scale = "running_mean_std"  # section 5.4: by mean and variance so far; run_en.sh divides only

@@ -28,7 +28,11 @@ def recipe(c):
     c.ppo.cliprange_value = 0.2  # not named: openai/lm-human-preferences
     c.ppo.advantages, c.ppo.whiten_rewards = "whiten", False  # not named: ours
     c.ppo.entropy_coef = 0.0  # not named: none
-    c.ppo.filter_groups, c.ppo.filter_overlong = False, False  # not among the seven items of section 5.1
+    c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = (
+        False,
+        0,
+        False,
+    )  # not among the seven items of section 5.1
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # of no effect
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.0, False  # not named: none, as DAPO
     # Section 3.3: a verifier's 0 or 1. Where a reward model takes its place, it gets the same spread: ours.

@@ -144,7 +144,7 @@ def _training(
         if names := scaled_by_reference(state.ppo):
             state = with_moments(session, state, rewards, names, answers.asked.prompts, answers.made.text)
         generation.show_mesh(session, "ppo", dict(state.models))
-        once = iteration.make_iteration(session, section, state, data.asked, reader, rewards)
+        once = iteration.make_iteration(session, section, state, data.asked, reader, rewards, prompts=data.prompts)
         open_ = until_begun.pop_all()
     shown = ("score_raw", *(f"reward/{name}" for name in wanted.functions), "gold", "kl", "length")
     looks = reward_check.of_rollouts(section) if section.alarms.reward_every else None

@@ -70,7 +70,9 @@ def train(run: rundir.Run, config: Options) -> None:
             run.folder("ppo"),
             (*watchers, *reward_check.make(run, ppo, config.domain, reader)),
         )
-        once = iteration.make_iteration(run, ppo, state, data.asked, reader, rewards, moved=goes_on)
+        once = iteration.make_iteration(
+            run, ppo, state, data.asked, reader, rewards, moved=goes_on, prompts=data.prompts
+        )
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
             "ppo", ppo.iterations, data.batch, once.advance,
@@ -91,6 +93,7 @@ def train(run: rundir.Run, config: Options) -> None:
         state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
     late_kl, info = _report_kl(run, ppo.kl), {**warm.info(), **(keeper.info() if keeper else {}), **alarms.summary()}
+    info |= _samples(ppo, state, step)
     if ppo.average or ppo.ema:
         end = keeper.best(state) if keeper and info.get("use") == "best" else averaged(state)
         info |= averages.leave(run, ppo, end, step, lambda: heldout_judge.measure_answers(run, ppo, config.domain))
@@ -152,6 +155,18 @@ def _report_kl(run: rundir.Run, kl: KLOptions) -> float:
         text = f", {where} the band {band['kl_low']:g} to {band['kl_high']:g}"
     print(f"ppo  KL over the second half: {mean:.2f} nats{text}", flush=True)
     return mean
+
+
+def _samples(ppo: PPOOptions, state: TrainState, step: int) -> dict[str, int]:
+    """For `done.json`, with `ppo.redraw`: responses sampled in all; says how many rollouts were further ones."""
+    if not ppo.redraw:
+        return {}
+    batches = int(sync.fetch(state.drawn["batches"]))
+    samples = batches * ppo.batch_size * ppo.samples_per_prompt
+    if sync.is_main():
+        more = f"{batches - step} of {batches} rollouts for other prompts in the place of those without a signal"
+        print(f"ppo  {samples} responses sampled, {more}", flush=True)
+    return {"samples": samples}
 
 
 def _data(run: rundir.Run, ppo: PPOOptions, domain: str, reader: scoring.Reader | None) -> ppo_data.Data:

@@ -63,6 +63,11 @@ def check_estimator(ppo: PPOOptions, value: ValueOptions) -> None:
     check_group(ppo, ppo.samples_per_prompt, "ppo.samples_per_prompt")
     if ppo.filter_groups and not found.grouped:
         raise UserError(f"ppo.filter_groups=true with {named}, which has no groups; set it to false, or use grpo.")
+    if ppo.redraw < 0 or ppo.redraw and not ppo.filter_groups:
+        raise UserError(
+            f"ppo.redraw={ppo.redraw} with ppo.filter_groups={str(ppo.filter_groups).lower()}: others are drawn in the "
+            "place of prompts that are left out; set ppo.filter_groups=true, or ppo.redraw=0."
+        )
     if found.sequence_ratio and aggregation_of(ppo) != found.aggregation:
         raise UserError(
             f"ppo.loss_aggregation={ppo.loss_aggregation!r} with {named}: a ratio of whole answers goes with a mean "

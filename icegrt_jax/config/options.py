@@ -239,7 +239,7 @@ class UpdateOptions:
     # length; own: token for gae and reinforce_pp, sequence for grpo and gspo, constant for rloo and dr_grpo.
     loss_aggregation: Aggregation = "own"
     # Leave out prompts whose answers all have one score, as the dynamic sampling of DAPO (arXiv 2503.14476): they are
-    # masked, so that shapes stay the same, and no others are drawn in their place.
+    # masked, so that shapes stay the same; redraw puts others in their place.
     filter_groups: bool = False
     filter_overlong: bool = False  # leave cut-off responses out of the policy's loss (arXiv 2503.14476, section 3.4)
     entropy_coef: float = 0.0  # of the entropy bonus in the loss (arXiv 1602.01783, section 4), per nat; 0: off
@@ -290,6 +290,9 @@ class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
     iterations: int = 0  # a rollout and what is learned from it; 0 skips the stage
     batch_size: int = 64  # prompts per iteration, all devices
     samples_per_prompt: int = 1  # responses
+    # With filter_groups, further rollouts of other prompts in an iteration at most, until every prompt has a signal
+    # (arXiv 2503.14476, section 3.2); 0: none.
+    redraw: int = 0
     microbatch: int = 0  # responses of a minibatch at a time, as sft.microbatch
     average: tuple[float, ...] = ()  # points of the way from ICE-Instruct (0) to ICE-GRT (1) tried (arXiv 2406.16768)
     average_by: str = "heldout/gold"  # the number by which one of them is taken, or several with a + between them

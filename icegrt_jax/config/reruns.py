@@ -24,7 +24,7 @@ ADDED: dict[str, Any] = {
         )
     },
     "ppo.estimator": "gae", "ppo.loss_aggregation": "own", "ppo.filter_groups": False, "ppo.filter_overlong": False,
-    "ppo.entropy_coef": 0.0, "ppo.lam_alpha": 0.0, "ppo.value_lam": -1.0, "ppo.value_flat": 0,
+    "ppo.entropy_coef": 0.0, "ppo.lam_alpha": 0.0, "ppo.value_lam": -1.0, "ppo.value_flat": 0, "ppo.redraw": 0,
     **{
         f"ppo.alarms.{name}": value
         for name, value in (

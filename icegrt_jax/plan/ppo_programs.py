@@ -18,7 +18,7 @@ from icegrt_jax.sampling import compiled_sampler, sequence_keys
 from icegrt_jax.sampling.layout import as_computed, lies_already, moved_to_rollout, rollout_layout
 from icegrt_jax.sampling.sampler import prompts_at_a_time
 from icegrt_jax.training.first_check import disagreement
-from icegrt_jax.training.ppo import ppo_update, read_roles, score
+from icegrt_jax.training.ppo import ppo_update, read_roles, read_scores, score
 from icegrt_jax.training.state import Opinions, TrainState
 
 
@@ -42,7 +42,7 @@ def ppo_programs(
     sampling, rollout = _sampling(ppo, lengths, rollout_tensor, mesh, state, like, rows)
     rollout = shapes.split_rows(rollout, mesh, rows)
     program = functools.partial(like, resident=(state, rollout))
-    reading, read = _reading(text_length, mesh, state, rollout, program)
+    reading, read = _reading(text_length, mesh, state, rollout, program, redraw=bool(ppo.redraw))
     if ppo.score.baseline != "none":
         named, baseline = _references(ppo, lengths, text_length, mesh, state, rollout, program)
         reading, read = [*reading, named], (*(read or (None, None, None)), baseline)
@@ -103,25 +103,34 @@ def _sampling(
     return programs, rollout
 
 
-def _reading(length: int, mesh: Mesh, state: TrainState, rollout, program) -> tuple[list[Program], tuple]:
-    """What runs before `score` where text is read, by a reward model or functions, and what it hands over."""
+def _reading(
+    length: int, mesh: Mesh, state: TrainState, rollout, program, *, redraw: bool
+) -> tuple[list[Program], tuple]:
+    """What runs before `score` where text is read, by a reward model or functions, and what it hands over.
+
+    With `redraw` the reward model has read the responses before they are chosen, and the other roles read in `score`.
+    """
     models, rows = dict(state.models), rollout.mask.shape[0]
     by_text = "reward" in models and models["reward"].vocab_size != models["policy"].vocab_size
-    if not (by_text or state.ppo.rewards):
+    if not (by_text or state.ppo.rewards or redraw):
         return [], ()
     by_ids = "reward" in models and not by_text
-    found = jax.eval_shape(functools.partial(read_roles, reward=by_ids), state, rollout)
-    read, of_roles = shapes.split_rows(found, mesh, rows), jax.jit(read_roles, static_argnames="reward")
-    programs = [program(name="read roles", lower=within(mesh, of_roles, state, rollout, reward=by_ids))]
+    verdicts = shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]
+    if redraw:
+        read, lower = None, within(mesh, jax.jit(read_scores), state, rollout)
+        programs = [program(name="reward scores", lower=lower)] if by_ids else []
+    else:
+        found = jax.eval_shape(functools.partial(read_roles, reward=by_ids), state, rollout)
+        read, of_roles = shapes.split_rows(found, mesh, rows), jax.jit(read_roles, static_argnames="reward")
+        programs = [program(name="read roles", lower=within(mesh, of_roles, state, rollout, reward=by_ids))]
     said = {
         name: Opinions(**shapes.batch(mesh, values=(jnp.float32, rows), known=(MASK, rows)))
         for name, _ in state.ppo.rewards
     }
     if not by_text:
-        return programs, (None, read, said)
+        return programs, (verdicts if redraw and by_ids else None, read, said)
     texts = shapes.batch(mesh, tokens=(IDS, rows, length), mask=(MASK, rows, length))
     reward = shapes.placed(jax.eval_shape(lambda state: state.full("reward"), state), mesh)
-    verdicts = shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]
     of_texts = program(
         name="read texts", lower=within(mesh, compiled_scores, reward, config=state.model("reward"), **texts),
         resident=(state, rollout, texts, read), model=None,

@@ -43,6 +43,7 @@ PPO = (
     Panel("Ratio to the sampling policy", ("ratio", "ratio_max", "ratio_min")),
     Panel("Spread of the scores of a prompt's answers", ("group_std",)),
     Panel("Share: prompts without a signal, responses learned from", ("group_flat", "kept")),
+    Panel("Rollouts of an iteration, prompts drawn anew", ("rollouts", "redrawn"), smooth=False),
     Panel("Value loss", ("value_loss",)),
     Panel("Explained variance of the value", ("explained_variance",)),
     Panel("Iterations in which only the critic learned", ("value_warmup",), smooth=False),

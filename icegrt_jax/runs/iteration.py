@@ -8,17 +8,20 @@ import jax
 from jax.sharding import Mesh
 
 from icegrt_jax.config.options import KLOptions, PPOOptions
+from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import scoring
 from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.loop import Outcome
+from icegrt_jax.runs.redraw import Drawn, Redraw
 from icegrt_jax.runs.rewards import Answer, Rewards
+from icegrt_jax.runs.rollouts import sample
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.runs.session import Session
-from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
-from icegrt_jax.sampling.layout import rollout_layout, to_rollout
+from icegrt_jax.sampling import Rollout, SamplerConfig
+from icegrt_jax.sampling.layout import rollout_layout
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_batch, shard_tree
 from icegrt_jax.sharding.rules import row_parts
@@ -59,6 +62,7 @@ class Iteration:
       rewards: the user's reward functions.
       layout: the mesh that the policy samples on.
       moved: the policy does not start as the reference.
+      redraw: draws the prompts, some anew; None: an iteration has those that were made for it.
       sizes: of packed rows, see `training.buckets.fitted`.
       score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
     """
@@ -75,6 +79,7 @@ class Iteration:
     read: Callable
     update: Callable
     moved: bool = False
+    redraw: Redraw | None = None
 
     def advance(self, state: TrainState, step: int, made: Callable, progress: Progress) -> Outcome:
         """Samples, scores and learns once."""
@@ -83,15 +88,22 @@ class Iteration:
             batch, replayed = made(step)
             for rows in filter(None, (batch, replayed)):
                 check_ids(rows["tokens"], state.model("policy").vocab_size, f"ppo, batch {step}")
-            rollout = fitted(state, _rollout(run, ppo, state, batch, step, self.sampler, self.layout), **self.sizes)
+            drawn, cost = self.redraw.batch(state, step) if self.redraw else (None, {})
+            if drawn is None:
+                sampled = sample(run, ppo, state, batch, step - 1, self.sampler, self.layout)
+                rollout, index = fitted(state, sampled, **self.sizes), host_rows.all_rows(batch["index"], run.mesh)
+            else:
+                rollout, index = drawn.rollout, drawn.index
         if step == 1:
             with jax.set_mesh(run.mesh):
                 check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype, moved=self.moved)
-        index = host_rows.all_rows(batch["index"], run.mesh)
         asked = self.asked.chosen([i for i in index for _ in range(ppo.samples_per_prompt)])
         with progress.phase("learn"):
-            texts, given, answer, counts = self._read_as_text(state, step, rollout, asked.prompts)
-            baseline, of_references = self._baseline(state, asked.prompts)
+            if drawn is None:
+                texts, given, answer, counts = self._read_as_text(state, step, rollout, asked.prompts)
+                baseline, of_references = self._baseline(state, asked.prompts)
+            else:
+                texts, given, answer, counts, baseline, of_references = self._read_before(drawn, cost)
             state, experience, scored = self.score(state, rollout, *given, *baseline)
             if replayed is not None:
                 experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))
@@ -101,6 +113,8 @@ class Iteration:
             judged = asked.judged(texts)
             counts |= answer.metrics()
             metrics = {**sync.fetch({**scored, **learned, **of_references}), **counts, **judged, **kl_target(ppo.kl)}
+            if self.redraw:
+                state = self.redraw.moved(state, cost["samples"])
         return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience, asked))
 
     def _baseline(self, state: TrainState, records: Sequence[Prompt]) -> tuple[tuple, dict]:
@@ -109,6 +123,15 @@ class Iteration:
             return (), {}
         scores, found = scoring.reference_scores(self.run, self.reader, state, records[:: self.ppo.samples_per_prompt])
         return (scores,), found
+
+    def _read_before(self, drawn: Drawn, cost: dict[str, float]) -> tuple[list[str], tuple, Answer, dict, tuple, dict]:
+        """As `_read_as_text` and `_baseline` together, of responses that have been scored to be chosen."""
+        opinions = shard_batch(drawn.answer.opinions(), self.run.mesh) if self.rewards else None
+        given, counts = (drawn.scores, None, opinions), {**drawn.cut, **cost}
+        if drawn.baseline is None:
+            return drawn.texts, given, drawn.answer, counts, (), {}
+        of_references = {"score_reference": drawn.baseline.mean()}
+        return drawn.texts, given, drawn.answer, counts, (drawn.baseline,), of_references
 
     def _read_as_text(
         self, state: TrainState, step: int, rollout: Rollout, records: Sequence[Prompt]
@@ -142,36 +165,27 @@ def make_iteration(
     rewards: Rewards | None = None,
     *,
     moved: bool = False,
+    prompts: Batches | None = None,
 ) -> Iteration:
-    """The iteration of a run that begins with `state`, its policy `moved` from the reference by an earlier round."""
+    """The iteration of a run that begins with `state`, its policy `moved` from the reference by an earlier round.
+
+    With `ppo.redraw` it draws its `prompts` itself.
+    """
+    rewards = rewards or Rewards({})
+    sampler = sampler_for(run.tokenizer, ppo, run.lengths.max_response_length)
+    layout = rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor)
+    sizes = {"pack": ppo.pack, "parts": row_parts(run.mesh)}
+    redraw = None
+    if ppo.redraw:
+        assert prompts is not None, "what is drawn anew is drawn here"
+        redraw = Redraw(run, ppo, asked, reader, rewards, sampler, layout, sizes, prompts)
     return Iteration(
-        run, ppo, asked, reader, rewards or Rewards({}),
-        sampler=sampler_for(run.tokenizer, ppo, run.lengths.max_response_length),
-        layout=rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor),
-        sizes={"pack": ppo.pack, "parts": row_parts(run.mesh)},
+        run, ppo, asked, reader, rewards, sampler, layout, sizes,
         score=jit_step(score, run.mesh, state),
         read=jax.jit(read_roles, static_argnames="reward"),
         update=jit_step(ppo_update, run.mesh, state),
-        moved=moved,
+        moved=moved, redraw=redraw,
     )  # fmt: skip
-
-
-def _rollout(
-    run: Session, ppo: PPOOptions, state: TrainState, batch: dict, step: int, sampler: SamplerConfig, layout: Mesh
-) -> Rollout:
-    """Responses to one batch of prompts; sequence i of the run has its own key, whatever the batch."""
-    count = ppo.batch_size * ppo.samples_per_prompt
-    keys = sequence_keys(run.key("ppo"), (step - 1) * count, count)
-    model, params = state.model("policy"), state.full("policy")
-    params = to_rollout(params, model, run.mesh, layout)  # a copy that lives until the end of this function
-    tokens, mask = host_rows.place_rows((batch["tokens"], batch["mask"]), run.mesh)
-    keys, tokens, mask = shard_batch((keys, tokens, mask), layout)
-    with jax.set_mesh(layout):
-        rollout = compiled_sampler(
-            keys, params, tokens, mask, model=model, config=sampler,
-            num_samples=ppo.samples_per_prompt, slots=ppo.rollout_slots,
-        )  # fmt: skip
-    return shard_batch(rollout, run.mesh)
 
 
 def kl_target(kl: KLOptions) -> dict[str, float]:

@@ -18,16 +18,19 @@ class Data:
       asked: the records that a batch's `index` counts, and their judges.
       prompts: batches of them. replay: batches of supervised rows, or None.
       report: {source: counts} of what was kept, cut and dropped.
+      redraw: an iteration asks for its prompts itself.
     """
 
     asked: judging.Questions
     prompts: Batches
     replay: Batches | None
     report: dict
+    redraw: bool = False
 
-    def batch(self, step: int) -> tuple[dict, dict | None]:
-        """The prompts of an iteration, and its replay rows or None."""
-        return self.prompts[step - 1], None if self.replay is None else self.replay[step - 1]
+    def batch(self, step: int) -> tuple[dict | None, dict | None]:
+        """The prompts of an iteration, None where it draws them itself, and its replay rows or None."""
+        prompts = None if self.redraw else self.prompts[step - 1]
+        return prompts, None if self.replay is None else self.replay[step - 1]
 
 
 def prepare(
@@ -61,4 +64,4 @@ def prepare(
             share=run.share,
         )
         report |= {f"ptx {name}": counts for name, counts in replay.report.items()}
-    return Data(judging.questions(sources, judge_of), prompts, replay, report)
+    return Data(judging.questions(sources, judge_of), prompts, replay, report, bool(ppo.redraw))

@@ -144,6 +144,7 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
         score_stats=ScoreStats.create(done.get("ref_mean", 0.0), done.get("ref_std", 1.0)),
         parts=roles.parts,
         microbatch=ppo.microbatch,
+        redraw=bool(ppo.redraw),
     )
     return state, roles.records
 

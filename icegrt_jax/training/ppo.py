@@ -64,6 +64,15 @@ def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, ja
     return read
 
 
+def read_scores(state: TrainState, rollout: Rollout) -> jax.Array:
+    """The reward model's verdicts f32[B] alone, for `score`; the packed rows of `score_batch` of them at a time."""
+    packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
+    params, model = state.full("reward"), state.model("reward")
+    rows = packing.tokens(rollout.prompts, rollout.responses)
+    count = block_count(rollout.mask.shape[0], state.ppo.score_batch)
+    return packing.last(joined(lambda block: rows_scalars(params, model, block), rows, count))
+
+
 def score(
     state: TrainState,
     rollout: Rollout,

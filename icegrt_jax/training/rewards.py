@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.rl import eos_penalty, length_penalty, scale_scores, token_rewards
+from icegrt_jax.rl import eos_penalty, flat_groups, length_penalty, scale_scores, token_rewards
 from icegrt_jax.training.state import Opinions, PPOConfig, TrainState
 
 
@@ -46,6 +46,23 @@ def final_scores(config: PPOConfig, scaled: jax.Array, finished: jax.Array, mask
     penalized = eos_penalty(scaled, finished, config.eos_penalty)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     return length_penalty(penalized, lengths, config.length_penalty, config.length_target)
+
+
+def have_signal(
+    state: TrainState,
+    mask: jax.Array,
+    finished: jax.Array,
+    scores: jax.Array | None,
+    opinions: dict[str, Opinions],
+    baseline: jax.Array | None = None,
+) -> jax.Array:
+    """bool[B / group_size], the prompts whose answers do not all have one score, penalties taken off.
+
+    Args:
+      mask: bool[B, T]. finished: bool[B]. The others as of `scaled_sum`.
+    """
+    scored = final_scores(state.ppo, scaled_sum(state, scores, opinions, baseline)[1], finished, mask)
+    return ~flat_groups(scored, state.ppo.group_size)[:: state.ppo.group_size]
 
 
 def rewards_of(

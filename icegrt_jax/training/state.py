@@ -84,6 +84,7 @@ class TrainState(struct.PyTreeNode):
     kl: the controller of the KL coefficient. score_stats: moments of the reward model's raw scores.
     reward_stats: {name: moments of the raw values} of the user's reward functions.
     ema: {"policy": the average of the actor over the iterations}, nothing without `PPOConfig.ema`.
+    drawn: {"batches": i32[], of prompts drawn so far} where others are drawn in the place of some; else nothing.
     warmup: of the critic, see `training.warmup`; nothing without `PPOConfig.value_flat`.
     key: key[], of the order of minibatches; never used up, only folded into. Responses are sampled with others.
     models: ((role, ModelConfig), …). optimizers: ((role, OptimizerConfig), …). ppo: `PPOConfig`.
@@ -106,6 +107,7 @@ class TrainState(struct.PyTreeNode):
     reward_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
     ema: dict[str, dict] = struct.field(default_factory=dict)
     warmup: dict[str, jax.Array] = struct.field(default_factory=dict)
+    drawn: dict[str, jax.Array] = struct.field(default_factory=dict)
     axis_name: str | None = struct.field(pytree_node=False, default=None)
 
     def model(self, role: str) -> ModelConfig:
@@ -132,6 +134,7 @@ def create_state(
     kl: AdaptiveKL | None = None,
     score_stats: ScoreStats | None = None,
     microbatch: int = 0,
+    redraw: bool = False,
 ) -> TrainState:
     """The state at step 0, with an optimizer state for each role in `optimizers`."""
     return TrainState(
@@ -149,6 +152,7 @@ def create_state(
         reward_stats={name: ScoreStats.create() for name, _ in ppo.rewards},
         ema={"policy": jax.tree.map(jnp.copy, params["policy"])} if ppo.ema else {},
         warmup=warmup.start(ppo.value_flat) if ppo.value_flat else {},
+        drawn={"batches": jnp.zeros((), jnp.int32)} if redraw else {},
     )
 
 

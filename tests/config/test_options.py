@@ -235,6 +235,7 @@ def test_every_ppo_option_reaches_the_update_steps():
         ("ppo.value_flat=3 ppo.value_warmup=5",
          "ppo.value_flat=3 with ppo.value_warmup=5: two windows are compared, and value_warmup is the most; make it"),
         ("ppo.value_flat=-1", "ppo.value_flat=-1 with ppo.value_warmup=0: two windows are compared"),
+        ("ppo.redraw=2", "ppo.redraw=2 with ppo.filter_groups=false: others are drawn in the place of prompts"),
         ("ppo.dual_clip=0.5", "ppo.dual_clip=0.5; expected a value above 1, or 0 for off."),
         ("ppo.kl.coef=0.0 ppo.kl.target=8.0", "ppo.kl.coef=0.0, ppo.kl.target=8.0, ppo.kl.horizon="),
         ("ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),

@@ -54,6 +54,15 @@ def test_a_plan_says_bytes_and_costs_and_that_no_hardware_was_used(sft_only, tmp
     assert json.loads(cached.read_text())["seconds"] == program["compile_seconds"], "compiled once"
 
 
+@pytest.mark.parametrize("redraw, reads", [(0, []), (2, ["reward scores"])])
+def test_where_prompts_are_drawn_anew_the_reward_model_reads_before_they_are_chosen(redraw, reads):
+    groups = {"ppo.estimator": "grpo", "ppo.samples_per_prompt": 2, "ppo.kl.into": "loss", "ppo.kl.kind": "k3"}
+    config = tiny(**groups, **{"ppo.filter_groups": True, "ppo.redraw": redraw})
+    _, programs = Planned(read(config), plan.make_target(EIGHT), 4).all_programs()
+    names = [program.name for program in programs]
+    assert names[names.index("first check") + 1 : names.index("score")] == reads
+
+
 def test_what_does_not_fit_is_said_and_the_exit_code_is_3(sft_only, tmp_path, capsys):
     code, out = icegrt_plan(capsys, sft_only, "--quick", "--memory=0.0001", "--cache=")
     assert code == 3 and "Does not fit: sft update needs" in out.out
