@@ -142,3 +142,20 @@ def test_the_pages_show_the_table_of_the_trial(page):
     rows = [line for line in table if line.startswith(("| base", "| ICE-"))]
     shown = (ROOT / page).read_text(encoding="utf-8").splitlines()
     assert len(rows) == 3 and [row for row in rows if row not in shown] == []
+
+
+def test_the_harness_s_own_backend_and_ours_agree_on_smollm2_to_rounding_and_ours_is_twice_as_fast():
+    from icegrt_jax import files
+
+    folder = ROOT / "experiments" / "lm_eval"
+    study, results = runpy.run_path(str(folder / "run.py")), files.read_json(folder / "results" / "lm_eval.json")
+    assert list(results["tasks"]) == list(study["TASKS"]) and len(results["tasks"]) == 6
+    total = study["total"](results["tasks"])
+    apart = [found["largest_difference"] for found in results["tasks"].values()]
+    assert total == results["total"] and total["rows"] >= 200
+    assert sum(x < 1e-3 for x in apart) >= 4 and max(apart) < 2e-3 and total["greedy_different"] == 0
+    assert all(found["metrics"]["hf"] == found["metrics"]["icegrt"] for found in results["tasks"].values())
+    assert total["warm"]["hf"] >= 2 * total["warm"]["icegrt"]
+    made = study["table"](results)
+    assert made + "\n" == (folder / "results" / "table.md").read_text(encoding="utf-8")
+    assert made in (folder / "README.md").read_text(encoding="utf-8")
