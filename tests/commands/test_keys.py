@@ -10,7 +10,7 @@ import pytest
 
 from icegrt_jax.data import pipeline
 from icegrt_jax.models.tree import flatten
-from icegrt_jax.runs import iteration, reward_model, roles, rundir, stage_models, supervised
+from icegrt_jax.runs import iteration, reward_model, roles, rollouts, rundir, stage_models, supervised
 from icegrt_jax.sampling import generate
 from icegrt_jax.training.ppo import epoch_keys
 from tests.commands.runs import KEYS, call
@@ -65,7 +65,7 @@ def keys(tmp_path_factory):
             if not config.temperature:
                 return
             asked_by = (
-                "rank_own_answers", "fit_normalization", "_best_of", "gold_by_temperature", "_evaluate", "_rollout"
+                "rank_own_answers", "fit_normalization", "_best_of", "gold_by_temperature", "_evaluate", "sample"
             )  # fmt: skip
             purpose = next(name for name in callers() if name in asked_by)  # the innermost
             keys.add(f"{purpose} sequence", drawn)
@@ -92,7 +92,7 @@ def keys(tmp_path_factory):
             stage = next(name for name in callers() if name in ("sft_batches", "mixture", "__getitem__"))
             keys.orders[tuple(np.random.SeedSequence(seed).generate_state(4).tolist())].append((stage, tuple(seed)))
 
-        keys.watch(iteration, "compiled_sampler", sampled)
+        keys.watch(rollouts, "compiled_sampler", sampled)
         keys.watch(generate, "compiled_sampler", sampled)
         keys.watch(stage_models, "placed_init", new_parameters)
         keys.watch(reward_model, "with_scalar_head", lambda key, *_: keys.add("head", key))
@@ -117,7 +117,7 @@ def keys(tmp_path_factory):
 def test_no_two_purposes_share_a_key(keys):
     met = set().union(*keys.purposes.values())
     expected = {
-        "parameters", "head", "_rollout token", "rank_own_answers token", "fit_normalization token", "_evaluate token",
+        "parameters", "head", "sample token", "rank_own_answers token", "fit_normalization token", "_evaluate token",
         "_best_of token", "gold_by_temperature token", "iteration's order", "epoch's order",
     }  # fmt: skip
     assert expected <= met and sum(name.startswith("adapter") for name in met) == 4, met
