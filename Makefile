@@ -12,9 +12,6 @@ CONSTRAINTS ?= $$($(RUN) -c "import sys; print('constraints.txt' if sys.version_
 # Modules are compiled when they are first imported, which most never are.
 INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --no-compile --constraint "$(CONSTRAINTS)"
 
-# One more than there are cores: a quarter of the time a test only waits for processes that it has started.
-WORKERS ?= $$($(RUN) -c "import os; print(min(4, os.cpu_count() + 1))")
-
 .PHONY: quickstart smollm2 test lint clean-env
 .DELETE_ON_ERROR:
 
@@ -28,7 +25,7 @@ smollm2: $(VENV)/runtime
 # names, where the longest ones are early: by default those of few tests are last, which the longest are. At the end
 # stands where the time has gone.
 test: $(VENV)/test
-	$(RUN) -m pytest -n "$(WORKERS)" --dist=loadfile --no-loadscope-reorder --durations=15 $(ARGS)
+	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from icegrt_jax import files
+from tests.commands.runs import one_device
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
@@ -29,7 +30,7 @@ def executed(tmp_path_factory):
         patch.setenv("ICEGRT_NOTEBOOK_WORKDIR", str(folder / "runs" / "quickstart"))
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-        patch.delenv("XLA_FLAGS", raising=False)  # one device, as in a user's session
+        patch.setenv("XLA_FLAGS", one_device()["XLA_FLAGS"])  # as in a user's session
         client = nbclient.NotebookClient(
             notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
         )
@@ -71,7 +72,7 @@ def test_the_notebook_of_a_reward_function_draws_its_curve_and_a_response(execut
         patch.setenv("ICEGRT_NOTEBOOK_ITERATIONS", "2")
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-        patch.delenv("XLA_FLAGS", raising=False)
+        patch.setenv("XLA_FLAGS", one_device()["XLA_FLAGS"])
         where = {"metadata": {"path": str(folder)}}
         nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
     shown = [output.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
