@@ -28,14 +28,8 @@ def sha256(path: PathLike) -> str:
 
 def write_text_atomic(path: PathLike, text: str) -> None:
     """Writes `text` to `path`: readers see the old file or the new one, never a part."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 
 Z = 1.96
 RESAMPLES = 1000
+BLOCK = 2**20  # numbers drawn at a time
 
 
 def interval(mean: float, variance: float, count: int) -> tuple[float, float]:
@@ -50,11 +51,15 @@ def bootstrap(
       mean: of their means instead.
       pivotal: bounds by how far the drawn numbers lie from the number itself, for one that chance pushes one way.
     """
-    count = len(rows)
-    flat = rows.reshape(count, -1)
-    rng, chances = np.random.default_rng(0), np.full(count, 1 / count)
-    drawn = [rng.multinomial(count, chances) @ flat for _ in range(RESAMPLES)]
-    sums = np.stack([flat.sum(axis=0), *drawn])
-    found = statistic((sums / count if mean else sums).reshape(len(sums), *rows.shape[1:]))
+    flat = rows.reshape(len(rows), -1)
+    sums = np.concatenate([flat.sum(axis=0)[None], resampled(flat, np.random.default_rng(0), RESAMPLES)])
+    found = statistic((sums / len(rows) if mean else sums).reshape(len(sums), *rows.shape[1:]))
     value, (low, high) = float(found[0]), np.percentile(found[1:], (2.5, 97.5))
     return (value, 2 * value - float(high), 2 * value - float(low)) if pivotal else (value, float(low), float(high))
+
+
+def resampled(rows: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Sums f64[count, M] of rows f64[B, M], each of B of them drawn with replacement."""
+    size, step = len(rows), max(1, BLOCK // rows.size)
+    blocks = (min(step, count - start) for start in range(0, count, step))
+    return np.concatenate([rows[rng.integers(size, size=(block, size))].sum(axis=1) for block in blocks])

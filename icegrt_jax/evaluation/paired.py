@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from icegrt_jax.evaluation.intervals import resampled
+
 RESAMPLES = 10_000
-BLOCK = 2**20  # prompts drawn at a time
 LOW, HIGH = 0.025, 0.975
 
 Numbers = Mapping[str, np.ndarray]  # f64[N] of each metric, NaN where a prompt does not have it
@@ -27,16 +28,8 @@ def bootstrap(parts: Sequence[np.ndarray]) -> tuple[float, float]:
     of the general tasks are the tasks, which stay the same. The draws are the same at every call.
     """
     rng = np.random.default_rng(0)
-    means = np.mean([_resampled_means(part, rng) for part in parts], axis=0)
+    means = np.mean([resampled(part[:, None], rng, RESAMPLES)[:, 0] / len(part) for part in parts], axis=0)
     return float(np.quantile(means, LOW)), float(np.quantile(means, HIGH))
-
-
-def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """f64[RESAMPLES], each of as many numbers as there are, drawn with replacement."""
-    count = len(values)
-    rows = max(1, BLOCK // count)
-    blocks = (min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows))
-    return np.concatenate([values[rng.integers(count, size=(block, count))].mean(axis=1) for block in blocks])
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray, groups: Sequence[str] = ()) -> tuple[float, float, float, int]:

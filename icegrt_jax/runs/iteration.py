@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from icegrt_jax.config.options import KLOptions, PPOOptions
 from icegrt_jax.data.pipeline import Batches
@@ -17,16 +15,15 @@ from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.loop import Outcome
 from icegrt_jax.runs.redraw import Drawn, Redraw
 from icegrt_jax.runs.rewards import Answer, Rewards
-from icegrt_jax.runs.rollouts import sample
+from icegrt_jax.runs.rollouts import Rollouts
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.runs.session import Session
-from icegrt_jax.sampling import Rollout, SamplerConfig
+from icegrt_jax.sampling import Rollout
 from icegrt_jax.sampling.layout import rollout_layout
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_batch, shard_tree
 from icegrt_jax.sharding.rules import row_parts
 from icegrt_jax.sharding.steps import jit_step
-from icegrt_jax.training.buckets import fitted
 from icegrt_jax.training.first_check import check_first_rollout
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.progress import Progress
@@ -53,28 +50,15 @@ class Sampled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Iteration:
+class Iteration(Rollouts):
     """What the iterations of a run share.
 
-    Attributes:
-      asked: the prompts that a batch's `index` counts, and their judges.
-      reader: of a reward model with a tokenizer of its own, else None.
-      rewards: the user's reward functions.
-      layout: the mesh that the policy samples on.
+    Attributes: as of `Rollouts`, and
+      score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
       moved: the policy does not start as the reference.
       redraw: draws the prompts, some anew; None: an iteration has those that were made for it.
-      sizes: of packed rows, see `training.buckets.fitted`.
-      score, update: compiled steps. read: the roles' part of `score`, for the time in which the host makes texts.
     """
 
-    run: Session
-    ppo: PPOOptions
-    asked: Questions
-    reader: scoring.Reader | None
-    rewards: Rewards
-    sampler: SamplerConfig
-    layout: Mesh
-    sizes: dict[str, Any]
     score: Callable
     read: Callable
     update: Callable
@@ -90,8 +74,8 @@ class Iteration:
                 check_ids(rows["tokens"], state.model("policy").vocab_size, f"ppo, batch {step}")
             drawn, cost = self.redraw.batch(state, step) if self.redraw else (None, {})
             if drawn is None:
-                sampled = sample(run, ppo, state, batch, step - 1, self.sampler, self.layout)
-                rollout, index = fitted(state, sampled, **self.sizes), host_rows.all_rows(batch["index"], run.mesh)
+                rollout = self.packed(state, self.sample(state, batch, step - 1))
+                index = host_rows.all_rows(batch["index"], run.mesh)
             else:
                 rollout, index = drawn.rollout, drawn.index
         if step == 1:
@@ -175,12 +159,13 @@ def make_iteration(
     sampler = sampler_for(run.tokenizer, ppo, run.lengths.max_response_length)
     layout = rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor)
     sizes = {"pack": ppo.pack, "parts": row_parts(run.mesh)}
+    shared = (run, ppo, asked, reader, rewards, sampler, layout, sizes)
     redraw = None
     if ppo.redraw:
         assert prompts is not None, "what is drawn anew is drawn here"
-        redraw = Redraw(run, ppo, asked, reader, rewards, sampler, layout, sizes, prompts)
+        redraw = Redraw(*shared, prompts)
     return Iteration(
-        run, ppo, asked, reader, rewards, sampler, layout, sizes,
+        *shared,
         score=jit_step(score, run.mesh, state),
         read=jax.jit(read_roles, static_argnames="reward"),
         update=jit_step(ppo_update, run.mesh, state),

@@ -12,21 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from icegrt_jax.config.options import PPOOptions
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import scoring
-from icegrt_jax.runs.judging import Questions
-from icegrt_jax.runs.rewards import Answer, Rewards
-from icegrt_jax.runs.rollouts import sample
-from icegrt_jax.runs.session import Session
-from icegrt_jax.sampling import Packings, Rollout, SamplerConfig
+from icegrt_jax.runs.rewards import Answer
+from icegrt_jax.runs.rollouts import Rollouts
+from icegrt_jax.sampling import Packings, Rollout
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_batch, shard_tree
-from icegrt_jax.training.buckets import fitted
 from icegrt_jax.training.ppo import read_scores
 from icegrt_jax.training.rewards import have_signal
 from icegrt_jax.training.state import TrainState
@@ -95,21 +90,13 @@ def fill(
 
 
 @dataclasses.dataclass(frozen=True)
-class Redraw:
+class Redraw(Rollouts):
     """Makes the batches of a run whose prompts are drawn anew.
 
-    Attributes: as of `iteration.Iteration`, and
+    Attributes: as of `Rollouts`, and
       prompts: batches of them, as many as are asked for.
     """
 
-    run: Session
-    ppo: PPOOptions
-    asked: Questions
-    reader: scoring.Reader | None
-    rewards: Rewards
-    sampler: SamplerConfig
-    layout: Mesh
-    sizes: dict[str, Any]
     prompts: Batches
 
     def batch(self, state: TrainState, step: int) -> tuple[Drawn, dict[str, float]]:
@@ -117,7 +104,7 @@ class Redraw:
         first = int(sync.fetch(state.drawn["batches"]))
         draw = lambda number: self._draw(state, first + number, f"ppo, iteration {step}")
         drawn, tally = fill(draw, lambda drawn: self._signal(state, drawn), self._joined, self.ppo.redraw)
-        drawn = dataclasses.replace(drawn, rollout=fitted(state, drawn.rollout, **self.sizes))
+        drawn = dataclasses.replace(drawn, rollout=self.packed(state, drawn.rollout))
         responses = self.ppo.batch_size * self.ppo.samples_per_prompt
         return drawn, {
             "rollouts": tally.rollouts,
@@ -136,7 +123,7 @@ class Redraw:
         run, ppo, group = self.run, self.ppo, self.ppo.samples_per_prompt
         batch = self.prompts[number]
         check_ids(batch["tokens"], state.model("policy").vocab_size, f"ppo, batch {number + 1}")
-        rollout = fitted(state, sample(run, ppo, state, batch, number, self.sampler, self.layout), **self.sizes)
+        rollout = self.packed(state, self.sample(state, batch, number))
         index = host_rows.all_rows(batch["index"], run.mesh)
         records = self.asked.chosen(np.repeat(index, group).tolist()).prompts
         texts: list[str] = []

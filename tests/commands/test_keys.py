@@ -10,7 +10,7 @@ import pytest
 
 from icegrt_jax.data import pipeline
 from icegrt_jax.models.tree import flatten
-from icegrt_jax.runs import iteration, reward_model, roles, rollouts, rundir, stage_models, supervised
+from icegrt_jax.runs import reward_model, roles, rollouts, rundir, stage_models, supervised
 from icegrt_jax.sampling import generate
 from icegrt_jax.training.ppo import epoch_keys
 from tests.commands.runs import KEYS, call
@@ -97,7 +97,7 @@ def keys(tmp_path_factory):
         keys.watch(stage_models, "placed_init", new_parameters)
         keys.watch(reward_model, "with_scalar_head", lambda key, *_: keys.add("head", key))
         keys.watch(roles, "init_adapter", new_adapter)
-        keys.watch(iteration, "fitted", packed)
+        keys.watch(rollouts, "fitted", packed)
         keys.watch(pipeline.np.random, "default_rng", ordered)
         for module in (supervised, reward_model, roles):
             keys.watch(module, "create_state", lambda key, trees, *_, **__: keys.add(f"state of {list(trees)}", key))
