@@ -8,7 +8,6 @@ Results go to results/limits.json, results/limits.md and results/limits.png besi
 """
 
 import argparse
-import math
 import pathlib
 
 import jax
@@ -18,7 +17,9 @@ import numpy as np
 import icegrt_jax as ice
 from icegrt_jax import files
 from icegrt_jax.domains.adreview import build, judge
+from icegrt_jax.evaluation.best_of import expected_quality
 from icegrt_jax.evaluation.intervals import bootstrap
+from icegrt_jax.evaluation.pairs import pair_accuracy
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -30,22 +31,19 @@ CHOOSERS = {
     "both": "their sum, each over its spread",
     "gold": "gold itself",
 }
-SMALL = 0.05  # differences of gold below this are no pair: the judge's grades are that fine
 
 
 def best_of(scores: np.ndarray, gold: np.ndarray, n: int) -> np.ndarray:
-    """Expected gold f64[B] of the best by score of n among N answers, over all ways to draw them; both f64[B, N]."""
-    count = gold.shape[1]
-    ranked = np.take_along_axis(gold, np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    weights = [math.comb(count - 1 - place, n - 1) / math.comb(count, n) for place in range(count)]
-    return ranked @ np.array(weights)
+    """Expected gold f64[B] of the best by score of n of a prompt's answers; both f64[B, N]."""
+    return np.array([expected_quality(*row, n) for row in zip(scores, gold, strict=True)])
 
 
-def pair_accuracy(scores: np.ndarray, gold: np.ndarray) -> float:
-    """Pairs of answers to one prompt that the scores order as gold does."""
-    ahead = lambda x: x[:, :, None] - x[:, None, :]
-    pairs = ahead(gold) > SMALL
-    return float((ahead(scores)[pairs] > 0).mean())
+def pairs(scores: np.ndarray, gold: np.ndarray) -> list[float]:
+    """Pairs of answers to one prompt that the scores order as gold does: their share and its interval over prompts."""
+    prompts = np.repeat(np.arange(len(gold)), gold.shape[1])
+    found = pair_accuracy(scores.reshape(-1), gold.reshape(-1), prompts)
+    assert found is not None, "some answers differ in gold"
+    return list(found[:3])
 
 
 def measure(run: pathlib.Path, temperatures: list[float], prompts: int, samples: int) -> list[dict]:
@@ -76,7 +74,7 @@ def measure(run: pathlib.Path, temperatures: list[float], prompts: int, samples:
         rows.append({
             "temperature": temperature, "sizes": sizes, "best_of": curves,
             "greedy": bootstrap(greedy[:, 0], lambda sums: sums, mean=True),
-            "pair_accuracy": {name: pair_accuracy(x, gold) for name, x in by.items() if name != "gold"},
+            "pairs": {name: pairs(x, gold) for name, x in by.items() if name != "gold"},
         })  # fmt: skip
     return rows
 
@@ -94,8 +92,8 @@ def table(runs: dict[str, list[dict]]) -> str:
             )
             lines.append("|---|---:|" + "---:|" * len(sizes))
             for by, title in CHOOSERS.items():
-                pairs = f"{100 * row['pair_accuracy'][by]:.1f}" if by in row["pair_accuracy"] else "-"
-                lines.append(f"| {title} | {pairs} | " + " | ".join(map(cell, row["best_of"][by])) + " |")
+                ordered = cell(row["pairs"][by]) if by in row["pairs"] else "-"
+                lines.append(f"| {title} | {ordered} | " + " | ".join(map(cell, row["best_of"][by])) + " |")
             lines.append("")
     return "\n".join(lines)
 
