@@ -37,12 +37,10 @@ def metrics_of(key: str, text: str) -> list[tuple[str, int]]:
 
 def check_average(ppo: PPOOptions) -> None:
     """Refuses an average of policies that could not be made or chosen."""
-    if not 0 <= ppo.ema < 1:
-        raise UserError(f"ppo.ema={ppo.ema}; expected a decay of at least 0 and below 1.")
     metrics_of("ppo.average_by", ppo.average_by)
     if not ppo.average:
         return
-    if any(not 0 <= point <= 1 for point in ppo.average) or len(set(ppo.average)) < len(ppo.average):
+    if len(set(ppo.average)) < len(ppo.average):
         raise UserError(
             f"ppo.average={ppo.average}; expected different points from 0 (ICE-Instruct) to 1 (ICE-GRT), such as "
             "(0.5, 0.75, 1.0)."

@@ -29,12 +29,6 @@ from icegrt_jax.errors import UserError
 WIDE_FOR_ANSWERS = 0.05  # a clip range that the ratio of a whole answer leaves only where training has gone wrong
 
 
-def _at_least(smallest: int, prefix: str, section: object, names: str) -> None:
-    for name in names.split():
-        if getattr(section, name) < smallest:
-            raise UserError(f"{prefix}{name}={getattr(section, name)}; expected {smallest} or more.")
-
-
 def _check_specs(key: str, specs: Mapping[str, str]) -> None:
     for name, spec in specs.items():
         if ":" not in spec:
@@ -85,8 +79,6 @@ def _divides(key: str, whole: int, parts_key: str, parts: int) -> None:
 
 
 def _check_blocks(key: str, rows: int, block_key: str, block: int) -> None:
-    if block < 0:
-        raise UserError(f"{block_key}={block}; expected 1 or more, or 0 for all rows at once.")
     if block and rows > block:
         _divides(key, rows, block_key, block)
 
@@ -94,8 +86,6 @@ def _check_blocks(key: str, rows: int, block_key: str, block: int) -> None:
 def check(options: Options) -> None:
     """Raises UserError for values that cannot work, alone or together."""
     plugins.check_name("domain", options.domain, ("", *plugins.built_in("domains")))
-    _at_least(1, "", options, "max_prompt_length max_response_length")
-    _at_least(1, "log.", options.log, "every checkpoint_every ppo_checkpoint_every samples_every")
     for spec in options.log.writers:
         plugins.check_name("log.writers", spec, ())
     for name, section in (("pretrain", options.pretrain), ("sft", options.sft), ("reward", options.reward)):
@@ -105,14 +95,11 @@ def check(options: Options) -> None:
             _check_trained(name, mine)
     if options.model.path and options.pretrain.steps:
         raise UserError("pretrain.steps is for models trained from scratch; set it to 0 or leave model.path empty.")
-    _at_least(0, "reward.", options.reward, "score_length lm_coef")
     _check_evaluate(options.evaluate)
     _check_judges(options.evaluate, options.ppo, options.domain)
     _check_ppo(options.ppo)
     check_estimator(options.ppo, options.value)
     check_alarms(options.ppo, options.reward_model)
-    for name, lora in (("sft", options.sft.lora), ("reward", options.reward.lora), ("ppo", options.ppo.lora)):
-        _check_lora(f"{name}.lora", lora)
     _check_critic(options.value)
     _check_model(options.model)
     _check_rewards(options.ppo, options.value, options.reward_model)
@@ -191,8 +178,6 @@ def short_reward(reward: RewardOptions, longest: int) -> list[str]:
 
 
 def _check_trained(name: str, section: SupervisedOptions | RewardOptions) -> None:
-    _at_least(0, f"{name}.", section, "steps")
-    _at_least(1, f"{name}.", section, "batch_size length")
     _check_blocks(f"{name}.batch_size", section.batch_size, f"{name}.microbatch", section.microbatch)
     _check_sources(name, section)
     _check_heldout(name, section)
@@ -203,7 +188,6 @@ def _check_trained(name: str, section: SupervisedOptions | RewardOptions) -> Non
 def _check_heldout(name: str, section: HeldoutOptions) -> None:
     """Refuses what would follow from measurements that are not made."""
     _check_specs(f"{name}.heldout", section.heldout)
-    _at_least(0, f"{name}.", section, "heldout_limit heldout_every patience")
     if section.heldout_every and not section.heldout:
         raise UserError(f"{name}.heldout_every={section.heldout_every}, but {name}.heldout is empty; name a source.")
     if section.best:
@@ -216,15 +200,12 @@ def _check_heldout(name: str, section: HeldoutOptions) -> None:
 
 
 def _check_evaluate(evaluate: EvaluateOptions) -> None:
-    _at_least(1, "evaluate.", evaluate, "batch_size")
     _check_specs("evaluate.domain", evaluate.domain)
     _check_specs("evaluate.general", evaluate.general)
     _check_specs("evaluate.temperature_prompts", evaluate.temperature_prompts)
-    _at_least(1, "evaluate.", evaluate, "samples")
-    _at_least(0, "evaluate.", evaluate, "temperature best_of limit examples temperature_limit")
     tried = evaluate.temperatures
-    if any(temperature < 0 for temperature in tried) or len(set(tried)) < len(tried):
-        raise UserError(f"evaluate.temperatures={tried}; expected different ones, each 0 (greedy) or more.")
+    if len(set(tried)) < len(tried):
+        raise UserError(f"evaluate.temperatures={tried}; expected different ones.")
     if tried and not evaluate.temperature_prompts:
         raise UserError(
             f"evaluate.temperatures={tried}, but evaluate.temperature_prompts names none to choose on; name prompts "
@@ -233,12 +214,6 @@ def _check_evaluate(evaluate: EvaluateOptions) -> None:
     if evaluate.temperature_prompts and not (tried and evaluate.domain):
         missing = "evaluate.domain" if tried else "evaluate.temperatures"
         raise UserError(f"evaluate.temperature_prompts names prompts, but {missing} is empty; set both or neither.")
-
-
-def _check_lora(key: str, lora: LoRAOptions) -> None:
-    _at_least(0, f"{key}.", lora, "rank")
-    if lora.alpha <= 0:
-        raise UserError(f"{key}.alpha={lora.alpha}; expected a number above 0.")
 
 
 def _check_critic(value: ValueOptions) -> None:
@@ -281,7 +256,6 @@ def _check_rewards(ppo: PPOOptions, value: ValueOptions, weight: float) -> None:
         if name not in ppo.rewards:
             said = "ICE-Reward's is ppo.score.scale" if name == "model" else f"there are: {known}"
             raise UserError(f"ppo.reward_scales.{name}: no function of that name; {said}.")
-    _at_least(0, "ppo.", ppo, "reward_timeout reward_workers")
     if ppo.reward_failed not in ("stop", "none") and not _is_number(ppo.reward_failed):
         raise UserError(f"ppo.reward_failed={ppo.reward_failed!r}; expected 'stop', 'none' or a number such as '-1'.")
     if not any([weight, *(ppo.reward_weights.get(name, 1.0) for name in ppo.rewards)]):
@@ -354,8 +328,6 @@ def _check_whole_actor(model: ModelOptions) -> None:
 
 
 def _check_ppo(ppo: PPOOptions) -> None:
-    _at_least(0, "ppo.", ppo, "iterations")
-    _at_least(1, "ppo.", ppo, "batch_size samples_per_prompt num_ppo_epochs num_minibatches")
     _check_sources("ppo", ppo)
     _check_heldout("ppo", ppo)
     check_average(ppo)
@@ -363,7 +335,7 @@ def _check_ppo(ppo: PPOOptions) -> None:
         raise UserError(f"ppo.heldout_every={ppo.heldout_every}, but ppo.judge is empty; name who grades the answers.")
     _check_sources("ppo.ptx", ppo.ptx)
     check_penalty(ppo.kl.kind, ppo.kl.into, ("ppo.kl.kind", "ppo.kl.into"))
-    if ppo.value_flat < 0 or ppo.value_flat and ppo.value_warmup < 2 * ppo.value_flat:
+    if ppo.value_flat and ppo.value_warmup < 2 * ppo.value_flat:
         raise UserError(
             f"ppo.value_flat={ppo.value_flat} with ppo.value_warmup={ppo.value_warmup}: two windows are compared, and "
             "value_warmup is the most; make it twice value_flat or more, or value_flat 0 for a fixed length."
@@ -372,21 +344,14 @@ def _check_ppo(ppo: PPOOptions) -> None:
         raise UserError(f"ppo.iterations={ppo.iterations}, but ppo.sources is empty; name a source of prompts.")
     if ppo.temperature <= 0:
         raise UserError(f"ppo.temperature={ppo.temperature}; sampling needs a temperature above 0.")
-    if ppo.top_k < 0 or not 0 < ppo.top_p <= 1 or not 0 <= ppo.min_p <= 1:
-        raise UserError(
-            f"ppo.top_k={ppo.top_k}, ppo.top_p={ppo.top_p}, ppo.min_p={ppo.min_p}; "
-            "expected top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1."
-        )
-    if ppo.rollout_slots < 0:
-        raise UserError(f"ppo.rollout_slots={ppo.rollout_slots}; expected 1 or more, or 0 for all responses at once.")
     _check_rows(ppo)
-    if 0 < ppo.dual_clip <= 1 or ppo.dual_clip < 0:
-        raise UserError(f"ppo.dual_clip={ppo.dual_clip}; expected a value above 1, or 0 for off.")
-    if ppo.kl.adaptive and min(ppo.kl.coef, ppo.kl.target, ppo.kl.horizon) <= 0:
+    if ppo.kl.adaptive and not ppo.kl.coef:
         raise UserError(
-            f"ppo.kl.coef={ppo.kl.coef}, ppo.kl.target={ppo.kl.target}, ppo.kl.horizon={ppo.kl.horizon}: an adaptive "
-            "coefficient needs all three above 0; for a fixed one, or none, set ppo.kl.adaptive=false."
+            "ppo.kl.coef=0.0: an adaptive coefficient begins above 0; for a fixed one, or none, set "
+            "ppo.kl.adaptive=false."
         )
+    if ppo.kl.band[0] > ppo.kl.band[1]:
+        raise UserError(f"ppo.kl.band={ppo.kl.band}; expected the smaller share of the target first.")
     rows = ppo.batch_size * ppo.samples_per_prompt
     if ppo.kl.adaptive and rows >= 5 * ppo.kl.horizon:
         raise UserError(f"ppo.kl.horizon={ppo.kl.horizon} is too short for {rows} responses; use {rows} or more.")

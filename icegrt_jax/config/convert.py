@@ -13,6 +13,7 @@ from icegrt_jax.config import own
 from icegrt_jax.config.choices import check_choice
 from icegrt_jax.config.file import flatten, nearest
 from icegrt_jax.config.options import OptimizerOptions, Options
+from icegrt_jax.config.ranges import split
 from icegrt_jax.errors import UserError
 
 Section = TypeVar("Section")
@@ -40,7 +41,7 @@ def named(**values) -> ConfigDict:
 def read(config: ConfigDict) -> Options:
     """The typed options of a config. A key that it does not have has its default.
 
-    Raises UserError for an unknown key, a value of another type, and one that is none of the choices.
+    Raises UserError for an unknown key, a value of another type, and one that is none of the choices or out of range.
     """
     return _read(own.defaults(), config.to_dict(), "")
 
@@ -95,7 +96,7 @@ def _read(default: Section, values: Mapping[str, Any], prefix: str) -> Section:
     """The section with the values of a group in place of its own; `prefix` is the group's dotted name."""
     if not isinstance(values, Mapping):
         raise UserError(f"{prefix[:-1]}={values!r}; expected a group of keys.")
-    hints = get_type_hints(type(default))
+    hints = get_type_hints(type(default), include_extras=True)
     changes = {}
     for name, value in values.items():
         if name not in hints:
@@ -123,6 +124,7 @@ def _fields(section: Any) -> dict[str, Any]:
 
 def _value(key: str, value: Any, kind: Any) -> Any:
     """The value as its type wants it."""
+    kind, numbers = split(kind)
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         check_choice(key, value, inner)
@@ -139,6 +141,8 @@ def _value(key: str, value: Any, kind: Any) -> Any:
         raise UserError(f"{key}={value!r}; expected {_EXPECTED[kind]}.")
     if kind is float and not math.isfinite(value):
         raise UserError(f"{key}={value}; expected a finite number.")
+    if numbers is not None:
+        numbers.check(key, value)
     return value
 
 
@@ -146,7 +150,7 @@ def _tuple(key: str, value: Any, inner: tuple) -> tuple:
     """A tuple of some choices, or of as many values as its type has."""
     values = tuple(value) if isinstance(value, list | tuple) else ()
     if inner[-1] is Ellipsis:
-        known = get_args(inner[0])
+        known = get_args(inner[0]) if get_origin(inner[0]) is Literal else ()
         if not known:
             return tuple(_value(key, one, inner[0]) for one in values)
         if not values or any(one not in known for one in values):

@@ -63,7 +63,7 @@ def check_estimator(ppo: PPOOptions, value: ValueOptions) -> None:
     check_group(ppo, ppo.samples_per_prompt, "ppo.samples_per_prompt")
     if ppo.filter_groups and not found.grouped:
         raise UserError(f"ppo.filter_groups=true with {named}, which has no groups; set it to false, or use grpo.")
-    if ppo.redraw < 0 or ppo.redraw and not ppo.filter_groups:
+    if ppo.redraw and not ppo.filter_groups:
         raise UserError(
             f"ppo.redraw={ppo.redraw} with ppo.filter_groups={str(ppo.filter_groups).lower()}: others are drawn in the "
             "place of prompts that are left out; set ppo.filter_groups=true, or ppo.redraw=0."
@@ -73,18 +73,8 @@ def check_estimator(ppo: PPOOptions, value: ValueOptions) -> None:
             f"ppo.loss_aggregation={ppo.loss_aggregation!r} with {named}: a ratio of whole answers goes with a mean "
             "over answers; leave it at 'own'."
         )
-    if ppo.entropy_coef < 0:
-        raise UserError(f"ppo.entropy_coef={ppo.entropy_coef}; expected 0 or more.")
-    _check_lambdas(ppo)
     if not found.critic:
         _check_no_critic(ppo, value, found, named)
-
-
-def _check_lambdas(ppo: PPOOptions) -> None:
-    if ppo.lam_alpha < 0:
-        raise UserError(f"ppo.lam_alpha={ppo.lam_alpha}; expected a number above 0, such as 0.05, or 0 for ppo.lam.")
-    if ppo.value_lam > 1 or (ppo.value_lam < 0 and ppo.value_lam != -1):
-        raise UserError(f"ppo.value_lam={ppo.value_lam}; expected 0 to 1, or -1 for the advantages' own.")
 
 
 def _check_no_critic(ppo: PPOOptions, value: ValueOptions, found: Estimator, named: str) -> None:

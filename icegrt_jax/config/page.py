@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from icegrt_jax.config import options
+from icegrt_jax.config.ranges import split
 
 HEAD = """\
 # Keys of a config
@@ -61,7 +62,7 @@ def _sections(prefix: str, section: Any):
 def _group(name: str, section: Any) -> str:
     kind = type(section)
     title = f"\n## `{name}`\n" if name else "\n## The whole run\n"
-    said, hints = comments(kind), get_type_hints(kind)
+    said, hints = comments(kind), get_type_hints(kind, include_extras=True)
     rows = []
     for field in dataclasses.fields(section):
         value, key = getattr(section, field.name), f"{name}.{field.name}".lstrip(".")
@@ -75,6 +76,9 @@ def _group(name: str, section: Any) -> str:
 
 
 def _type(kind: Any) -> str:
+    kind, numbers = split(kind)
+    if numbers is not None:
+        return f"{kind.__name__}, {numbers}"
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in inner)

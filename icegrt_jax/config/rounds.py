@@ -46,17 +46,10 @@ def check(
     Args:
       weight: of the reward model in PPO; 0: it has none.
     """
-    if rounds < 1:
-        raise UserError(f"rounds={rounds}; expected 1 or more.")
     known = (DOMAIN, PEOPLE, *(name for name in JUDGES if name != DOMAIN), *plugins.built_in("domains"))
     plugins.check_name("annotation.by", annotation.by, known)
-    for key, smallest in (("policy_k", 1), ("instruct_k", 0), ("limit", 0)):
-        if (value := getattr(annotation, key)) < smallest:
-            raise UserError(f"annotation.{key}={value}; expected {smallest} or more.")
     if annotation.policy_k + annotation.instruct_k < 2:
         raise UserError("annotation.policy_k=1 with annotation.instruct_k=0: one answer has no rank; set more of them.")
-    if annotation.weight <= 0:
-        raise UserError(f"annotation.weight={annotation.weight}; expected a number above 0.")
     if annotation.prompts and ":" not in annotation.prompts:
         raise UserError(f"annotation.prompts={annotation.prompts!r}; expected FORMAT:PATH, such as jsonl:rows.jsonl.")
     if rounds == 1:

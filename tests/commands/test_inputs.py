@@ -96,7 +96,7 @@ def test_a_missing_file_of_any_stage_is_said_at_once(data, key):
      "no prompt to normalise the scores on (reward.normalize_on): ppo.sources.a='jsonl:long_asks.jsonl': nothing"),
     ({"reward.normalize_on": 0}, "reward.normalize_on=0 with 1 ppo.sources: scores are normalised on"),
     ({"ppo.weights.a": 0.0}, "ppo.weights: all weights are 0 or there is no source"),
-    ({"sft.weights.a": -1.0}, "sft.weights: weight of source 'a' is -1.0; expected a number of 0 or more."),
+    ({"sft.weights.a": -1.0}, "sft.weights.a=-1.0; expected 0 or more."),
     ({"evaluate.domain.a": "jsonl:blank.jsonl"}, "blank.jsonl, line 2: field 'reference' is missing; the judge"),
     ({"evaluate.general.a": "jsonl:blank.jsonl"}, "blank.jsonl, line 2: field 'reference' is missing; the judge"),
     ({"ppo.judge": "choice"}, "asks.jsonl, line 1: field 'meta.answer' is missing; the judge 'choice' needs"),

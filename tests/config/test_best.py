@@ -11,9 +11,6 @@ def test_averages_that_could_not_be_made_or_chosen_are_refused():
     held = {"heldout": {"ads": "jsonl:a"}, "judge": "exact"}
     best.check_average(PPOOptions(ema=0.9, average=(0.5, 1.0), average_by="heldout/gold+heldout/length:min", **held))
     wrong = [
-        ({"ema": 1.0}, "ppo.ema=1.0; expected a decay"),
-        ({"ema": -0.1}, "ppo.ema=-0.1; expected a decay"),
-        ({"average": (0.5, 1.5), **held}, "expected different points from 0"),
         ({"average": (0.5, 0.5), **held}, "expected different points from 0"),
         ({"average": (0.5,), "judge": "exact"}, "set ppo.heldout"),
         ({"average": (0.5,), "heldout": held["heldout"]}, "set ppo.judge"),
