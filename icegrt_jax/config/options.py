@@ -199,6 +199,9 @@ class KLOptions:
     kind: KLKind = "k1"  # in the reward; in the loss exact, k2 (its gradient, sampled) or k3 (that of KL(ref || π))
     into: KLPlace = "reward"  # as arXiv 1909.08593; loss goes with another kind
     coef: Amount = 0.05  # of the penalty, at the start where it is adaptive
+    # Of the reference in the penalty; below ppo.temperature the policy is drawn towards what ICE-Instruct itself holds
+    # likely, not only kept near it (arXiv 2412.01951); 0: ppo.temperature.
+    reference_temperature: Amount = 0.0
     adaptive: bool = True  # steered towards the target (arXiv 1909.08593, section 2.2)
     target: Positive = 6.0  # nats per response, as openai/lm-human-preferences
     band: tuple[Amount, Amount] = (0.5, 1.5)  # of the target: where the run is expected to end

@@ -33,7 +33,7 @@ ADDED: dict[str, Any] = {
             ("entropy_left", 0.25), ("eos_rate", 0.8), ("reward_every", 0), ("reward_k", 4), ("reward_left", 0.5),
         )
     },
-    "ppo.score.baseline": "none", "ppo.score.shape": "none",
+    "ppo.kl.reference_temperature": 0.0, "ppo.score.baseline": "none", "ppo.score.shape": "none",
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},
     **{

@@ -191,7 +191,7 @@ def token_loss(
     *arrays: jax.Array,
     most: int,
     temperature: float = 1.0,
-    reference: tuple[dict, jax.Array] | None = None,
+    reference: tuple[dict, jax.Array, float] | None = None,
     differentiate_entropy: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """A loss of log-probabilities that is a sum over tokens, and its metrics; each logit computed once.
@@ -201,8 +201,9 @@ def token_loss(
         some of the tokens: its share of both.
       params, config, hidden, targets, mask, most, temperature: as for `token_logprobs`.
       arrays: [B, L] each, held constant.
-      reference: parameters and hidden states f[B, L, D], held constant, of another model of the same shape. The loss
-        is then given `kl` as well, KL(model || reference) f32[N, M] of what each target was drawn from.
+      reference: parameters and hidden states f[B, L, D], held constant, of another model of the same shape, and its
+        temperature. The loss is then given `kl` as well, KL(model || reference) f32[N, M] of what each target was
+        drawn from.
       differentiate_entropy: whether the loss depends on the entropy too.
     """
     weights = [vocabulary(params, config)]
@@ -216,7 +217,7 @@ def token_loss(
         more = {}
         if reference is not None:
             ref_hidden, arrays = arrays[0], arrays[1:]
-            more = {"kl": exact_kl(logits, unembed(weights[1], config, ref_hidden) / temperature)}
+            more = {"kl": exact_kl(logits, unembed(weights[1], config, ref_hidden) / reference[2])}
         return loss_fn(*_read(logits, targets, entropy=differentiate_entropy), mask, *arrays, **more)
 
     def share(weights, *arrays):  # of the rows at hand, f32[1] each

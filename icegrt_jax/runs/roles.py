@@ -160,6 +160,7 @@ def ppo_config(ppo: PPOOptions, value: ValueOptions, reward_model: float = 1.0) 
         kl_kind=ppo.kl.kind,
         kl_in=ppo.kl.into,
         kl_early_stop=ppo.kl.early_stop,
+        reference_temperature=ppo.kl.reference_temperature,
         score_scale=ppo.score.scale,
         score_clip=ppo.score.clip,
         score_baseline=ppo.score.baseline,

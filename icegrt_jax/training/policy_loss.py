@@ -70,7 +70,8 @@ def policy_loss_fn(state: TrainState, batch: Experience):
         reference = None
         if config.kl_in == "loss" and config.kl_kind == "exact":
             whole = state.full("reference")
-            reference = whole, rows_hidden(whole, model, rows.packed)[:, :-1]
+            hidden_of_reference = rows_hidden(whole, model, rows.packed)[:, :-1]
+            reference = whole, hidden_of_reference, config.penalty_temperature or 1.0
         arrays = [rows.packed.tokens, rows.packed.mask, rows.old_logprobs, rows.ref_logprobs, rows.advantages]
         more = {"weights": rows.weights}
         if ESTIMATORS[config.estimator].sequence_ratio:

@@ -54,7 +54,8 @@ def read_roles(state: TrainState, rollout: Rollout, *, reward: bool = False) -> 
 def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, jax.Array]:
     """f32[R, W] of each token: log-probs of it, the values and scores after it."""
     config, model, temperature = state.ppo, state.model("policy"), state.ppo.temperature
-    read = {"ref_logprobs": rows_logprobs(state.full("reference"), model, rows, temperature=temperature)[0]}
+    reference = rows_logprobs(state.full("reference"), model, rows, temperature=config.penalty_temperature)
+    read = {"ref_logprobs": reference[0]}
     if config.critic:
         read["values"] = rows_scalars(state.full("value"), state.model("value"), rows)
     if config.recompute_logprobs:

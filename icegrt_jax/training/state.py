@@ -44,6 +44,7 @@ class PPOConfig(UpdateOptions):
     kl_kind: KLKind = KLOptions.kind
     kl_in: KLPlace = KLOptions.into
     kl_early_stop: float = KLOptions.early_stop
+    reference_temperature: float = KLOptions.reference_temperature
     score_scale: ScoreScale = ScoreOptions.scale
     score_clip: float = ScoreOptions.clip
     score_baseline: ScoreBaseline = ScoreOptions.baseline
@@ -58,6 +59,11 @@ class PPOConfig(UpdateOptions):
     def __post_init__(self):
         check_penalty(self.kl_kind, self.kl_in, ("kl_kind", "kl_in"))
         estimators.check_group(self, self.group_size, "group_size")
+
+    @property
+    def penalty_temperature(self) -> float:
+        """That of the reference in the KL penalty."""
+        return self.reference_temperature or self.temperature
 
     @property
     def critic(self) -> bool:

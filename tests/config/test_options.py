@@ -123,7 +123,8 @@ def test_every_ppo_option_reaches_the_update_steps():
         "cliprange_high": 0.3, "cliprange_value": 0.4, "dual_clip": 3.0,
         "value_warmup": 2, "value_flat": 1,
         "whiten_rewards": True, "advantages": "mean", "advantage_clip": 4.0, "ptx.coef": 0.5,
-        "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2, "score.scale": "none", "score.clip": 2.0,
+        "kl.kind": "k3", "kl.into": "loss", "kl.early_stop": 0.2,
+        "kl.reference_temperature": 0.6, "score.scale": "none", "score.clip": 2.0,
         "score.eos_penalty": 0.5, "score_batch": 8, "recompute_logprobs": True,
         "score.length_penalty": 0.1, "score.length_target": 9,
         "estimator": "grpo", "samples_per_prompt": 4, "loss_aggregation": "constant", "filter_groups": True,
@@ -141,6 +142,7 @@ def test_every_ppo_option_reaches_the_update_steps():
     config.ppo.reward_weights.exact, config.ppo.reward_scales.brief = 0.5, "running_std"
     got = dataclasses.asdict(ppo_config(*ppo_and_value(config), reward_model=0.3))
     names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop",
+             "kl.reference_temperature": "reference_temperature",
              "samples_per_prompt": "group_size"}  # fmt: skip
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip

@@ -105,13 +105,13 @@ def test_the_kl_to_a_reference_is_differentiated_chunk_by_chunk(tie_embeddings, 
 
         return token_loss(
             loss, params, config, hidden, targets, mask, weights, most=most, temperature=0.7,
-            reference=(reference, ref_hidden),
+            reference=(reference, ref_hidden, 0.5),
         )  # fmt: skip
 
     def full(params, hidden, reference, ref_hidden):
         ours, theirs = (
-            jax.nn.softmax(unembed(*model) / 0.7)
-            for model in ((params, config, hidden), (reference, config, ref_hidden))
+            jax.nn.softmax(unembed(*model) / temperature)
+            for *model, temperature in ((params, config, hidden, 0.7), (reference, config, ref_hidden, 0.5))
         )
         kl = jnp.sum(ours * (jnp.log(ours) - jnp.log(theirs)), axis=-1)
         return jnp.sum(jnp.where(mask, weights * kl**2, 0.0)), {"kl": jnp.sum(jnp.where(mask, kl, 0.0))}

@@ -87,6 +87,16 @@ def test_a_penalty_holds_the_policy_at_the_known_optimum(kind, place, options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind, place", [("k1", "reward"), ("exact", "loss")])
+def test_a_reference_at_a_lower_temperature_is_what_the_policy_is_held_to(kind, place):
+    policy, reference = trained(kl_kind=kind, kl_in=place, reference_temperature=0.5)
+    sharper = np.asarray(reference, np.float64) ** 2
+    best = optimum(sharper / sharper.sum(), "k1")
+    assert kl(best, optimum(reference, "k1")) > 0.2, "the two should be far apart"
+    assert kl(policy, best) < 0.005
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator, options",
     [
