@@ -81,7 +81,7 @@ setup(
     package_data={"icegrt_jax": ["py.typed", "evaluation/tasks/*.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["icegrt = icegrt_jax.cli:main"]},
+    entry_points={"console_scripts": ["icegrt = icegrt_jax.__main__:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

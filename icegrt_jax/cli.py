@@ -20,7 +20,7 @@ from icegrt_jax.config import checks, convert
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config.options import Options
 from icegrt_jax.errors import UserError
-from icegrt_jax.hosts import entry, launch, lock
+from icegrt_jax.hosts import entry, launch, lock, memory
 from icegrt_jax.hosts.heap import keep_freed_memory
 from icegrt_jax.version import __version__
 
@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name not in EXTRAS:
             raise
         print(f'error: {error.name} is not installed; pip install "icegrt_jax[{EXTRAS[error.name]}]"', file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_full(error):
+            raise
+        print(f"error: {memory.sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)

@@ -14,6 +14,7 @@ from icegrt_jax.models.api import Model
 from icegrt_jax.runs.loop import Loop, Outcome, walked
 from icegrt_jax.runs.rows import Single
 from icegrt_jax.runs.session import Session
+from icegrt_jax.runs.skips import Skips
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.metrics import Writers, plain_row
 from icegrt_jax.training.progress import Progress
@@ -100,7 +101,7 @@ class Training:
             stream = None if shown else io.StringIO()
             progress = open_.enter_context(Progress(loop.steps, loop.stage, stream=stream))
             made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
-            rows = Single(writer, progress, loop.shown, left=str)
+            rows = Single(writer, progress, loop.shown, left=str, skips=Skips(loop.stage, loop.skipped))
             for step, outcome, _ in walked(loop, self.state, 0, made, rows, writer, progress):
                 self.state, self._made = outcome.state, None
                 row = dict(self.metrics[-1])

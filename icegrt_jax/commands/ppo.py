@@ -77,6 +77,7 @@ def train(run: rundir.Run, config: Options) -> None:
         iterations = loop.Loop(
             "ppo", ppo.iterations, data.batch, once.advance,
             save_every=log.ppo_checkpoint_every, shown=shown, waits="learn", unit="iteration",
+            skipped=log.skipped, keep=iteration.kept,
             watchers=(
                 warm,
                 Samples(run.folder("ppo"), log.samples_every, warm.last),

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C in a program whose files are whole at any moment: it ends at once, with a sentence.
 
+So is it from the program's first line to its last (`of_program`), while it imports and while Python takes itself down.
 Only a loop that holds something unsaved wants to be asked instead (`training.preemption`). Python runs a handler
 between two of its own instructions, which the main thread may not come to for as long as the device computes, and an
 exception raised there may be lost in whatever was running. So a thread hears the signals too, and ends the process.
@@ -26,6 +27,7 @@ class Asked:
 # Of the process, as handlers are.
 asked_first: list[Asked] = []  # innermost last
 kept: list[int] = []  # by `kept_for_all`
+_program = contextlib.ExitStack()  # of `of_program`
 _ending = threading.Lock()
 
 
@@ -58,6 +60,25 @@ def ends_at_once():
         os.close(writes)  # which ends the thread
         thread.join()
         os.close(reads)
+
+
+def of_program() -> None:
+    """From here on `ends_at_once`, to the end of the process: called before anything that takes long to import."""
+    _program.enter_context(ends_at_once())
+
+
+def of_several() -> None:
+    """Takes `of_program` back: of several processes of a run none ends without a word to the others."""
+    _program.close()
+
+
+def finished() -> None:
+    """The program has done all it had to: a signal ends what is left of the process without anything being run for it.
+
+    Python takes down threads and compiled programs then, in which a handler's exception would be lost or a crash.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ def run(
     if jax.process_count() == 1:
         leave()
         return alone(start)
+    signals.of_several()
     meeting, pulse, leaving = None, None, None
     release, undo, in_use = None, lambda: None, None
     try:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.hosts import memory
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs.mesh_fit import undivided
 from icegrt_jax.runs.session import Session
@@ -50,7 +51,8 @@ def generate(
     stop_if_asked()
     params = shard_tree(params, run.mesh)
     layout = rollout_layout(run.mesh, model, params, run.rollout_tensor)
-    return generate_batches(
-        key, to_rollout(params, model, run.mesh, layout), model, tokenizer or run.tokenizer, prompts, sampler,
-        num_samples=num_samples, batch_size=batch_size, layout=layout,
-    )  # fmt: skip
+    with memory.explained(f"answers to {len(prompts)} prompts, {batch_size} at a time", "evaluate", "evaluate"):
+        return generate_batches(
+            key, to_rollout(params, model, run.mesh, layout), model, tokenizer or run.tokenizer, prompts, sampler,
+            num_samples=num_samples, batch_size=batch_size, layout=layout,
+        )  # fmt: skip

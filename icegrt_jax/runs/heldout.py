@@ -14,6 +14,7 @@ from icegrt_jax.runs import loop
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
+from icegrt_jax.training.finite import check_finite
 from icegrt_jax.training.restore import BEST
 from icegrt_jax.training.state import TrainState, trained
 
@@ -70,6 +71,7 @@ class Heldout:
         measured = {f"heldout/{name}": value for name, value in self._measure(state).items()}
         write(measured)
         row = {"step": step, **{name: float(x) for name, x in measured.items() if not isinstance(x, str)}}
+        check_finite(step, row)  # would count as the best of all
         if self._metric and self._metric not in row:
             names = ", ".join(name for name in row if name != "step")
             raise UserError(f"{self._stage}.best={self._section.best!r}: measured are {names}; name one of them.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -26,6 +27,7 @@ from icegrt_jax.sharding.rules import row_parts
 from icegrt_jax.sharding.steps import jit_step
 from icegrt_jax.training.first_check import check_first_rollout
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
+from icegrt_jax.training.ppo_metrics import said
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.state import Experience, TrainState
 
@@ -96,7 +98,8 @@ class Iteration(Rollouts):
             texts = texts or scoring.texts_of(run, rollout)
             judged = asked.judged(texts)
             counts |= answer.metrics()
-            metrics = {**sync.fetch({**scored, **learned, **of_references}), **counts, **judged, **kl_target(ppo.kl)}
+            fetched = sync.fetch({**scored, **learned, **of_references})
+            metrics = {**said(fetched, learned), **counts, **judged, **kl_target(ppo.kl)}
             if self.redraw:
                 state = self.redraw.moved(state, cost["samples"])
         return Outcome(state, metrics, Sampled(asked.prompts, texts, answer, rollout, experience, asked))
@@ -171,6 +174,15 @@ def make_iteration(
         update=jit_step(ppo_update, run.mesh, state),
         moved=moved, redraw=redraw,
     )  # fmt: skip
+
+
+def kept(sampled: Sampled) -> tuple[Any, list[dict]]:
+    """Of an iteration that was not finite the arrays, and a row for each response."""
+    rows = [
+        {"prompt": list(record.prompt), "response": text, "rewards": sampled.answer.of(i)}
+        for i, (record, text) in enumerate(zip(sampled.records, sampled.responses, strict=True))
+    ]
+    return {"rollout": sampled.rollout, "experience": sampled.experience}, rows
 
 
 def kl_target(kl: KLOptions) -> dict[str, float]:

@@ -4,7 +4,8 @@
            advance (the stage's own), a row of metrics, the watchers
            a checkpoint every `save_every` steps, at the last one and when asked to stop
 
-A step that has begun is finished and saved, whatever signal comes.
+A step that has begun is finished and saved, whatever signal comes. While updates are skipped, as their loss or gradient
+is not finite, nothing is saved: see `skips`.
 """
 
 import contextlib
@@ -22,14 +23,17 @@ from icegrt_jax.data.prefetch import Ahead
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import heap, sync
 from icegrt_jax.models.vocabulary import check_ids
+from icegrt_jax.runs import not_finite
 from icegrt_jax.runs.notes import write_compiles
 from icegrt_jax.runs.rows import Means, Single
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.session import Session
+from icegrt_jax.runs.skips import Skips
 from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.sharding.steps import jit_step
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
+from icegrt_jax.training.finite import TrainingError
 from icegrt_jax.training.metrics import MetricsWriter, Writer, Writers
 from icegrt_jax.training.preemption import Preempted, Preemption
 from icegrt_jax.training.progress import Progress
@@ -106,6 +110,8 @@ class Loop:
       waits: the phase in which the metrics are waited for.
       unit: what a step is called.
       last_alone: the last checkpoint takes the place of all before it.
+      skipped: updates in a row that may not be finite.
+      keep: of `Outcome.more` what is kept of a step that was not, see `not_finite`; None: what was made for it.
       watchers: see `Watcher`, called in this order.
       writers: of rows of metrics, each made with the stage's folder and the step the run goes on from.
     """
@@ -120,6 +126,8 @@ class Loop:
     waits: str = "update"
     unit: str = "update"
     last_alone: bool = False
+    skipped: int = LogOptions.skipped
+    keep: Callable[[Any], tuple[Any, Sequence[dict]]] | None = None
     watchers: Sequence[Watcher] = ()
     writers: Sequence[Callable[..., Writer]] = (MetricsWriter,)
 
@@ -153,24 +161,32 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             writer = open_.enter_context(Writers(make(folder, resume_step=start) for make in loop.writers))
             progress = open_.enter_context(Progress(loop.steps, loop.stage, start=start or 0))
             made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
-            rows = _rows(loop, folder, start, checkpoints, writer, progress)
+            skips = Skips(loop.stage, loop.skipped, checkpoints.left)
+            rows = _rows(loop, folder, start, checkpoints, writer, progress, skips)
             step = begun = start or 0
+            due = False  # a checkpoint, put off
+            seen: tuple[int, Any] | None = None  # the last step, and what it has come to
             if not ended:
                 progress.begin()
             steps = iter(()) if ended else walked(loop, state, begun, made, rows, writer, progress)
             try:
                 for step, outcome, last in steps:
-                    state, stopping = outcome.state, preemption.reached(step)
-                    if last or stopping or step % loop.save_every == 0:
+                    state, stopping, seen = outcome.state, preemption.reached(step), (step, outcome.more)
+                    if last or stopping or due or step % loop.save_every == 0:
                         with progress.phase(loop.waits):
                             rows.settle(step, last=last)
                         writer.flush()
-                        _save(run, loop, step, state, checkpoints, progress, last=last)
+                        due = bool(skips.in_a_row) and not last
+                        if not due:
+                            _save(run, loop, step, state, checkpoints, progress, last=last)
                     if stopping:
                         checkpoints.wait()
-                        raise Preempted(step, preemption.signum)
+                        raise Preempted(checkpoints.latest() if due else step, preemption.signum)
+            except TrainingError as error:
+                error.outcome = error.outcome or seen  # of a state that was not saved it is the last step
+                raise not_finite.explained(error, folder, loop.make, loop.keep) from error
             except Unlearned:
-                if step > (checkpoints.latest() or 0):
+                if step > (checkpoints.latest() or 0) and not skips.in_a_row:
                     rows.settle(step, last=False)
                     writer.flush()
                     _save(run, loop, step, state, checkpoints, progress, last=False)
@@ -198,7 +214,11 @@ def walked(
         outcome = loop.advance(state, step, made, progress)
         state = outcome.state
         with progress.phase(loop.waits):
-            rows.add(step, outcome.metrics)
+            try:
+                rows.add(step, outcome.metrics)
+            except TrainingError as error:
+                error.outcome = step, outcome.more
+                raise
         write = functools.partial(writer.write, step)
         ended = any([watcher.after(step, outcome, write) for watcher in loop.watchers])
         last = ended or step == loop.steps
@@ -206,11 +226,13 @@ def walked(
 
 
 def _rows(
-    loop: Loop, folder, start: int | None, checkpoints: Checkpoints, writer: Writers, progress: Progress
+    loop: Loop, folder, start: int | None, checkpoints: Checkpoints, writer: Writers, progress: Progress, skips: Skips
 ) -> Means | Single:
     if loop.row_every:
-        return Means(folder, start, writer, progress, loop.shown, left=checkpoints.left, every=loop.row_every)
-    return Single(writer, progress, loop.shown, left=checkpoints.left)
+        return Means(
+            folder, start, writer, progress, loop.shown, left=checkpoints.left, every=loop.row_every, skips=skips
+        )
+    return Single(writer, progress, loop.shown, left=checkpoints.left, skips=skips)
 
 
 def _save(
@@ -244,7 +266,7 @@ def train_on_batches(
     state, start = resumed(run, stage, state)
     loop = over_batches(
         run, stage, steps, state, update, batches,
-        save_every=log.checkpoint_every, shown=shown, row_every=log.every, last_alone=True,
+        save_every=log.checkpoint_every, shown=shown, row_every=log.every, last_alone=True, skipped=log.skipped,
         watchers=watchers, writers=writers,
     )  # fmt: skip
     return train(run, loop, state, start)

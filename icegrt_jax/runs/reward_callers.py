@@ -26,6 +26,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.runs.reward_call import Failed, Function, Value, call
 
 LOADING = 600.0  # seconds in which a worker has to have imported the functions
+HANGING = 8  # calls left behind in threads, with which no further one is begun
 SIZE = struct.Struct("!Q")  # of the message that follows
 
 
@@ -40,6 +41,9 @@ class Caller(Protocol):
 class Here:
     """Calls functions in a thread of this process, which cannot be ended: one that is too slow is left behind.
 
+    So many of these and it calls none until one has ended: a function that hangs in every iteration does not fill the
+    process with threads.
+
     Args:
       functions: {name: (function, its file)}.
       limit: seconds that a call may take; 0: no limit.
@@ -47,8 +51,13 @@ class Here:
 
     def __init__(self, functions: Mapping[str, tuple[Function, pathlib.Path | None]], limit: float):
         self._functions, self._limit = functions, limit
+        self._behind: list[threading.Thread] = []
 
     def call(self, name: str, responses: Sequence[str], records: Sequence[Prompt]) -> list[Value]:
+        self._behind = [thread for thread in self._behind if thread.is_alive()]
+        if len(self._behind) >= HANGING:
+            reason = f"is not called: {HANGING} earlier calls still hang (a process can be ended: ppo.reward_workers)"
+            return [Failed(reason)] * len(responses)
         answer: list[list[Value]] = []
         run = lambda: answer.append(call(*self._functions[name], responses, records))
         thread = threading.Thread(target=run, name=f"reward {name}", daemon=True)
@@ -56,6 +65,7 @@ class Here:
         thread.join(self._limit or None)
         if answer:
             return answer[0]
+        self._behind.append(thread)
         reason = f"took longer than ppo.reward_timeout={self._limit:g} s (a process can be ended: ppo.reward_workers)"
         return [Failed(reason)] * len(responses)
 

@@ -1,4 +1,8 @@
-"""How the metrics of steps become rows: the means of several steps, or one row a step."""
+"""How the metrics of steps become rows: the means of several steps, or one row a step.
+
+What a step says of its skipped updates (`training.updates`) is counted, see `Skips`; a row has `skipped` where there
+was one, and its means are over the others.
+"""
 
 import functools
 import pathlib
@@ -7,6 +11,7 @@ from typing import Any
 
 import jax
 
+from icegrt_jax.runs.skips import Skips
 from icegrt_jax.training.finite import check_finite
 from icegrt_jax.training.metrics import Writers
 from icegrt_jax.training.progress import Progress
@@ -24,12 +29,14 @@ class Means:
       shown: the metrics that the progress line names.
       left: says what there is to go on from, see `Checkpoints.left`.
       every: steps to a row; the first and the last step have one as well.
+      skips: counts the updates that are skipped.
     """
 
     def __init__(
         self, folder: pathlib.Path, resume_step: int | None, writer: Writers, progress: Progress,
-        shown: tuple[str, ...], *, left: Callable[[], str], every: int,
+        shown: tuple[str, ...], *, left: Callable[[], str], every: int, skips: Skips,
     ):  # fmt: skip
+        self._skips = skips
         self._window = Window(folder, resume_step=resume_step, check=functools.partial(check_finite, left=left))
         self._writer, self._progress, self._shown, self._every = writer, progress, shown, every
         self._pending: tuple[int, dict[str, Any]] | None = None
@@ -49,23 +56,32 @@ class Means:
             self._window.save(step)
 
     def _log(self, step: int, metrics: dict[str, Any], *, every: int) -> None:
-        self._window.add(step, jax.block_until_ready(metrics))
+        learned = {name: value for name, value in jax.block_until_ready(metrics).items() if name != "skipped"}
+        if self._skips.add(step, metrics.get("skipped", 0.0)):
+            self._window.skip()
+        else:
+            self._window.add(step, learned)
         if step % every and step != 1:
             self._progress.update(step)
             return
         means = self._window.means()
         self._writer.write(step, means)
-        self._progress.update(step, {name: means[name] for name in self._shown})
+        self._progress.update(step, {name: means[name] for name in self._shown if name in means})
 
 
 class Single:
     """Every step has a row of its own, written at once; one that is not finite stops the run before it is saved."""
 
-    def __init__(self, writer: Writers, progress: Progress, shown: tuple[str, ...], *, left: Callable[[], str]):
-        self._writer, self._progress, self._shown, self._left = writer, progress, shown, left
+    def __init__(
+        self, writer: Writers, progress: Progress, shown: tuple[str, ...], *, left: Callable[[], str], skips: Skips
+    ):
+        self._writer, self._progress, self._shown, self._left, self._skips = writer, progress, shown, left, skips
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
-        check_finite(step, metrics, self._left)
+        others = {name: value for name, value in metrics.items() if name != "skipped"}
+        check_finite(step, others, self._left)  # names what has made the updates so, a score for instance
+        skipped = self._skips.add(step, metrics.get("skipped", 0.0))
+        metrics = others | ({"skipped": skipped} if skipped else {})
         self._writer.write(step, metrics)
         self._progress.update(step, {name: metrics[name] for name in self._shown if name in metrics})
 

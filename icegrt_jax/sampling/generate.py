@@ -121,6 +121,16 @@ def decode_responses(tokens: np.ndarray, mask: np.ndarray, tokenizer: ChatTokeni
     return [tokenizer.decode(row[keep]) for row, keep in zip(tokens, mask, strict=True)]
 
 
+def check_logprobs(logprobs: np.ndarray) -> None:
+    """Refuses answers f32[N, T] of logits that are no numbers: whatever they say, nobody has said it."""
+    bad = int((~np.isfinite(logprobs)).any(axis=1).sum())
+    if bad:
+        raise UserError(
+            f"the log-probs of {bad} of {len(logprobs)} answers are not finite: the model's logits are no numbers. Its "
+            "weights or its ids are wrong; with dtype='bfloat16' try float32."
+        )
+
+
 def generate_batches(
     key: jax.Array,
     params: dict,
@@ -157,6 +167,7 @@ def generate_batches(
             model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
         )  # fmt: skip
     joined = jax.tree.map(lambda x: x[: count * num_samples], sync.fetch(rollout))
+    check_logprobs(joined.logprobs)
     return Generation(
         joined.prompts,
         joined.prompt_mask,

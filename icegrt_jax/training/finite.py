@@ -14,7 +14,19 @@ _MAX_NAMED = 3  # arrays named in an error
 
 
 class TrainingError(UserError):
-    """Training cannot go on: a metric or an array of the state is not finite."""
+    """Training cannot go on: a metric, a gradient or an array of the state is not finite.
+
+    Attributes:
+      outcome: the step that was under way and what else it has come to, where the loop knows; see `runs.not_finite`.
+
+    Args:
+      step: whose batch has done it.
+    """
+
+    def __init__(self, sentence: str, *, step: int):
+        super().__init__(sentence)
+        self.step = step
+        self.outcome: tuple[int, Any] | None = None
 
 
 def check_finite(step: int, metrics: dict[str, Any], left: Callable[[], str] = str) -> None:
@@ -26,7 +38,7 @@ def check_finite(step: int, metrics: dict[str, Any], left: Callable[[], str] = s
     metrics = {k: np.asarray(v, np.float64) for k, v in jax.device_get(metrics).items()}
     bad = [(f"{k}={v}" if v.ndim == 0 else k) for k, v in metrics.items() if not np.isfinite(v).all()]
     if bad:
-        raise TrainingError(f"Step {step}: not finite: {', '.join(bad)}. {left()}".rstrip())
+        raise TrainingError(f"Step {step}: not finite: {', '.join(bad)}. {left()}".rstrip(), step=step)
 
 
 def check_finite_tree(step: int, tree: Any, left: Callable[[], str] = str) -> None:
@@ -41,7 +53,7 @@ def check_finite_tree(step: int, tree: Any, left: Callable[[], str] = str) -> No
     if bad:
         named = ", ".join(bad[:_MAX_NAMED])
         named += f" and {len(bad) - _MAX_NAMED} more arrays" if len(bad) > _MAX_NAMED else ""
-        raise TrainingError(f"Step {step}: not finite: {named}; not saved. {left()}".rstrip())
+        raise TrainingError(f"Step {step}: not finite: {named}; not saved. {left()}".rstrip(), step=step)
 
 
 @jax.jit

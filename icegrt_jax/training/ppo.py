@@ -15,6 +15,7 @@ from icegrt_jax.training.forward import rows_logprobs, rows_scalars
 from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
+from icegrt_jax.training.ppo_metrics import means_over_updates
 from icegrt_jax.training.rewards import final_scores, rewards_of, scaled_sum
 from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState, with_ema
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
@@ -187,7 +188,7 @@ def _separate_updates(state: TrainState, minibatch: Experience) -> tuple[TrainSt
     state, metrics = _alone(policy_update, state, minibatch)
     minibatch, metrics = jax.lax.optimization_barrier((minibatch, metrics))  # for the reason in `_minibatch`
     state, value_metrics = _alone(value_update, state, minibatch)
-    renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm"}
+    renamed = {"loss": "value_loss", "grad_norm": "value_grad_norm", "skipped": "value_skipped"}
     metrics = {"policy_loss": metrics.pop("loss"), **metrics}
     return state, {**metrics, **{renamed.get(name, name): x for name, x in value_metrics.items()}}
 
@@ -219,7 +220,8 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
     Returns:
       The state one iteration on, and the means of the minibatch metrics over the updates made, with
       `updates` (their number), `first_ratio_error` (mean |ratio - 1| and `first_logprob_diff` of the
-      iteration's first minibatch: nothing but numerics when the policy has not moved yet).
+      iteration's first minibatch: nothing but numerics when the policy has not moved yet). `skipped`, and
+      `value_skipped` of a critic with a trunk of its own, f32[updates]: 1 where one was not finite.
     """
     experience = all_rows(experience, state.axis_name)  # under pmap, so that minibatches are those of one device
     config, rows = state.ppo, experience.mask.shape[0]
@@ -256,12 +258,9 @@ def ppo_update(state: TrainState, experience: Experience) -> tuple[TrainState, d
         metrics, made = jax.tree.map(lambda x: x[None], out)
     else:
         (state, _), (metrics, made) = jax.lax.scan(one, start, (order, part))
-    means = {name: jnp.sum(x) / jnp.sum(made) for name, x in metrics.items()}
-    means["updates"] = jnp.sum(made)
-    means["ratio_max_dev"] = jnp.max(jnp.abs(metrics["ratio"] - 1.0) * made)
-    means["first_ratio_error"] = metrics["ratio_error"][0]
-    means["first_logprob_diff"] = metrics["logprob_diff"][0]
+    means, learned = means_over_updates(metrics, made)
     if state.warmup:
-        state = state.replace(warmup=warmup.moved(state.warmup, means["value_error"], config.value_warmup))
+        moved = warmup.moved(state.warmup, means["value_error"], config.value_warmup)
+        state = state.replace(warmup=jax.tree.map(lambda x, y: jnp.where(learned, x, y), moved, state.warmup))
         means |= warmup.said(state.warmup)
     return with_ema(state.replace(step=state.step + 1)), means

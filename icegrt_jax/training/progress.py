@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import tqdm
 
-from icegrt_jax.hosts import sync
+from icegrt_jax.hosts import memory, sync
 from icegrt_jax.training.compiles import Compiles
 
 _LINE_SECONDS = 15.0  # a log file gets a line this often, and at every tenth of the way
@@ -58,12 +58,13 @@ class Progress:
 
     @contextlib.contextmanager
     def phase(self, name: str):
-        """Counts the time spent inside under `name`."""
+        """Counts the time spent inside under `name`; where memory runs out meanwhile, the error says so."""
         began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._phases[name] += time.perf_counter() - began
+        with memory.explained(f"{self._title}, {name} of step {self._step + 1}", self._title, name):
+            try:
+                yield
+            finally:
+                self._phases[name] += time.perf_counter() - began
 
     def phases(self) -> dict[str, float]:
         """Returns the seconds spent in each phase so far, in the order they first ran."""

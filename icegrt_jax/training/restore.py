@@ -14,6 +14,7 @@ from icegrt_jax import files
 from icegrt_jax.config.choices import Kept
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.finite import check_weights
 from icegrt_jax.models.heads import init_params, new_head, trunk
 from icegrt_jax.models.hf.folder import load_hf
 from icegrt_jax.models.hf.peft import load_adapter
@@ -95,7 +96,9 @@ def load_own(
     with Checkpoints(folder / {"last": "checkpoints", "best": BEST}.get(kept, AVERAGE)) as checkpoints:
         step = done["step"] if kept == "last" else done[kept]["step"]
         restored = checkpoints.restore({"params": {role: abstract}}, step, partial=True)
-    return config, restored["params"][role], record
+    own = restored["params"][role]
+    check_weights(f"{folder}, step {step}", own)
+    return config, own, record
 
 
 def _like_stored(config: ModelConfig, record: PartRecord | None, scalar: bool) -> dict:

@@ -3,6 +3,9 @@
 Means are over the valid tokens of the global batch. Under pmap each device computes its share
 (`total` is summed over devices first) and gradients and metrics are added up. `TrainState.microbatch` does the same
 with the rows of a batch, one block after another.
+
+An update whose loss or gradient is not finite is skipped: parameters and moments stay as they are, and its metrics are
+0 but for `skipped`, which is 1 there and 0 otherwise. Its place in the learning rate's schedule counts.
 """
 
 import jax
@@ -16,6 +19,7 @@ from icegrt_jax.rl import count_ranked, masked_mean, nll_loss, ppo_value_loss, r
 from icegrt_jax.sharding.constrain import constrain_params
 from icegrt_jax.training.forward import last_scalars, packed_hidden, rows_hidden, rows_scalars
 from icegrt_jax.training.microbatch import block_count, summed
+from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Minibatch, pack_experience
 from icegrt_jax.training.policy_loss import over_devices, policy_loss_fn, targets_of, token_weights, valid_in_all
 from icegrt_jax.training.state import Experience, TrainState
@@ -45,12 +49,17 @@ def _apply(
     count = block_count(sequences or jax.tree.leaves(batch)[0].shape[0], state.microbatch)
     (loss, metrics), grads = summed(gradient, batch, count)
     grads, metrics = over_devices(state, (grads, {"loss": loss, **metrics}))
+    norms = {"grad_norm" if role == roles[0] else f"{role}_grad_norm": optax.tree.norm(grads[role]) for role in roles}
+    finite = jnp.isfinite(jnp.stack([metrics["loss"], *norms.values()])).all()
+    keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
     params, opt_state = dict(state.params), dict(state.opt_state)
     for role in roles:
-        updates, opt_state[role] = state.optimizer(role).update(grads[role], state.opt_state[role], state.params[role])
-        params[role] = optax.apply_updates(state.params[role], updates)
-    norms = {"grad_norm" if role == roles[0] else f"{role}_grad_norm": optax.tree.norm(grads[role]) for role in roles}
-    return state.replace(params=params, opt_state=opt_state), {**metrics, **norms}
+        own, before = state.params[role], state.opt_state[role]
+        updates, after = state.optimizer(role).update(grads[role], before, own)
+        params[role] = keep(optax.apply_updates(own, updates), own)
+        opt_state[role] = keep(after, skip_update(before))
+    metrics = {name: jnp.where(finite, x, 0.0) for name, x in {**metrics, **norms}.items()}
+    return state.replace(params=params, opt_state=opt_state), {**metrics, "skipped": 1.0 - finite.astype(jnp.float32)}
 
 
 def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -61,7 +70,7 @@ def sft_update(state: TrainState, batch: dict) -> tuple[TrainState, dict[str, ja
 
     Returns:
       The state one step on, and `loss` (mean negative log-likelihood of the targets), `entropy`,
-      `target_prob` (mean probability of the targets), `targets` (their number) and `grad_norm`.
+      `target_prob` (mean probability of the targets), `targets` (their number), `grad_norm` and `skipped`.
     """
     total = valid_in_all(state, batch["loss_mask"][:, 1:])
 
@@ -106,7 +115,7 @@ def reward_update(state: TrainState, batch: dict, *, lm_coef: float = 0.0) -> tu
       lm_coef: where it is not 0, `state.params` has the "unembedding" if that is not the trunk's embedding.
 
     Returns:
-      The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`.
+      The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`, `skipped`.
     """
     same = lambda batch: same_responses(batch["tokens"], batch["mask"])
     total = over_devices(state, count_ranked(batch["ranks"], batch["valid"], same(batch)))

@@ -31,7 +31,7 @@ class Window:
     ):
         self._path, self._check = pathlib.Path(directory) / "window.jsonl", check
         kept = sync.from_main("the open window is looked for", lambda: self._kept(resume_step))
-        self._count, self._sums = kept["count"], kept["sums"]
+        self._count, self._sums, self._skipped = kept["count"], kept["sums"], kept.get("skipped", 0)
         self._waiting: list[tuple[int, dict[str, jax.Array]]] = []
         self._bad: tuple[int, dict] | None = None
 
@@ -44,20 +44,26 @@ class Window:
             self._read()
             self._waiting = [newest]
 
+    def skip(self) -> None:
+        """Takes in a step whose update was skipped: it is counted, and in no mean."""
+        self._skipped += 1
+
     def means(self) -> dict[str, np.float32]:
-        """The means of the window, which ends here."""
+        """The means of the window, which ends here; `skipped` where there were such steps, which may have been all."""
         self._read()
         if self._bad is not None:
             self._check(*self._bad)
         means = {name: np.float32(total / self._count) for name, total in self._sums.items()}
-        self._count, self._sums = 0, {}
+        means |= {"skipped": np.float32(self._skipped)} if self._skipped else {}
+        self._count, self._sums, self._skipped = 0, {}, 0
         return means
 
     def save(self, step: int) -> None:
         """Keeps the open window beside the checkpoint of `step`; called before that is saved."""
         self._read()
-        if self._count and sync.is_main():
-            files.append_jsonl(self._path, [{"step": step, "count": self._count, "sums": self._sums}])
+        if (self._count or self._skipped) and sync.is_main():
+            skipped = {"skipped": self._skipped} if self._skipped else {}
+            files.append_jsonl(self._path, [{"step": step, "count": self._count, "sums": self._sums, **skipped}])
 
     def _read(self) -> None:
         steps = [step for step, _ in self._waiting]

@@ -101,14 +101,14 @@ def test_a_reward_folder_smaller_than_its_tokenizer_is_refused_before_anything_i
     assert error.startswith(f"reward.init='{tmp_path / 'small'}': the tokenizer has {tokenizer.vocab_size} ids")
 
 
-def test_scores_that_are_not_finite_end_the_stage_before_it_is_done(finished, tmp_path, capsys):
+def test_weights_that_are_not_finite_end_the_stage_before_it_is_done(finished, tmp_path, capsys):
     workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "sft")
     config, params = tiny_folder(tmp_path / "given", load_tokenizer(workdir / "tokenizer"))
     broken = {**params, "final_norm": {"scale": params["final_norm"]["scale"].at[0].set(jnp.nan)}}
     save_hf(tmp_path / "broken", config, broken, load_tokenizer(workdir / "tokenizer"))
     assert call("reward", workdir, **KEYS, **{"reward.init": tmp_path / "broken"}) == 2
     error = capsys.readouterr().err
-    assert "the reward model's score of" in error and "is not finite" in error
+    assert f"{tmp_path / 'broken'}: weights that are not finite: final_norm/scale; the model is damaged" in error
     assert not (workdir / "reward" / "done.json").exists()
 
 

@@ -61,6 +61,46 @@ def test_a_program_that_is_still_importing_ends_without_a_traceback():
     assert process.returncode == 130 and err.count("\n") == 1 and err.startswith("SIGINT: ")
 
 
+# A config that sends the signal while it is loaded, before a stage is chosen or JAX imported.
+SENDING = f"import os, signal\nos.kill(os.getpid(), signal.{{}})\n{BUSY}\n"
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_command_ends_with_a_sentence_before_its_stage_begins(tmp_path, name, code):
+    (tmp_path / "config.py").write_text(SENDING.format(name))
+    command = [
+        sys.executable,
+        "-m",
+        "icegrt_jax",
+        "sft",
+        f"--config={tmp_path / 'config.py'}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    ended = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ended.stderr == f"{name}: what was saved is kept; run the same command to continue.\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_left_of_a_finished_process_ends_without_a_handler():
+    process = start(
+        "signals.of_program(); signals.finished()", f"import atexit; atexit.register(lambda: exec({BUSY!r}))"
+    )
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
+
+
+def test_a_run_of_several_processes_takes_the_handlers_of_the_program_back():
+    before = [signal.getsignal(s) for s in signals.SIGNALS]
+    signals.of_program()
+    assert signal.getsignal(signal.SIGTERM) != before[0]
+    signals.of_several()
+    assert [signal.getsignal(s) for s in signals.SIGNALS] == before
+
+
 def test_handlers_descriptors_and_threads_come_back():
     held = lambda: ([signal.getsignal(s) for s in signals.SIGNALS], len(os.listdir("/proc/self/fd")))
     before = held()

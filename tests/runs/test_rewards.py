@@ -17,6 +17,7 @@ from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs.reward_call import Failed, call
+from icegrt_jax.runs.reward_callers import HANGING, Here
 from icegrt_jax.runs.rewards import FAILURES, Answer, RewardError, Rewards, _parts, try_out
 
 RECORDS = [Prompt(user(f"question {i}"), f"answer {i}", {"task": i}, f"p.jsonl, line {i + 1}") for i in range(6)]
@@ -299,3 +300,17 @@ def test_functions_are_tried_on_references(own):
     assert len(said) == 1 and "tried on references: the reward function holes" in said[0]
     with pytest.raises(UserError, match="processes|process imports"):
         Rewards({"own": lambda *batch: []}, workers=2)
+
+
+def test_a_function_that_hangs_for_ever_does_not_fill_the_process_with_threads():
+    ends = threading.Event()
+    here = Here({"slow": (lambda prompts, responses, records: ends.wait() and [1.0] * len(responses), None)}, 0.01)
+    before = threading.active_count()
+    reasons = [here.call("slow", TEXTS, RECORDS)[0].reason for _ in range(HANGING + 3)]
+    assert threading.active_count() - before == HANGING
+    assert all(reason.startswith("took longer than") for reason in reasons[:HANGING])
+    assert all(reason.startswith(f"is not called: {HANGING} earlier calls still hang") for reason in reasons[HANGING:])
+    ends.set()
+    while threading.active_count() > before:
+        time.sleep(0.01)
+    assert here.call("slow", TEXTS, RECORDS) == [1.0] * len(TEXTS), "they have ended"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax.runs.rows import Means
+from icegrt_jax.runs.skips import Skips
 from icegrt_jax.training.metrics import Writers
 
 STEPS = 9
@@ -37,7 +38,7 @@ def test_a_step_counts_as_done_once_it_is_and_the_next_one_runs_meanwhile(tmp_pa
         seen.append((step, all(done[:step]), len(done) - step, any(done[step:])))
 
     progress = types.SimpleNamespace(update=update)
-    rows = Means(tmp_path, None, Writers([]), progress, ("loss",), left=str, every=every)
+    rows = Means(tmp_path, None, Writers([]), progress, ("loss",), left=str, every=every, skips=Skips("toy", 3))
     for step in range(1, STEPS + 1):
         asked.append(Running())
         rows.add(step, {"loss": asked[-1]})

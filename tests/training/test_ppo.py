@@ -237,13 +237,20 @@ def seen(monkeypatch):
             lambda *xs: seen.append(tuple(np.asarray(x).astype(int).tolist() for x in xs)), rows, replayed
         )
         count = state.params["policy"]
-        metrics = {"loss": 0.0, "ratio": 1.0, "approx_kl": count, "logprob_diff": 0.0, "ratio_error": 0.0}
+        metrics = {
+            "loss": 0.0,
+            "ratio": 1.0,
+            "approx_kl": count,
+            "logprob_diff": 0.0,
+            "ratio_error": 0.0,
+            "skipped": 0.0,
+        }
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
         return state.replace(params={**state.params, "policy": count + 1.0}), metrics
 
     def value_update(state, batch):
         params = {**state.params, "value": state.params["value"] + 1.0}
-        metrics = {"loss": 2.0, "grad_norm": 3.0, "value_error": 4.0}
+        metrics = {"loss": 2.0, "grad_norm": 3.0, "value_error": 4.0, "skipped": 0.0}
         return state.replace(params=params), {name: jnp.float32(x) for name, x in metrics.items()}
 
     monkeypatch.setattr(ppo, "policy_update", policy_update)

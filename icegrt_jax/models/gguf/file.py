@@ -17,6 +17,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models import streaming
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.finite import check_weights
 from icegrt_jax.models.gguf.config import read_config
 from icegrt_jax.models.gguf.tensors import ROPE_FREQS, Stored, names_of
 from icegrt_jax.models.gguf.tokenizer import read_tokenizer
@@ -59,7 +60,9 @@ def load_gguf(
             return streaming.place_stack(leaf.shape, param_dtype, sharding, fill)
         return streaming.place(leaf.shape, param_dtype, sharding, functools.partial(fill, 0))
 
-    return config, map_with_path(load, abstract, where), tokenizer
+    params = map_with_path(load, abstract, where)
+    check_weights(str(path), params)
+    return config, params, tokenizer
 
 
 def open_tensors(

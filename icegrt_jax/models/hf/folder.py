@@ -24,6 +24,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_json_atomic
 from icegrt_jax.models import streaming
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.finite import check_weights
 from icegrt_jax.models.hf import card, safetensors_file
 from icegrt_jax.models.hf.config import HEAD_BIAS, is_scalar, read_hf_config, to_hf_config, to_model_config
 from icegrt_jax.models.hf.hub import local_folder
@@ -79,7 +80,9 @@ def load_hf(
                 return streaming.place_stack(leaf.shape, param_dtype, sharding, fill)
             return streaming.place(leaf.shape, param_dtype, sharding, functools.partial(fill, 0))
 
-        return config, map_with_path(load, abstract, where)
+        params = map_with_path(load, abstract, where)
+        check_weights(str(folder), params)
+        return config, params
 
 
 def save_hf(

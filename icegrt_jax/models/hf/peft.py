@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import read_described, read_json, write_json_atomic
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.finite import check_weights
 from icegrt_jax.models.hf.folder import new_folder
 from icegrt_jax.models.hf.tensors import source_of
 from icegrt_jax.models.lora import LoRAConfig
@@ -129,7 +130,9 @@ def load_adapter(path: str | pathlib.Path, config: ModelConfig) -> tuple[LoRACon
         targets=tuple(dict.fromkeys(targets)),
         rslora=bool(described.get("use_rslora")),
     )
-    return lora, jax.tree.map(jax.numpy.asarray, unflatten(leaves))
+    adapter = jax.tree.map(jax.numpy.asarray, unflatten(leaves))
+    check_weights(str(folder), adapter)
+    return lora, adapter
 
 
 def _read_config(folder: pathlib.Path) -> dict:
