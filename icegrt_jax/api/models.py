@@ -82,4 +82,5 @@ def score(
     size = min(batch_size, len(rows))
     padded = rows + [rows[-1]] * (-len(rows) % size)  # few shapes, few programs
     tokens, mask = right_pad(padded, width, model.tokenizer.pad_id)
-    return scores_of(model.params, model.config, tokens, mask, size)[: len(rows)]
+    scores = scores_of(model.params, model.config, tokens, mask, size)[: len(rows)]
+    return scores.mean(axis=1) if scores.ndim == 2 else scores  # of several reward models

@@ -5,6 +5,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from icegrt_jax.api import records, settings
 from icegrt_jax.api.rollout import ScoredRollout
 from icegrt_jax.api.training import Training, one_device
@@ -23,7 +26,7 @@ from icegrt_jax.config.options import (
 from icegrt_jax.data.records import Instruction, Prompt
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
-from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.models.members import Members
 from icegrt_jax.runs import (
     alarm_watch,
     batch_check,
@@ -35,6 +38,7 @@ from icegrt_jax.runs import (
     ppo_data,
     reward_check,
     reward_model,
+    score_scale,
     scoring,
 )
 from icegrt_jax.runs.reward_reference import scaled_by_reference, with_moments
@@ -214,12 +218,13 @@ def _first_state(
     session: Session, wanted: Wanted, reader: scoring.Reader | None, answers: _Answers, *, donate: bool
 ) -> TrainState:
     """The roles before the first iteration, put together as a run does from its finished stages."""
-    measured, reward, section = None, wanted.reward, wanted.section
-    if wanted.weight and reward is not None:
+    measured, reward, section, scale = None, wanted.reward, wanted.section, None
+    if wanted.weight and reward is not None and isinstance(reward.params, Members):
+        scale = score_scale.scale_of(_scores(session, wanted, reward, reader, answers))
+    elif wanted.weight and reward is not None:
         measured = reward.measured
         if measured is None and section.score.scale == "reference":
-            params = shard_tree(stored_as(reward.params, wanted.frozen), session.mesh)
-            stats = reward_model.normalization(session, params, reward.config, reader, answers.asked, answers.made)
+            stats = score_scale.moments(_scores(session, wanted, reward, reader, answers))
             measured = float(stats.ref_mean), float(stats.ref_std)
     held = {"sft": (wanted.model, settings.Parameters(wanted.model, donate))}
     if reward is not None:
@@ -237,4 +242,14 @@ def _first_state(
         key=session.key, adapter_key=session.adapter_key,
     )  # fmt: skip
     mean, std = measured or (0.0, 1.0)
-    return shard_tree(first_state(source, {"ref_mean": mean, "ref_std": std})[0], session.mesh)
+    return shard_tree(first_state(source, {"ref_mean": mean, "ref_std": std}, scale)[0], session.mesh)
+
+
+def _scores(
+    session: Session, wanted: Wanted, reward: Model, reader: scoring.Reader | None, answers: "_Answers"
+) -> np.ndarray:
+    """What the reward model says of the policy's answers before training."""
+    params = shard_tree(score_scale.stored(reward.params, wanted.frozen), session.mesh)
+    size, made = answers.asked.batch_size, answers.made
+    with jax.set_mesh(session.mesh):
+        return scoring.score_generation(reader, params, reward.config, answers.asked.prompts, made, size)

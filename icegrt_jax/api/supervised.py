@@ -31,7 +31,8 @@ from icegrt_jax.training.updates import sft_update
 
 DRAW = DrawOptions()
 GIVEN = ModelOptions(path="given")  # for the checks: there is a base model, as if a folder had been named
-OF_RUNS = ("init", "model", "on_policy_k", "score_length")  # of a reward stage, where the model is an argument
+# Of a reward stage, where the model is an argument, and is one.
+OF_RUNS = ("init", "model", "on_policy_k", "score_length", "ensemble", "ensemble_with", "ensemble_as")
 
 
 def sft(
@@ -148,6 +149,8 @@ def train_reward(
     if refused:
         raise UserError(f"{refused[0]} is for runs of the command line; here the model that is given is trained.")
     section = _section(RewardOptions(), options, keys, "reward", given)
+    if section.members > 1:
+        raise UserError(f"reward.ensemble={section.ensemble} is for runs of the command line; here one is trained.")
     lengths = settings.lengths(max_prompt_length, max_response_length, overlong_prompts)
     base = dataclasses.replace(GIVEN, param_dtype=param_dtype)
     check(Options(**vars(lengths), reward=section, model=base))

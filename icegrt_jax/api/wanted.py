@@ -12,6 +12,7 @@ from icegrt_jax.config.options import LengthOptions, ModelOptions, Options, PPOO
 from icegrt_jax.data.tokenizers import same_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
+from icegrt_jax.models.members import Members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +63,17 @@ def want(
         ppo=section,
         value=critic,
         # The models are here, as if the folders of finished ones had been named.
-        reward=RewardOptions(init="sft" if scorer is None else "given"),
+        reward=RewardOptions(init="sft" if scorer is None else "given", ensemble_with=_others(scorer)),
         model=ModelOptions(path="given", dtype=model.config.dtype, param_dtype=param_dtype),
     )
     check(options)
     return Wanted(model, scorer, functions, section, critic, options.reward_model, param_dtype)
+
+
+def _others(scorer: Model | None) -> tuple[str, ...]:
+    """Of several reward models in one those after the first, as if they had been named."""
+    several = scorer.params.count if scorer is not None and isinstance(scorer.params, Members) else 1
+    return tuple(f"given {number}" for number in range(2, several + 1))
 
 
 def _rewards(reward: Any) -> tuple[Model | None, dict[str, Any]]:

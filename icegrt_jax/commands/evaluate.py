@@ -16,7 +16,14 @@ import numpy as np
 
 from icegrt_jax import files
 from icegrt_jax.commands import leaving_models
-from icegrt_jax.config.options import EvaluateOptions, LengthOptions, Options, RecordOptions, RewardOptions
+from icegrt_jax.config.options import (
+    EvaluateOptions,
+    LengthOptions,
+    Options,
+    RecordOptions,
+    RewardOptions,
+    ScoreOptions,
+)
 from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
@@ -24,7 +31,7 @@ from icegrt_jax.evaluation import paired, table
 from icegrt_jax.evaluation.intervals import task_interval
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs import answers, begin, inputs, judging, notes, rundir, scoring, stage_models, trackers
+from icegrt_jax.runs import answers, begin, inputs, judging, notes, rundir, score_scale, scoring, stage_models, trackers
 from icegrt_jax.runs.answers import Row
 from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.stage import Stage
@@ -51,7 +58,8 @@ def compare(run: rundir.Run, config: Options) -> None:
             rows[name] = _evaluate(run, section, model, params, asked, progress, at_best=name != "base")
             progress.update(len(rows))
             if name == "ICE-Instruct" and best_of:
-                rows[f"best-of-{best_of}"] = _best_of(run, section, config.reward, model, params, domain, progress)
+                given = (run, section, config.reward, config.ppo.score, model, params, domain, progress)
+                rows[f"best-of-{best_of}"] = _best_of(*given)
                 progress.update(len(rows))
     results = {
         "rows": [_told(name, row) for name, row in rows.items()],
@@ -197,10 +205,12 @@ def _evaluate(
 
 
 def _best_of(
-    run, config: EvaluateOptions, reward_options: RewardOptions, model, params, domain, progress: Progress
-) -> Row:
-    """The row of the answer that ICE-Reward likes best among n of ICE-Instruct."""
+    run, config: EvaluateOptions, reward_options: RewardOptions, rule: ScoreOptions, model, params, domain,
+    progress: Progress,
+) -> Row:  # fmt: skip
+    """The row of the answer that ICE-Reward likes best among n of ICE-Instruct; several put together by `rule`."""
     reward_config, reward = stage_models.stage_params(run, "reward", "reward")
+    scale = score_scale.read_scale(run.folder("reward"))
     n, size, draws = config.best_of, config.batch_size, []
     with progress.phase("best of n"):
         reader = scoring.load_reader(run, reward_options)
@@ -211,6 +221,8 @@ def _best_of(
             )  # fmt: skip
             with jax.set_mesh(run.mesh):
                 scores = scoring.score_generation(reader, reward, reward_config, domain.prompts, out, size)
+            if scale is not None:
+                scores = scale.together(scores, rule)
             best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
             draws.append(([out.text[i] for i in best], out.mask[best].sum(axis=1)))
     row, found = Row(), answers.graded(domain, config.temperature, draws)

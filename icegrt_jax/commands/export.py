@@ -1,6 +1,7 @@
 """`icegrt export`: the model of a finished stage as a folder for transformers, or its adapter as one for PEFT."""
 
 import pathlib
+from typing import Any
 
 import jax
 
@@ -17,6 +18,7 @@ from icegrt_jax.models.hf import peft
 from icegrt_jax.models.hf.card import ADAPTER, LANGUAGE_MODEL, SCORES
 from icegrt_jax.models.hf.folder import new_folder, write_hf
 from icegrt_jax.models.lora import merged
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.report import card
 from icegrt_jax.runs import rundir, stage_models
@@ -37,6 +39,7 @@ def main(
     adapter: bool,
     base: str,
     use: Kept | None = None,
+    member: int = 0,
 ) -> None:
     """Writes the folder `out`: a causal language model, or for reward and value a sequence classifier with one label.
 
@@ -48,6 +51,7 @@ def main(
       adapter: write the trained adapter alone, in PEFT's format and float32, and its base where nobody else has it.
       base: where PEFT will find the adapter's base; empty: where it is, or beside the adapter.
       use: the stage's last or best checkpoint; by default the one that its config says.
+      member: which of several reward models, from 1 on; 0: there is one.
     """
     models = finished(workdir / stage)["models"]
     role = role or next(name for name in DEFAULT_ROLES if name in models)
@@ -67,15 +71,29 @@ def main(
     )  # fmt: skip
     run = rundir.start(config, config.lengths, config.mesh, workdir, compile_cache=config.log.compile_cache)
     if adapter:
-        write_adapter(run, told, out, base, dtype, use)
+        write_adapter(run, told, out, base, dtype, use, member)
     else:
-        write_model(run, told, out, dtype, use)
+        write_model(run, told, out, dtype, use, member)
 
 
-def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str, use: Kept | None) -> None:
+def _check_member(params: Any, member: int) -> None:
+    """Refuses several models where none is picked, and a number of none."""
+    if member and not (isinstance(params, Members) and member <= params.count):
+        count = params.count if isinstance(params, Members) else 1
+        raise UserError(f"--member={member}: there {'is 1 model' if count == 1 else f'are {count} models'}.")
+    if isinstance(params, Members) and not member:
+        raise UserError(
+            f"the stage has left {params.count} reward models, a folder holds one: name it, --member=1 to "
+            f"{params.count}; reward.init and reward.ensemble_with take several folders."
+        )
+
+
+def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str, use: Kept | None, member: int = 0) -> None:
     """Writes the complete model, for transformers."""
     stage, role = told.stage, told.role
     model, params = stage_models.stage_params(run, stage, role, use)
+    _check_member(params, member)
+    params = params.whole(member - 1) if isinstance(params, Members) else params
     tokenizer = _tokenizer(run, role)
     path = pathlib.Path(out).expanduser()
     with new_folder(path) as folder:
@@ -86,10 +104,14 @@ def write_model(run: rundir.Run, told: card.Told, out: str, dtype: str, use: Kep
     print(f"{out}: the {role} model of {stage}, {model.num_params} parameters as {dtype}")
 
 
-def write_adapter(run: rundir.Run, told: card.Told, out: str, base: str, dtype: str, use: Kept | None) -> None:
+def write_adapter(
+    run: rundir.Run, told: card.Told, out: str, base: str, dtype: str, use: Kept | None, member: int = 0
+) -> None:
     """Writes what the stage trained of the role, for PEFT."""
     stage, role = told.stage, told.role
     model, own, record = load_own(run.folder(stage), role, use=use)
+    _check_member(own, member)
+    own = own.member(member - 1) if isinstance(own, Members) else own
     if record is None or record.lora is None:
         raise UserError(f"--adapter: the {stage} stage trained the {role} model without one; leave the flag out.")
     if "adapter" in record.base:

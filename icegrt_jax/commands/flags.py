@@ -162,6 +162,7 @@ def export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--stage", required=True, choices=[c.name for c in commands.leaving_models()], help="whose model: %(choices)s")
     add("--role", choices=("policy", "value", "reward"), help="which of its models (default: policy, else reward)")
+    add("--member", type=positive(int), default=0, metavar="N", help="which of several reward models, from 1 on")
     add("--out", required=True, metavar="DIR", help="the folder to write")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the tensors (%(default)s)")
     add("--use", choices=("last", "best"), help="which checkpoint (default: as the stage's config says)")

@@ -71,7 +71,7 @@ class Planned:
         if options.ppo.iterations:
             state = shapes.ppo_state(
                 options.ppo, options.value, models, reward_model=options.reward_model,
-                shared_base=options.roles.shared_base, frozen=frozen, reward=options.reward.lora,
+                shared_base=options.roles.shared_base, frozen=frozen, reward=options.reward,
             )  # fmt: skip
             programs += ppo_programs(
                 options.ppo, options.lengths, mesh, state, rollout_tensor=options.mesh.rollout_tensor,

@@ -9,6 +9,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from icegrt_jax import files
 from icegrt_jax.config.checks import check_given_reward, short_reward
@@ -23,11 +24,12 @@ from icegrt_jax.domains import CheckedDomain
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
-from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.models.members import Members
 from icegrt_jax.report import panels
 from icegrt_jax.runs import (
     annotation,
     begin,
+    ensembles,
     generation,
     inputs,
     loop,
@@ -35,6 +37,7 @@ from icegrt_jax.runs import (
     rates,
     rounds,
     rundir,
+    score_scale,
     scoring,
     stage_models,
     tokenizers,
@@ -44,11 +47,9 @@ from icegrt_jax.runs.heldout import watch as watch_heldout
 from icegrt_jax.runs.reading import Fit, Reading
 from icegrt_jax.runs.reward_model import (
     Asked,
-    first_state,
     fit_normalization,
     fitting_prompts,
     heldout_batches,
-    initial_reward_model,
     measure,
     measure_accuracy,
     normalization_prompts,
@@ -84,17 +85,15 @@ def train(run: rundir.Run, config: Options) -> None:
         seed=run.data_seed("reward"),
         overlong=section.overlong,
         starts=bool(section.lm_coef),
+        more_seeds=ensembles.data_seeds(run, section),
         share=run.share,
     )
     heldout = heldout_batches(run, tokenizer, section)
-    model, params, unembedding = initial_reward_model(run, tokenizer, section)
+    source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
+    model, state, records = ensembles.first_states(run, tokenizer, section, frozen, source)
     generation.show_mesh(run, "reward", {"reward": model})
     notes.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     write_inputs(run, tokenizer, reader, asked, {**batches.report, **_counts(heldout)})
-    source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
-    keys = run.key("reward_updates"), run.adapter_key("reward")
-    state, records = first_state(section, frozen, keys[0], model, params, source, keys[1], unembedding)
-    del params  # under an adapter only the stored base is held
     keeper, watchers = watch_heldout(
         run, "reward", section, section.steps, lambda: measure_accuracy(run, model, heldout)
     )
@@ -107,10 +106,15 @@ def train(run: rundir.Run, config: Options) -> None:
     if keeper and info.get("use") == "best":
         state = keeper.best(state)
     complete = state.full("reward")
+    if section.members > 1:
+        info["ensemble"] = section.members
+        if section.ensemble_as == "weights":
+            complete, average = ensembles.leave_average(run, state, step)
+            info |= average
     measured = measure(run, complete, model, heldout) if heldout else {}
     # As PPO will hold it.
-    scoring_params = complete if section.lora.rank else stored_as(complete, frozen)
-    stats = fit_normalization(run, scoring_params, model, reader, asked)
+    scoring_params = complete if section.lora.rank else score_scale.stored(complete, frozen)
+    stats = ensembles.normalization(run, fit_normalization(run, scoring_params, model, reader, asked))
     rundir.finish(
         run, "reward", step=step, models={"reward": model}, parts=records, heldout=measured,
         ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None, **info,
@@ -147,16 +151,18 @@ def take_as_it_is(
 ) -> None:
     """Keeps the finished reward model that `reward.init` names: measured and normalised, nothing of it changed."""
     heldout = heldout_batches(run, tokenizer, section)
-    model, params, _ = initial_reward_model(run, tokenizer, section)
+    model, params = ensembles.given(run, tokenizer, section)
     generation.show_mesh(run, "reward", {"reward": model})
     write_inputs(run, tokenizer, reader, asked, _counts(heldout))
+    info: dict[str, Any] = {"ensemble": params.count} if isinstance(params, Members) else {}
     measured = measure(run, params, model, heldout) if heldout else {}
-    stats = fit_normalization(run, stored_as(params, frozen), model, reader, asked)
+    scores = fit_normalization(run, score_scale.stored(params, frozen), model, reader, asked)
+    stats = ensembles.normalization(run, scores)
     with Checkpoints(run.folder("reward") / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(0, {"params": {"reward": params}})
     rundir.finish(
         run, "reward", step=0, models={"reward": model}, heldout=measured,
-        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None,
+        ref_mean=float(stats.ref_mean), ref_std=float(stats.ref_std), same_tokenizer=reader is None, **info,
     )  # fmt: skip
 
 

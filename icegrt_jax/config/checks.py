@@ -10,6 +10,7 @@ from icegrt_jax.config import rounds
 from icegrt_jax.config.alarms import check_alarms
 from icegrt_jax.config.best import check_average, metric_of
 from icegrt_jax.config.choices import JUDGES
+from icegrt_jax.config.ensembles import check_ensemble
 from icegrt_jax.config.estimators import ESTIMATORS, check_estimator
 from icegrt_jax.config.options import (
     EvaluateOptions,
@@ -100,6 +101,7 @@ def check(options: Options) -> None:
     _check_ppo(options.ppo)
     check_estimator(options.ppo, options.value)
     check_alarms(options.ppo, options.reward_model)
+    check_ensemble(options.reward, options.ppo, options.reward_model)
     _check_critic(options.value)
     _check_model(options.model)
     _check_rewards(options.ppo, options.value, options.reward_model)

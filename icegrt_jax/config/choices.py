@@ -18,6 +18,8 @@ KLPlace = Literal["reward", "loss"]
 ScoreScale = Literal["none", "reference", "running_std", "running_mean_std"]
 ScoreBaseline = Literal["none", "reference"]
 ScoreShape = Literal["none", "sigmoid"]
+ScoreEnsemble = Literal["mean", "worst", "uncertainty"]
+EnsembleAs = Literal["scores", "weights"]
 Advantages = Literal["whiten", "mean", "none"]
 Estimator = Literal["gae", "rloo", "grpo", "dr_grpo", "reinforce_pp", "gspo"]
 Aggregation = Literal["own", "token", "sequence", "constant"]
@@ -31,6 +33,7 @@ LoRATarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
 ALARMS = (
     "over_optimised", "length_explosion", "perplexity_collapse", "negative_kl", "kl_too_large", "useless_critic",
     "entropy_collapse", "few_eos", "sampler_drift", "reward_at_chance",
+    "ensemble_disagrees",
 )  # fmt: skip
 JUDGES = ("choice", "domain", "exact", "letter", "number", "overlap", "regex", "rouge_l")  # beside those of domains
 LORA_TARGETS: tuple[LoRATarget, ...] = get_args(LoRATarget)

@@ -22,6 +22,7 @@ from icegrt_jax.config.choices import (
     CriticInit,
     CriticTrunk,
     Dtype,
+    EnsembleAs,
     Estimator,
     Kept,
     KLKind,
@@ -33,6 +34,7 @@ from icegrt_jax.config.choices import (
     Remat,
     Schedule,
     ScoreBaseline,
+    ScoreEnsemble,
     ScoreScale,
     ScoreShape,
 )
@@ -168,12 +170,27 @@ class RewardOptions(HeldoutOptions):
     lora: LoRAOptions = LoRAOptions()  # of the reward model, on ICE-Instruct or the folder's model
     on_policy_k: Count = 5  # answers per prompt sampled from ICE-Instruct, where the domain ranks them; 0: none
     score_length: Count = 0  # tokens of prompt and answer that it scores with a tokenizer of its own; 0: as length
+    # Reward models that are trained, each with another order of the data and, where the head is new, another head
+    # (arXiv 2310.02743); PPO has all of them, see ppo.score.ensemble.
+    ensemble: Size = 1
+    ensemble_with: tuple[str, ...] = ()  # or folders of finished ones of one shape, beside reward.init; steps=0
+    ensemble_as: EnsembleAs = "scores"  # each of them scores; weights: one model of their mean weights (2401.12187)
     normalize_on: Count = 256  # ICE-Instruct answers on which mean and spread of the scores are fitted (1909.08593)
 
     @property
     def text_length(self) -> int:
         """Tokens of prompt and answer that it reads with a tokenizer of its own."""
         return self.score_length or self.length
+
+    @property
+    def members(self) -> int:
+        """How many reward models there are."""
+        return self.ensemble if self.steps else 1 + len(self.ensemble_with)
+
+    @property
+    def scorers(self) -> int:
+        """How many score an answer."""
+        return self.members if self.ensemble_as == "scores" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +231,10 @@ class ScoreOptions:
     """What becomes of a score before it is a reward."""
 
     baseline: ScoreBaseline = "none"  # centring: each prompt's reference answer's score is taken off (arXiv 2502.18770)
+    # Of several reward models, each by its own mean and spread of ICE-Instruct's answers: the mean, the worst, or the
+    # mean less ensemble_coef times the variance over them (arXiv 2310.02743).
+    ensemble: ScoreEnsemble = "mean"
+    ensemble_coef: Amount = 0.1  # of uncertainty; scores are in spreads of ICE-Instruct's answers
     scale: ScoreScale = "reference"  # by ICE-Instruct's mean and spread (arXiv 1909.08593), or the run's own so far
     clip: Amount = 5.0  # largest absolute value of a scaled score; 0: no limit
     shape: ScoreShape = "none"  # then its sigmoid, which bounds what a high score is worth (arXiv 2502.18770)
@@ -304,6 +325,8 @@ class AlarmOptions:
     eos_rate: Share = 0.8  # few_eos: share of the answers that are not cut off
     reward_every: Count = 0  # iterations between two looks at the reward model on the policy's own answers; 0: none
     reward_k: Size = 4  # answers to a held-out prompt for it, where ppo.samples_per_prompt=1 gives no pairs
+    # ensemble_disagrees: times the spread over the reward models at the start
+    ensemble_growth: Annotated[float, Range(1, above=True)] = 2.0
     reward_left: Share = 0.5  # reward_at_chance: share of what held-out rankings have above 0.5
 
 

@@ -31,9 +31,12 @@ ADDED: dict[str, Any] = {
             ("off", ()), ("stop", ()), ("window", 8), ("errors", 3.0), ("gold_fall", 0.1), ("length_growth", 2.0),
             ("perplexity_left", 0.5), ("kl_below", 0.1), ("kl_above", 50.0), ("explained_variance", 0.0),
             ("entropy_left", 0.25), ("eos_rate", 0.8), ("reward_every", 0), ("reward_k", 4), ("reward_left", 0.5),
+            ("ensemble_growth", 2.0),
         )
     },
     "ppo.kl.reference_temperature": 0.0, "ppo.score.baseline": "none", "ppo.score.shape": "none",
+    "reward.ensemble": 1, "reward.ensemble_with": (), "reward.ensemble_as": "scores",
+    "ppo.score.ensemble": "mean", "ppo.score.ensemble_coef": 0.1,
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},
     **{

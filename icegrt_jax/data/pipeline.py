@@ -23,7 +23,7 @@ from icegrt_jax.data import encode, losses
 from icegrt_jax.data.host_share import WHOLE, OwnRows, Share, in_shares
 from icegrt_jax.data.packing import left_pad, one_per_row, pack, right_pad
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
-from icegrt_jax.data.sequences import Epochs, Examples
+from icegrt_jax.data.sequences import Epochs, Examples, Turns
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 
@@ -172,6 +172,7 @@ def ranking_batches(
     k: int = 0,
     overlong: str = "drop",
     starts: bool = False,
+    more_seeds: Sequence[int] = (),
     share: Share = WHOLE,
 ) -> Batches:
     """Prompts with their ranked answers, each answer as the whole conversation, right-padded.
@@ -184,6 +185,7 @@ def ranking_batches(
       overlong: answers that make more than L tokens are left out ("drop") or lose their end,
         EOS included ("cut"). A record left without two answers that differ in ids and rank is left out.
       starts: batches have start i32[B, K] as well, the index of each answer's first token.
+      more_seeds: of further orders: batches have M times the rows, one of each order by turns.
 
     Returns:
       Batches of tokens i32[B, K, L], mask bool[B, K, L], last i32[B, K] (index of the last
@@ -214,7 +216,9 @@ def ranking_batches(
             "valid": np.array([[j < len(row) for j in range(k)] for row in rows], np.bool_),
         }
 
-    return Batches(_batched(mixture(fitted, weights, seed), batch_size, collate, share), report)
+    orders = [mixture(fitted, weights, order) for order in (seed, *more_seeds)]
+    stream = orders[0] if len(orders) == 1 else grain.MapDataset.source(Turns(orders))
+    return Batches(_batched(stream, batch_size * len(orders), collate, share), report)
 
 
 def _example_sizes(example: Sequence[Any]) -> list[int]:

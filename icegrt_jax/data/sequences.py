@@ -44,6 +44,20 @@ class Chained(Sequence[Any]):
         return self._parts[part][int(index) - int(self._ends[part]) + len(self._parts[part])]
 
 
+class Turns:
+    """A data source of endless streams by turns: the first element of each, then the second of each."""
+
+    def __init__(self, streams: Sequence[Any]):
+        self._streams = streams
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Any:
+        place, stream = divmod(index, len(self._streams))
+        return self._streams[stream][place]
+
+
 class Epochs:
     """A data source that goes on and on over `items`, each epoch in an order of its own.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from icegrt_jax.models.heads import scalars, unembed
 from icegrt_jax.models.hf import card
 from icegrt_jax.models.hf.folder import load_hf, new_folder, write_hf
 from icegrt_jax.models.hf.hub import local_folder
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.models.vocabulary import check_ids, check_tokenizer
 
@@ -24,7 +26,8 @@ class Model:
 
     Attributes:
       config: its shape.
-      params: its parameter tree.
+      params: its parameter tree; of a run with several reward models all of them (`models.members.Members`), whose
+        score is their mean.
       tokenizer: made for its embedding.
       measured: of a reward model, mean and spread of its scores of the reference's answers; None: not measured.
 
@@ -35,7 +38,7 @@ class Model:
     """
 
     config: ModelConfig
-    params: dict
+    params: Any
     tokenizer: ChatTokenizer
     measured: tuple[float, float] | None = None
 
@@ -45,7 +48,7 @@ class Model:
     @property
     def scalar(self) -> bool:
         """Whether it is a reward or value model."""
-        return "head" in self.params
+        return "head" in (self.params.own if isinstance(self.params, Members) else self.params)
 
     def logits(self, params: dict, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """Logits of the next token, f32[B, L, V], at each of `tokens` i32[B, L], padded on either side.
@@ -95,7 +98,9 @@ def _logits(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Arra
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _values(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+def _values(params: Any, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    if isinstance(params, Members):
+        return jnp.mean(params.each(lambda one: _values(one, config, tokens, mask)), axis=-1)
     return scalars(params, hidden_states(params, config, tokens, mask))
 
 
@@ -124,6 +129,10 @@ def save_model(model: Model, path: str | pathlib.Path, *, dtype: str = "float32"
     >>> ice.load_model("models/copy").config.num_layers
     1
     """
+    if isinstance(model.params, Members):
+        raise UserError(
+            f"{path}: these are {model.params.count} reward models, a folder holds one; use `icegrt export`."
+        )
     path = pathlib.Path(path).expanduser()
     kind, load = ("reward or value", card.SCORES) if model.scalar else ("language", card.LANGUAGE_MODEL)
     with new_folder(path) as folder:

@@ -115,7 +115,7 @@ def _reading(
     if not (by_text or state.ppo.rewards or redraw):
         return [], ()
     by_ids = "reward" in models and not by_text
-    verdicts = shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]
+    verdicts = shapes.batch(mesh, scores=(jnp.float32, rows, *_members(state)))["scores"]
     if redraw:
         read, lower = None, within(mesh, jax.jit(read_scores), state, rollout)
         programs = [program(name="reward scores", lower=lower)] if by_ids else []
@@ -151,4 +151,9 @@ def _references(
         name="read references", lower=within(mesh, compiled_scores, reward, config=models["reward"], **texts),
         resident=(state, rollout, texts), model=None,
     )  # fmt: skip
-    return named, shapes.batch(mesh, scores=(jnp.float32, rows))["scores"]
+    return named, shapes.batch(mesh, scores=(jnp.float32, rows, *_members(state)))["scores"]
+
+
+def _members(state: TrainState) -> tuple[int, ...]:
+    """Of the scores the axis of reward models, where there are several."""
+    return state.members["mean"].shape if state.members else ()

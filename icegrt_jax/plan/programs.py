@@ -31,7 +31,8 @@ def reward_program(
     """The update of the reward stage; `answers`: of a ranked prompt."""
     state = shapes.placed(shapes.reward_state(section, models, frozen), mesh)
     rows = section.batch_size
-    tokens, each = (rows, answers, section.length), (rows, answers)
+    of_all = rows * section.members
+    tokens, each = (of_all, answers, section.length), (of_all, answers)
     starts = {"start": (IDS, *each)} if section.lm_coef else {}
     batch = shapes.batch(
         mesh, tokens=(IDS, *tokens), mask=(MASK, *tokens), ranks=(jnp.float32, *each), valid=(MASK, *each), **starts

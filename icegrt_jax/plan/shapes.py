@@ -6,11 +6,11 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import (
-    LoRAOptions,
     ModelOptions,
     PPOOptions,
     RewardOptions,
@@ -23,8 +23,11 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, new_head
 from icegrt_jax.models.lora import init_adapter
-from icegrt_jax.runs import reward_model, roles, sections, stage_models, supervised
+from icegrt_jax.models.members import Members, stacked
+from icegrt_jax.models.quantize import stored_as
+from icegrt_jax.runs import reward_model, roles, score_scale, sections, stage_models, supervised
 from icegrt_jax.sharding.rules import batch_sharding, spec_of, split_axes, tree_shardings
+from icegrt_jax.training.members import together
 from icegrt_jax.training.restore import SCALAR_ROLES, PartRecord
 from icegrt_jax.training.state import TrainState
 
@@ -85,7 +88,8 @@ def reward_state(section: RewardOptions, models: Models, frozen: ParamDtype) -> 
     def build(key):
         language = init_params(key, models.reward, scalar_head=section.init == "scratch")
         params, unembedding = reward_model.with_head(section, models.reward, language, key, "reward.init")
-        return reward_model.first_state(section, frozen, key, models.reward, params, {}, key, unembedding)[0]
+        state = reward_model.first_state(section, frozen, key, models.reward, params, {}, key, unembedding)[0]
+        return state if section.members == 1 else together([state] * section.members)
 
     return jax.eval_shape(build, jax.random.key(0))
 
@@ -98,33 +102,45 @@ def ppo_state(
     reward_model: float = 1.0,
     shared_base: bool,
     frozen: ParamDtype,
-    reward: LoRAOptions,
+    reward: RewardOptions,
 ) -> TrainState:
     """The abstract state of PPO before its first iteration: all roles, put together as the stage does.
 
     Args:
       reward_model: its weight; 0: there is none.
       frozen: dtype of frozen trees.
-      reward: adapter of the reward model, where the base is shared.
+      reward: of the reward model: its adapter, where it is held as one, and how many there are.
     """
 
     def build(key):
-        lora = sections.lora_config(reward)
+        lora = sections.lora_config(reward.lora)
+        if lora and reward.members > reward.scorers:  # of mean weights
+            lora = dataclasses.replace(lora, rank=lora.rank * reward.members)
+        scale = None
+        if reward_model and reward.scorers > 1:
+            zeros: np.ndarray = np.zeros((1, reward.scorers), np.float32)
+            scale = score_scale.Scale(zeros[0], zeros[0], zeros)
+        several = lambda tree: tree if scale is None else Members(stacked([tree] * reward.scorers))
 
         def whole(stage, role):
             model = models.reward if role == "reward" else models.policy
-            return model, init_params(key, model, scalar_head=role in SCALAR_ROLES)
+            if role == "reward" and scale is not None and lora:
+                base, adapters = init_params(key, model), several(adapter())
+                return model, adapters.replace(base=stored_as(base, frozen), lora=lora)
+            tree = init_params(key, model, scalar_head=role in SCALAR_ROLES)
+            return model, several(tree) if role == "reward" else tree
+
+        def adapter():
+            assert lora is not None  # a shared base has adapters only
+            return init_adapter(key, init_params(key, models.reward), lora, head=new_head(key, models.reward))
 
         def own(stage, role):
-            assert lora is not None  # a shared base has adapters only
-            model, base = models.reward, init_params(key, models.reward)
-            record = PartRecord(lora, roles.INSTRUCT, frozen)
-            return model, init_adapter(key, base, lora, head=new_head(key, model)), record
+            return models.reward, several(adapter()), PartRecord(lora, roles.INSTRUCT, frozen)
 
         source = roles.Source(
             ppo, value, reward_model, shared_base, frozen, whole, own, lambda stream: key, lambda role: key
         )
-        return roles.first_state(source, {"ref_mean": 0.0, "ref_std": 1.0})[0]
+        return roles.first_state(source, {"ref_mean": 0.0, "ref_std": 1.0}, scale)[0]
 
     return jax.eval_shape(build, jax.random.key(0))
 

@@ -31,6 +31,7 @@ PPO = (
     Panel("Own rewards: share with an opinion", ("reward/*/known",)),
     Panel("Own rewards: responses where one failed", ("reward/*/failed",), smooth=False),
     Panel("Score, scaled", ("score_scaled",)),
+    Panel("Disagreement of the reward models", ("ensemble_std",)),
     Panel("Gold verdict", ("gold",)),
     Panel("KL to the reference (nats)", ("kl",)),
     Panel("KL coefficient", ("kl_coef",), smooth=False),

@@ -12,6 +12,7 @@ device sees a part of the batch.
 from icegrt_jax.rl.advantages import gae, length_adaptive_lam
 from icegrt_jax.rl.aggregation import aggregate, loss_count, loss_weights, sequence_means
 from icegrt_jax.rl.controller import AdaptiveKL
+from icegrt_jax.rl.ensembles import ensemble_scores, ensemble_std, on_one_scale
 from icegrt_jax.rl.groups import flat_groups, group_advantages, group_std, leave_one_out
 from icegrt_jax.rl.kl import exact_kl, kl_estimate
 from icegrt_jax.rl.losses import explained_variance, nll_loss, ppo_policy_loss, ppo_value_loss
@@ -43,6 +44,8 @@ __all__ = [
     "aggregate",
     "calibration",
     "count_ranked",
+    "ensemble_scores",
+    "ensemble_std",
     "eos_penalty",
     "exact_kl",
     "explained_variance",
@@ -62,6 +65,7 @@ __all__ = [
     "masked_var",
     "nll_loss",
     "normalize_advantages",
+    "on_one_scale",
     "pair_probabilities",
     "ppo_policy_loss",
     "ppo_value_loss",

@@ -137,11 +137,11 @@ def scale_scores(
     if method == "none":
         scaled = scores
     elif method == "reference":
-        scaled = (scores - stats.ref_mean) / _divisor(stats.ref_std)
+        scaled = (scores - stats.ref_mean) / divisor(stats.ref_std)
     elif method == "running_std":
-        scaled = scores / _divisor(stats.std)
+        scaled = scores / divisor(stats.std)
     elif method == "running_mean_std":
-        scaled = (scores - stats.mean) / _divisor(stats.std)
+        scaled = (scores - stats.mean) / divisor(stats.std)
     else:
         raise ValueError(
             f'method={method!r} does not scale scores; use "none", "reference", "running_std" or "running_mean_std".'
@@ -150,7 +150,7 @@ def scale_scores(
     return (scaled if known is None else jnp.where(known, scaled, 0.0)), stats
 
 
-def _divisor(std: Float[Given, ""]) -> Float[jax.Array, ""]:
+def divisor(std: Float[Given, "*S"]) -> Float[jax.Array, "*S"]:
     """`std`, or 1 where the scores have no spread."""
     return jnp.where(std > _SMALLEST_STD, std, 1.0)
 

@@ -19,7 +19,7 @@ from icegrt_jax.errors import UserError
 
 FILE_NAME = "from.json"
 # Of a finished stage, beside done.json, by those after it.
-READ = ("checkpoints/{step}", "best", "average", "tokenizer")
+READ = ("checkpoints/{step}", "best", "average", "tokenizer", "member_scores.json")
 REMEASURED = ("heldout",)  # of done.json: may be measured again
 
 Entry = list[Any]  # of a file: its size, the time of its last change in ns, the SHA-256 of its content
@@ -216,7 +216,8 @@ def _stage(folder: pathlib.Path, known: dict[str, Entry]) -> dict[str, Any]:
 
 def _folder(folder: pathlib.Path, places: Iterable[str], known: dict[str, Entry]) -> dict[str, Entry]:
     """{path: entry} of the files in some places of a folder; one that is `known` with its size and time isn't read."""
-    paths = [path for place in places for path in sorted((folder / place).rglob("*")) if path.is_file()]
+    within = lambda place: [place] if place.is_file() else sorted(place.rglob("*"))
+    paths = [path for place in places for path in within(folder / place) if path.is_file()]
     entries = {}
     for path in paths:
         name, stat = path.relative_to(folder).as_posix(), path.stat()

@@ -29,6 +29,7 @@ from icegrt_jax.training.first_check import check_first_rollout
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.ppo_metrics import said
 from icegrt_jax.training.progress import Progress
+from icegrt_jax.training.rewards import verdicts
 from icegrt_jax.training.state import Experience, TrainState
 
 
@@ -89,7 +90,7 @@ class Iteration(Rollouts):
                 texts, given, answer, counts = self._read_as_text(state, step, rollout, asked.prompts)
                 baseline, of_references = self._baseline(state, asked.prompts)
             else:
-                texts, given, answer, counts, baseline, of_references = self._read_before(drawn, cost)
+                texts, given, answer, counts, baseline, of_references = self._read_before(state, drawn, cost)
             state, experience, scored = self.score(state, rollout, *given, *baseline)
             if replayed is not None:
                 experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))
@@ -111,13 +112,15 @@ class Iteration(Rollouts):
         scores, found = scoring.reference_scores(self.run, self.reader, state, records[:: self.ppo.samples_per_prompt])
         return (scores,), found
 
-    def _read_before(self, drawn: Drawn, cost: dict[str, float]) -> tuple[list[str], tuple, Answer, dict, tuple, dict]:
+    def _read_before(
+        self, state: TrainState, drawn: Drawn, cost: dict[str, float]
+    ) -> tuple[list[str], tuple, Answer, dict, tuple, dict]:
         """As `_read_as_text` and `_baseline` together, of responses that have been scored to be chosen."""
         opinions = shard_batch(drawn.answer.opinions(), self.run.mesh) if self.rewards else None
         given, counts = (drawn.scores, None, opinions), {**drawn.cut, **cost}
         if drawn.baseline is None:
             return drawn.texts, given, drawn.answer, counts, (), {}
-        of_references = {"score_reference": drawn.baseline.mean()}
+        of_references = {"score_reference": verdicts(state, drawn.baseline).mean()}
         return drawn.texts, given, drawn.answer, counts, (drawn.baseline,), of_references
 
     def _read_as_text(

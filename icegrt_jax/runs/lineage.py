@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from icegrt_jax.models.api import Model
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.tree import flatten, unstacked
 
 SAME = 0.5  # cosine from which two models go back to the same one
@@ -30,7 +31,8 @@ def compare(model: Model, other: Model) -> Kinship:
     if shapes[0] != shapes[1]:
         differ = [f"{name} {a} and {b}" for name, a, b in zip(SHAPE, *shapes, strict=True) if a != b]
         return Kinship(False, f"other shapes: {', '.join(differ)}")
-    ours, theirs = (flatten(unstacked(one.params, one.config)[0]) for one in (model, other))
+    trees = [one.params.whole(0) if isinstance(one.params, Members) else one.params for one in (model, other)]
+    ours, theirs = (flatten(unstacked(tree, one.config)[0]) for tree, one in zip(trees, (model, other), strict=True))
     sums = np.zeros(3)
     for path, leaf in ours.items():
         if path in theirs and not path.startswith("head/") and leaf.ndim > 1 and leaf.shape == theirs[path].shape:

@@ -31,6 +31,10 @@ def check(stages: Sequence[str], section: ModelOptions, reward: RewardOptions, l
         warnings += _too_long("model.path", section.path, model, lengths)
     if "reward" in stages and reward.init not in ("sft", "scratch"):
         model, _ = _folder("reward.init", reward.init)
+        for number, path in enumerate(reward.ensemble_with):
+            key = f"reward.ensemble_with[{number}]"
+            if not _folder(key, path)[1]:
+                raise UserError(f"{key}={path!r} has no scalar head; name a finished reward model.")
         rows = {"reward.length": reward.length, "reward.score_length": reward.score_length}
         warnings += _too_long("reward.init", reward.init, model, rows)
     elif "reward" in stages and section.path and reward.init == "sft":

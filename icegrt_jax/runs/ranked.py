@@ -76,7 +76,8 @@ def _scores(model: Model, rows: list[list[int]], batch_size: int) -> np.ndarray:
         batch = [rows[i] for i in places]
         batch += [batch[-1]] * (batch_size - len(batch))
         tokens, mask = right_pad(batch, width_of(len(batch[-1])), model.tokenizer.pad_id)
-        scores[places] = scores_of(model.params, model.config, tokens, mask, batch_size)[: len(places)]
+        found = scores_of(model.params, model.config, tokens, mask, batch_size)[: len(places)]
+        scores[places] = found.mean(axis=1) if found.ndim == 2 else found  # of several reward models
     return scores
 
 

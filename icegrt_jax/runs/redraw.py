@@ -35,9 +35,9 @@ class Drawn:
       rollout: the tokens.
       index: of each prompt's record.
       texts: of the responses; empty where nobody has looked at them.
-      scores: the reward model's, f32[B]; None without one.
+      scores: the reward model's, f32[B], of several f32[B, M]; None without one.
       answer: what the reward functions say.
-      baseline: scores of the prompts' reference answers, f32[B / group]; None without `ppo.score.baseline`.
+      baseline: scores of the prompts' reference answers, f32[B / group] or likewise; None without `ppo.score.baseline`.
       cut: what lost its end on the way to a reward model with a tokenizer of its own, for the metrics.
     """
 

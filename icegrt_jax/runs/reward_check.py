@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from icegrt_jax import files
@@ -17,6 +18,7 @@ from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.alarms import REWARD_CHECK
+from icegrt_jax.training.rewards import verdicts
 
 # Of an iteration: the scores and texts of several answers to each of these questions, those of one neighbours.
 Answered = tuple[np.ndarray, Sequence[str], judging.Questions]
@@ -79,7 +81,8 @@ def of_heldout(run: Run, ppo: PPOOptions, domain: str, reader: scoring.Reader | 
         params = shard_tree(state.full("reward"), run.mesh)
         with jax.set_mesh(run.mesh):
             scores = scoring.score_generation(reader, params, state.model("reward"), prompts, out, ppo.batch_size)
-        return scores, out.text, asked
+        with jax.set_mesh(run.mesh):
+            return np.asarray(sync.fetch(verdicts(state, jnp.asarray(scores)))), out.text, asked
 
     return RewardCheck(ppo.alarms.reward_every, answered)
 

@@ -20,15 +20,18 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
 from icegrt_jax.runs.heldout import Measure
 from icegrt_jax.runs.roles import whole_or_adapter
+from icegrt_jax.runs.score_scale import moments
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
+from icegrt_jax.training.members import each_member
 from icegrt_jax.training.preemption import stop_if_asked
 from icegrt_jax.training.restore import PartRecord
 from icegrt_jax.training.state import TrainState, create_state
@@ -125,14 +128,19 @@ def with_head(
 
 def ranking_update(section: RewardOptions) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The update of the stage."""
-    return functools.partial(reward_update, lm_coef=section.lm_coef) if section.lm_coef else reward_update
+    update = functools.partial(reward_update, lm_coef=section.lm_coef) if section.lm_coef else reward_update
+    return each_member(update) if section.members > 1 else update
 
 
 def initial_reward_model(
-    run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions
+    run: rundir.Run, tokenizer: ChatTokenizer, section: RewardOptions, key: jax.Array | None = None
 ) -> tuple[ModelConfig, dict, dict]:
-    """What `reward.init` names, and its "unembedding" as of `with_head`; size and family need not be the policy's."""
-    key = run.key("reward")
+    """What `reward.init` names, and its "unembedding" as of `with_head`; size and family need not be the policy's.
+
+    Args:
+      key: of what is new in it; by default that of a reward model which is alone.
+    """
+    key = run.key("reward") if key is None else key
     if section.init == "scratch":
         config = stage_models.scratch_config(section.model, run.tokenizer.vocab_size, section.length)
         return config, stage_models.placed_init(run, config, key, scalar_head=True), {}
@@ -163,7 +171,9 @@ def single_rankings(
     }  # fmt: skip
 
 
-def measure(run: rundir.Run, params: dict, model: ModelConfig, batches: dict[str, Batches]) -> dict[str, float]:
+def measure(
+    run: rundir.Run, params: dict | Members, model: ModelConfig, batches: dict[str, Batches]
+) -> dict[str, float]:
     """Accuracy and expected calibration error on held-out rankings; the bins go to calibration.json."""
     heldout, report = measured(run, params, model, batches)
     if sync.is_main():
@@ -186,9 +196,12 @@ def measure_accuracy(run: rundir.Run, model: ModelConfig, batches: dict[str, Bat
 
 
 def measured(
-    run: Session, params: dict, model: ModelConfig, batches: dict[str, Batches]
+    run: Session, params: dict | Members, model: ModelConfig, batches: dict[str, Batches]
 ) -> tuple[dict[str, float], dict[str, dict]]:
-    """The numbers of `measure`, and of each source the bins of its calibration."""
+    """The numbers of `measure`, and of each source the bins of its calibration.
+
+    Of several reward models they are those of their mean score, and `accuracy_of_each` is the mean of their own.
+    """
     heldout, report = {}, {}
     for name, source in batches.items():
         stop_if_asked()
@@ -200,11 +213,15 @@ def measured(
                 for tokens, mask in zip(batch["tokens"], batch["mask"], strict=True)
             ]
         scores = scoring.finite_scores(np.stack(sync.fetch(parts)))
+        of_each, scores = (scores, scores.mean(axis=-1)) if scores.ndim == 3 else (None, scores)
         arrays = [jnp.asarray(x) for x in (scores, batch["ranks"], batch["valid"])]
         same = jax.jit(same_responses)(batch["tokens"], batch["mask"])
         bins = calibration(*arrays, same=same)
         heldout[f"{name}/accuracy"] = float(ranking_accuracy(*arrays, same=same))
         heldout[f"{name}/calibration_error"] = float(bins.ece)
+        if of_each is not None:  # f32[N, K, M]
+            right = [ranking_accuracy(jnp.asarray(x), *arrays[1:], same=same) for x in np.moveaxis(of_each, -1, 0)]
+            heldout[f"{name}/accuracy_of_each"] = float(np.mean(right))
         report[name] = {x: np.asarray(getattr(bins, x)).tolist() for x in ("confidence", "accuracy", "count")}
     return heldout, report
 
@@ -217,15 +234,12 @@ def normalization_prompts(run: rundir.Run, sources: Specs, count: int) -> list[P
 
 
 def fit_normalization(
-    run: rundir.Run,
-    params: dict,
-    model: ModelConfig,
-    reader: scoring.Reader | None,
-    asked: Asked,
-) -> ScoreStats:
-    """Mean and standard deviation of the scores of ICE-Instruct's answers to prompts of PPO."""
+    run: rundir.Run, params: dict | Members, model: ModelConfig, reader: scoring.Reader | None, asked: Asked
+) -> np.ndarray:
+    """The scores f32[N] of ICE-Instruct's answers to prompts of PPO; of several reward models f32[N, M]."""
     answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1)
-    return normalization(run, params, model, reader, asked, answers)
+    with jax.set_mesh(run.mesh):
+        return scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size)
 
 
 def normalization(
@@ -238,5 +252,4 @@ def normalization(
 ) -> ScoreStats:
     """Mean and standard deviation of the scores of these answers."""
     with jax.set_mesh(run.mesh):
-        scores = scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size)
-    return ScoreStats.create(float(scores.mean()), float(scores.std()))
+        return moments(scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size))

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,10 @@ from icegrt_jax.config.options import PPOOptions, UpdateOptions, ValueOptions
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import trunk
 from icegrt_jax.models.lora import LoRAConfig, init_adapter
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
-from icegrt_jax.runs import rundir, sections, stage_models
+from icegrt_jax.runs import rundir, score_scale, sections, stage_models
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.restore import PartRecord, load_own
 from icegrt_jax.training.state import Part, PPOConfig, RewardRule, TrainState, create_state
@@ -42,7 +44,7 @@ class Roles:
     for the trained roles, as the finished stage tells it.
     """
 
-    params: dict[str, dict]
+    params: dict[str, Any]
     models: dict[str, ModelConfig]
     parts: dict[str, Part] = dataclasses.field(default_factory=dict)
     records: dict[str, PartRecord] = dataclasses.field(default_factory=dict)
@@ -54,7 +56,7 @@ class Source:
 
     ppo, value: their options. reward_model: its weight; 0: there is none.
     shared_base: one frozen tree for all. frozen: dtype of frozen trees.
-    whole: (stage, role) -> shape and complete float32 parameters.
+    whole: (stage, role) -> shape and complete float32 parameters, of several reward models `Members`.
     own: (stage, role) -> shape, the tree that was trained, and its record, see `training.restore.load_own`.
     key: stream -> key[]. adapter_key: role -> key[].
     actor: gives the tree that the actor starts with, of the round before; None: it starts as the reference.
@@ -65,8 +67,8 @@ class Source:
     reward_model: float
     shared_base: bool
     frozen: ParamDtype
-    whole: Callable[[str, str], tuple[ModelConfig, dict]]
-    own: Callable[[str, str], tuple[ModelConfig, dict, PartRecord | None]]
+    whole: Callable[[str, str], tuple[ModelConfig, Any]]
+    own: Callable[[str, str], tuple[ModelConfig, Any, PartRecord | None]]
     key: Callable[[str], jax.Array]
     adapter_key: Callable[[str], jax.Array]
     actor: Callable[[], dict] | None = None
@@ -114,21 +116,25 @@ def whole_or_adapter(
 def initial_state(run: rundir.Run, source: Source) -> tuple[TrainState, dict[str, PartRecord]]:
     """The state before the first iteration, and what `done.json` says of actor and critic that are parts."""
     done = files.read_json(run.folder("reward") / "done.json") if source.reward_model else {}
-    state, records = first_state(source, done)
+    scale = score_scale.read_scale(run.folder("reward")) if source.reward_model else None
+    state, records = first_state(source, done, scale)
     # New leaves are made on the first device; a checkpoint would put them back there and nowhere else.
     return shard_tree(state, run.mesh), records
 
 
-def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartRecord]]:
+def first_state(
+    run: Source, done: dict, scale: score_scale.Scale | None = None
+) -> tuple[TrainState, dict[str, PartRecord]]:
     """PPO's state before the first iteration, from a run's stages or from shapes alone, and records of roles in parts.
 
     `done` has the mean and spread that the reward stage measured, `ref_mean` and `ref_std`; nothing without a reward
-    model.
+    model. `scale` is that of several.
     """
     ppo = run.ppo
+    of_first = done if scale is None else {"ref_mean": float(scale.mean[0]), "ref_std": float(scale.std[0])}
     roles = _frozen_and_actor(run)
     if ESTIMATORS[ppo.estimator].critic:
-        _add_critic(run, roles, done)
+        _add_critic(run, roles, of_first)
     updates = ppo.num_ppo_epochs * ppo.num_minibatches  # of an iteration
     optimizers = {
         "policy": sections.optimizer_config(ppo.policy_optimizer, updates * (ppo.iterations - ppo.value_warmup)),
@@ -141,11 +147,15 @@ def first_state(run: Source, done: dict) -> tuple[TrainState, dict[str, PartReco
         {role: optimizer for role, optimizer in optimizers.items() if role in roles.models},
         ppo=ppo_config(ppo, run.value, run.reward_model),
         kl=AdaptiveKL.create(ppo.kl.coef, target=ppo.kl.target, horizon=ppo.kl.horizon, adaptive=ppo.kl.adaptive),
-        score_stats=ScoreStats.create(done.get("ref_mean", 0.0), done.get("ref_std", 1.0)),
+        score_stats=(
+            ScoreStats.create(done.get("ref_mean", 0.0), done.get("ref_std", 1.0))
+            if scale is None else scale.stats(ppo.score)
+        ),
         parts=roles.parts,
         microbatch=ppo.microbatch,
         redraw=bool(ppo.redraw),
-    )
+        members=score_scale.members_state(scale),
+    )  # fmt: skip
     return state, roles.records
 
 
@@ -165,6 +175,8 @@ def ppo_config(ppo: PPOOptions, value: ValueOptions, reward_model: float = 1.0) 
         score_clip=ppo.score.clip,
         score_baseline=ppo.score.baseline,
         score_shape=ppo.score.shape,
+        score_ensemble=ppo.score.ensemble,
+        score_ensemble_coef=ppo.score.ensemble_coef,
         eos_penalty=ppo.score.eos_penalty,
         length_penalty=ppo.score.length_penalty,
         length_target=ppo.score.length_target,
@@ -188,7 +200,7 @@ def _frozen_and_actor(run: Source) -> Roles:
         roles.parts["reward"] = Part("base", record.lora)
     elif run.reward_model:
         roles.models["reward"], reward = run.whole("reward", "reward")
-        roles.params["reward"] = stored_as(reward, frozen)
+        roles.params["reward"] = score_scale.stored(reward, frozen)
     if lora:
         adapter = run.actor() if run.actor else init_adapter(run.adapter_key("policy"), instruct, lora)
         _add_part(roles, "policy", adapter, base, lora, INSTRUCT, frozen)
@@ -201,6 +213,8 @@ def _frozen_and_actor(run: Source) -> Roles:
 
 def _add_critic(run: Source, roles: Roles, done: dict) -> None:
     """The critic: ICE-Reward with its head in the units of the normalised score, ICE-Instruct or a head on the actor.
+
+    Of several reward models it starts as the first one.
 
     A new head is of zeros, the mean of the normalised scores of ICE-Instruct's answers: the first values are near
     the first returns either way.
@@ -224,14 +238,17 @@ def _add_critic(run: Source, roles: Roles, done: dict) -> None:
     roles.models["value"] = roles.models["reward"]
     if run.shared_base:
         reward_lora = roles.parts["reward"].lora
-        value = _centred(_copy(roles.params["reward"]), done)
+        reward = roles.params["reward"]
+        value = _centred(reward.member(0) if isinstance(reward, Members) else _copy(reward), done)
         _add_part(roles, "value", value, "base", reward_lora, INSTRUCT, frozen)
         return
     _, reward = run.whole("reward", "reward")
-    value = _centred(reward, done)
+    value = _centred(reward.whole(0) if isinstance(reward, Members) else reward, done)
     if lora:
-        adapter = init_adapter(run.adapter_key("value"), trunk(value), lora, head=value["head"])
-        _add_part(roles, "value", adapter, "reward", lora, {"stage": "reward", "role": "reward"}, frozen)
+        adapter, base = init_adapter(run.adapter_key("value"), trunk(value), lora, head=value["head"]), "reward"
+        if isinstance(reward, Members):  # none of them is held by itself
+            roles.params["base"], base = stored_as(reward.whole(0), frozen), "base"
+        _add_part(roles, "value", adapter, base, lora, {"stage": "reward", "role": "reward"}, frozen)
     else:
         roles.params["value"] = value
 

@@ -20,6 +20,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_token
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.session import Session
@@ -29,6 +30,7 @@ from icegrt_jax.sharding.put import shard_batch, shard_tree
 from icegrt_jax.training.buckets import bucketed
 from icegrt_jax.training.forward import answer_scores
 from icegrt_jax.training.restore import finished
+from icegrt_jax.training.rewards import verdicts
 from icegrt_jax.training.state import TrainState
 
 compiled_scores = functools.partial(jax.jit, static_argnames="config")(answer_scores)
@@ -81,9 +83,14 @@ def load_reader(run: Run, reward: RewardOptions) -> Reader | None:
 
 
 def score_generation(
-    reader: Reader | None, params: dict, model: ModelConfig, prompts: Sequence[Prompt], out: Generation, batch_size: int
+    reader: Reader | None,
+    params: dict | Members,
+    model: ModelConfig,
+    prompts: Sequence[Prompt],
+    out: Generation,
+    batch_size: int,
 ) -> np.ndarray:
-    """Scores f32[N·K] of K sampled answers to each of N prompts."""
+    """Scores f32[N·K] of K sampled answers to each of N prompts; of several reward models f32[N·K, M]."""
     if reader is None:
         tokens = np.concatenate([out.prompts, out.tokens], axis=1)
         mask = np.concatenate([out.prompt_mask, out.mask], axis=1)
@@ -96,8 +103,10 @@ def score_generation(
     return scores_of(params, model, tokens, mask, batch_size)
 
 
-def scores_of(params: dict, model: ModelConfig, tokens: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
-    """Scores f32[N] of rows i32[N, L], padded on either side, so many at a time."""
+def scores_of(
+    params: dict | Members, model: ModelConfig, tokens: np.ndarray, mask: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Scores f32[N] of rows i32[N, L], padded on either side, so many at a time; of several models f32[N, M]."""
     parts = [
         compiled_scores(params, config=model, tokens=tokens[i : i + batch_size], mask=mask[i : i + batch_size])
         for i in range(0, len(tokens), batch_size)
@@ -124,7 +133,8 @@ def score_as_text(
     Does not wait for the scores.
 
     Returns:
-      The scores f32[B] for `training.ppo.score`, and counts for the metrics: `score_cut`, answers that lost their end.
+      The scores f32[B], or f32[B, M], for `training.ppo.score`, and counts for the metrics: `score_cut`, answers that
+      lost their end.
     """
     scores, cut = _read_and_score(run, reader, state, prompts, texts, sync.fetch(rollout.finished))
     return scores, {"score_cut": cut}
@@ -139,12 +149,13 @@ def reference_scores(
       reader: None where it has the policy's tokenizer.
 
     Returns:
-      The scores f32[B] for `training.ppo.score`, and for the metrics their mean and how many answers lost their end.
+      The scores f32[B], or f32[B, M], for `training.ppo.score`, and for the metrics their mean and how many answers
+      lost their end.
     """
     own = reader or Reader(run.tokenizer, run.lengths.total)
     answers = [prompt.reference for prompt in prompts]
     scores, cut = _read_and_score(run, own, state, prompts, answers, [True] * len(answers))
-    return scores, {"score_reference": scores.mean(), "reference_cut": cut}
+    return scores, {"score_reference": verdicts(state, scores).mean(), "reference_cut": cut}
 
 
 def check_references(prompts: Sequence[Prompt]) -> None:
@@ -165,7 +176,7 @@ def _read_and_score(
     texts: Sequence[str],
     finished: Sequence[bool],
 ) -> tuple[jax.Array, int]:
-    """The scores f32[B] of texts as answers, and how many lost their end."""
+    """The scores f32[B], or f32[B, M], of texts as answers, and how many lost their end."""
     messages = [prompt.prompt for prompt in prompts]
     if run.lengths.overlong_prompts == "cut":  # the reward model is to read what the policy has read
         longest = run.lengths.max_prompt_length

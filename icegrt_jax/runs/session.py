@@ -37,6 +37,7 @@ STREAMS = {
     "more_answers": 16,  # as "evaluate", where there are several to each prompt: one key for each but the first
     "more_best_of": 17,  # as "best_of", likewise
     "temperatures": 18,  # answers that a temperature is chosen by, one key for each to a prompt
+    "members": 19,  # heads and adapters of the reward models after the first, see `member_key`
 }
 ADAPTERS = {"policy": 0, "value": 1, "sft": 2, "reward": 3}  # of the stream "adapters"
 
@@ -63,6 +64,15 @@ class Session:
     def adapter_key(self, name: str) -> jax.Array:
         """The key of one new adapter: "policy", "value", "sft" or "reward"."""
         return jax.random.fold_in(self.key("adapters"), ADAPTERS[name])
+
+    def member_key(self, number: int, part: str) -> jax.Array:
+        """The key of the new "head" (or all of it), or of the new "adapter", of one of several reward models.
+
+        The first, number 0, has the keys of a single one.
+        """
+        if number == 0:
+            return self.key("reward") if part == "head" else self.adapter_key("reward")
+        return jax.random.fold_in(jax.random.fold_in(self.key("members"), number), ("head", "adapter").index(part))
 
     def data_seed(self, stream: str) -> int:
         """The seed of the order of a stage's data: sources of one name in two stages are shuffled differently."""

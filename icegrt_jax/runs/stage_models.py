@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 
@@ -83,7 +84,7 @@ def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: b
     return jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init, key), run.mesh))(key)
 
 
-def stage_params(run: Run, stage: str, role: str, use: Kept | None = None) -> tuple[ModelConfig, dict]:
+def stage_params(run: Run, stage: str, role: str, use: Kept | None = None) -> tuple[ModelConfig, Any]:
     """Shape and complete float32 parameters of one role as `stage` left them; `use` as of `load_role`."""
     done = finished_stage(run.folder(stage))
     if role in done["models"] and done.get("same_tokenizer", True):

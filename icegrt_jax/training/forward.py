@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import scalars, token_logprobs
+from icegrt_jax.models.members import Members
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.training.packing import Packed, Packing
 
@@ -32,8 +33,10 @@ def rows_logprobs(
     return jax.tree.map(_at_their_tokens, read)
 
 
-def rows_scalars(params: dict, config: ModelConfig, rows: Packed) -> jax.Array:
-    """The scalar f32[R, W] after each token."""
+def rows_scalars(params: dict | Members, config: ModelConfig, rows: Packed) -> jax.Array:
+    """The scalar f32[R, W] after each token; of several models f32[R, W, M]."""
+    if isinstance(params, Members):
+        return params.each(lambda one: rows_scalars(one, config, rows))
     return scalars(params, rows_hidden(params, config, rows))
 
 
@@ -57,12 +60,14 @@ def response_logprobs(
     return jax.tree.map(packing.responses, read)
 
 
-def answer_scores(params: dict, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """The scalar f32[B] at the last real token of each sequence.
+def answer_scores(params: dict | Members, config: ModelConfig, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """The scalar f32[B] at the last real token of each sequence; of several models f32[B, M].
 
     Args:
       tokens: i32[B, L], prompt and answer, padded on either side or both, with mask bool[B, L].
     """
+    if isinstance(params, Members):
+        return params.each(lambda one: answer_scores(one, config, tokens, mask))
     return last_scalars(params, hidden_states(params, config, tokens, mask), mask)
 
 

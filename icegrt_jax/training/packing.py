@@ -131,8 +131,8 @@ class Packing:
         return constrain_batch(jnp.where(mask, x.reshape(-1)[jnp.maximum(at, 0)], jnp.zeros((), x.dtype)))
 
     def last(self, x: jax.Array) -> jax.Array:
-        """What stands at the last token of each sequence, [B]."""
-        return constrain_batch(x.reshape(-1)[self.start + self.lengths - 1])
+        """What stands at the last token of each sequence, [B, ...], of [R, W, ...]."""
+        return constrain_batch(x.reshape(-1, *x.shape[2:])[self.start + self.lengths - 1])
 
 
 def pack_experience(experience: Experience, weights: jax.Array | None = None) -> Minibatch:

@@ -16,7 +16,7 @@ from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
 from icegrt_jax.training.ppo_metrics import means_over_updates
-from icegrt_jax.training.rewards import final_scores, rewards_of, scaled_sum
+from icegrt_jax.training.rewards import final_scores, one_verdict, rewards_of, scaled_sum, verdicts
 from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState, with_ema
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
@@ -30,7 +30,7 @@ def read_roles(state: TrainState, rollout: Rollout, *, reward: bool = False) -> 
     Returns:
       `ref_logprobs`, `values` (where there is a critic) and `old_logprobs` f32[B, T], the last the sampler's, or with
       `recompute_logprobs` those of the policy's own forward pass; with `reward` also `scores` f32[B], the verdicts on
-      prompt + response.
+      prompt + response, of several reward models f32[B, M].
     """
     if rollout.temperature not in (None, state.ppo.temperature):
         raise UserError(
@@ -67,7 +67,10 @@ def _read_rows(state: TrainState, rows: Packed, *, reward: bool) -> dict[str, ja
 
 
 def read_scores(state: TrainState, rollout: Rollout) -> jax.Array:
-    """The reward model's verdicts f32[B] alone, for `score`; the packed rows of `score_batch` of them at a time."""
+    """The reward model's verdicts f32[B] alone, for `score`; the packed rows of `score_batch` of them at a time.
+
+    Of several reward models f32[B, M].
+    """
     packing = Packing(rollout.prompt_mask, rollout.mask, rollout.packing.score)
     params, model = state.full("reward"), state.model("reward")
     rows = packing.tokens(rollout.prompts, rollout.responses)
@@ -87,11 +90,12 @@ def score(
 
     Args:
       scores: f32[B], the reward model's verdicts where it has read the responses as text, with a tokenizer
-        of its own. By default it reads the rollout's ids, here.
+        of its own; of several reward models f32[B, M]. By default it reads the rollout's ids, here.
       read: what `read_roles` has returned, where the roles have read the rollout already: without `reward` where
         `scores` are given or there is no reward model.
       opinions: of each of `PPOConfig.rewards`.
-      baseline: f32[B / group_size], the scores of the prompts' reference answers, with `PPOConfig.score_baseline`.
+      baseline: f32[B / group_size], likewise, the scores of the prompts' reference answers, with
+        `PPOConfig.score_baseline`.
 
     Returns:
       The state with the moments of the scores and the KL coefficient moved on (the rewards, or the loss, use
@@ -108,6 +112,8 @@ def score(
     config, mask = state.ppo, rollout.mask
     ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read.get("values")
 
+    raw = None if scores is None else verdicts(state, scores)
+    scores, baseline, of_members = one_verdict(state, scores, baseline)
     state, scaled = scaled_sum(state, scores, opinions, baseline)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
@@ -120,7 +126,7 @@ def score(
     learned = learned_from(config, scored, rewards, values, mask, rollout.finished, unit)
 
     kl = jnp.mean(jnp.sum(token_kl, axis=1))
-    of_model = {"score_raw": jnp.mean(scores), "score_histogram": scores} if has_model else {}
+    of_model = {"score_raw": jnp.mean(raw), "score_histogram": raw, **of_members} if has_model else {}
     metrics = {
         **of_model,
         "score_scaled": jnp.mean(scaled),

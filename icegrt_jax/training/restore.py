@@ -6,6 +6,7 @@ alone, and `done.json` says what it is put onto: an earlier stage's model or a H
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -19,6 +20,7 @@ from icegrt_jax.models.heads import init_params, new_head, trunk
 from icegrt_jax.models.hf.folder import load_hf
 from icegrt_jax.models.hf.peft import load_adapter
 from icegrt_jax.models.lora import LoRAConfig, init_adapter, merged
+from icegrt_jax.models.members import Members, stacked
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.sharding.rules import tree_shardings
 from icegrt_jax.training.checkpoints import Checkpoints
@@ -57,8 +59,10 @@ def finished(folder: pathlib.Path) -> dict:
 
 def load_role(
     folder: pathlib.Path, role: str, mesh: Mesh | None = None, use: Kept | None = None
-) -> tuple[ModelConfig, dict]:
+) -> tuple[ModelConfig, Any]:
     """Shape and complete float32 parameters of a role as the stage in `folder` left it.
+
+    Of several reward models they are `models.members.Members`, adapters put onto their base.
 
     Args:
       folder: of a finished stage.
@@ -69,28 +73,35 @@ def load_role(
     config, own, record = load_own(folder, role, mesh, use)
     if record is None:
         return config, own
-    base = load_base(folder, config, record, mesh)
-    whole = merged(stored_as(base, record.base_dtype), own, record.lora)
+    base = stored_as(load_base(folder, config, record, mesh), record.base_dtype)
+    if isinstance(own, Members):
+        return config, own.replace(base=base, lora=record.lora)
+    whole = merged(base, own, record.lora)
     return config, {**trunk(whole), "head": whole["head"]} if role in SCALAR_ROLES else whole
 
 
 def load_own(
     folder: pathlib.Path, role: str, mesh: Mesh | None = None, use: Kept | None = None
-) -> tuple[ModelConfig, dict, PartRecord | None]:
-    """Shape, the tree that was trained, and the record of what it is put onto (None: nothing, it is complete)."""
+) -> tuple[ModelConfig, Any, PartRecord | None]:
+    """Shape, the tree that was trained, and the record of what it is put onto (None: nothing, it is complete).
+
+    Of several reward models the tree is `models.members.Members` of those trees.
+    """
     done = finished(folder)
     if role not in done["models"]:
         raise UserError(f"{folder}: holds {', '.join(done['models'])}, no {role}.")
     config = ModelConfig(**done["models"][role])
     record = done.get("parts", {}).get(role)
     record = None if record is None else PartRecord.from_json(record)
-    scalar = role in SCALAR_ROLES
-    abstract = jax.eval_shape(lambda: _like_stored(config, record, scalar))
+    scalar, kept = role in SCALAR_ROLES, use or done.get("use") or "last"
+    if kept == AVERAGE and record is not None and "lora" in done[AVERAGE]:  # of reward models' adapters
+        record = dataclasses.replace(record, lora=LoRAConfig(**done[AVERAGE]["lora"]))
+    members = done.get("ensemble", 1) if kept != AVERAGE else 1
+    abstract = jax.eval_shape(lambda: _like_stored(config, record, scalar, members))
     if mesh is not None:
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, tree_shardings(abstract, mesh)
         )
-    kept = use or done.get("use") or "last"
     if kept == "best" and "best" not in done:
         raise UserError(f"{folder}: has kept no best checkpoint; its config is to name a number in {folder.name}.best.")
     with Checkpoints(folder / {"last": "checkpoints", "best": BEST}.get(kept, AVERAGE)) as checkpoints:
@@ -101,7 +112,9 @@ def load_own(
     return config, own, record
 
 
-def _like_stored(config: ModelConfig, record: PartRecord | None, scalar: bool) -> dict:
+def _like_stored(config: ModelConfig, record: PartRecord | None, scalar: bool, members: int = 1) -> Any:
+    if members > 1:
+        return Members(stacked([_like_stored(config, record, scalar)] * members))
     key = jax.random.key(0)
     if record is None:
         return init_params(key, config, scalar_head=scalar)
@@ -114,7 +127,8 @@ def _like_stored(config: ModelConfig, record: PartRecord | None, scalar: bool) -
 def load_base(folder: pathlib.Path, config: ModelConfig, record: PartRecord, mesh: Mesh | None) -> dict:
     """The float32 tree that the part in `folder` is put onto."""
     if "stage" in record.base:
-        return load_role(folder.parent / record.base["stage"], record.base["role"], mesh)[1]
+        base = load_role(folder.parent / record.base["stage"], record.base["role"], mesh)[1]
+        return base.whole(0) if isinstance(base, Members) else base  # a critic starts as the first reward model
     shardings = None if mesh is None else lambda tree: tree_shardings(tree, mesh)
     params = load_hf(record.base["path"], scan_layers=config.scan_layers, dtype=config.dtype, shardings=shardings)[1]
     return with_peft(config, params, record.base.get("adapter", ""))

@@ -3,8 +3,45 @@
 import jax
 import jax.numpy as jnp
 
-from icegrt_jax.rl import eos_penalty, flat_groups, length_penalty, scale_scores, token_rewards
+from icegrt_jax.rl import (
+    ensemble_scores,
+    ensemble_std,
+    eos_penalty,
+    flat_groups,
+    length_penalty,
+    on_one_scale,
+    scale_scores,
+    token_rewards,
+)
 from icegrt_jax.training.state import Opinions, PPOConfig, TrainState
+
+
+def verdicts(state: TrainState, scores: jax.Array) -> jax.Array:
+    """The scores f32[B], of several reward models f32[B, M] as one."""
+    if not state.members:
+        return scores
+    config, scaled = state.ppo, on_one_scale(scores, **state.members)
+    return ensemble_scores(scaled, method=config.score_ensemble, coef=config.score_ensemble_coef)
+
+
+def one_verdict(
+    state: TrainState, scores: jax.Array | None, baseline: jax.Array | None
+) -> tuple[jax.Array | None, jax.Array | None, dict[str, jax.Array]]:
+    """What `scaled_sum` takes of several reward models, and metrics; of one or none both as they are.
+
+    Reference answers are taken off what each member says, before they are put together: up to what a prompt adds to all
+    its answers, about which members need not agree (arXiv 2312.09244).
+
+    Args:
+      scores: f32[B, M]. baseline: f32[B / group_size, M].
+    """
+    if not state.members or scores is None:
+        return scores, baseline, {}
+    config, scaled = state.ppo, on_one_scale(scores, **state.members)
+    if baseline is not None:
+        scaled = scaled - jnp.repeat(on_one_scale(baseline, **state.members), config.group_size, axis=0)
+    together = ensemble_scores(scaled, method=config.score_ensemble, coef=config.score_ensemble_coef)
+    return together, None, {"ensemble_std": jnp.mean(ensemble_std(scaled))}
 
 
 def scaled_sum(
@@ -21,7 +58,7 @@ def scaled_sum(
     """
     config, total = state.ppo, None
     if config.reward_model:
-        if config.score_baseline == "reference":
+        if config.score_baseline == "reference" and not state.members:
             assert scores is not None and baseline is not None, "the reference answers have been scored"
             scores = scores - jnp.repeat(baseline, config.group_size)
         scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
@@ -61,6 +98,7 @@ def have_signal(
     Args:
       mask: bool[B, T]. finished: bool[B]. The others as of `scaled_sum`.
     """
+    scores, baseline, _ = one_verdict(state, scores, baseline)
     scored = final_scores(state.ppo, scaled_sum(state, scores, opinions, baseline)[1], finished, mask)
     return ~flat_groups(scored, state.ppo.group_size)[:: state.ppo.group_size]
 

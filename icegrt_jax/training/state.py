@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from icegrt_jax.config import estimators
-from icegrt_jax.config.choices import KLKind, KLPlace, ScoreBaseline, ScoreScale, ScoreShape
+from icegrt_jax.config.choices import KLKind, KLPlace, ScoreBaseline, ScoreEnsemble, ScoreScale, ScoreShape
 from icegrt_jax.config.options import (
     DrawOptions,
     KLOptions,
@@ -20,6 +20,7 @@ from icegrt_jax.config.options import (
 from icegrt_jax.config.penalty import check_penalty
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.lora import LoRAConfig, with_adapter
+from icegrt_jax.models.members import Members
 from icegrt_jax.rl import AdaptiveKL, ScoreStats
 from icegrt_jax.sampling import Rows
 from icegrt_jax.training import warmup
@@ -49,6 +50,8 @@ class PPOConfig(UpdateOptions):
     score_clip: float = ScoreOptions.clip
     score_baseline: ScoreBaseline = ScoreOptions.baseline
     score_shape: ScoreShape = ScoreOptions.shape
+    score_ensemble: ScoreEnsemble = ScoreOptions.ensemble
+    score_ensemble_coef: float = ScoreOptions.ensemble_coef
     eos_penalty: float = ScoreOptions.eos_penalty
     length_penalty: float = ScoreOptions.length_penalty
     length_target: int = ScoreOptions.length_target
@@ -85,10 +88,13 @@ class TrainState(struct.PyTreeNode):
     step: i32[], iterations or updates done.
     params: {"policy", "value", "reward", "reference"}, each a parameter tree; a stage holds the roles it uses. A role
       may be a part only, put onto another role's tree: an adapter, or a head. A frozen tree that is nobody's own
-      is called "base", and an output matrix of a language model beside a reward model "unembedding".
+      is called "base", and an output matrix of a language model beside a reward model "unembedding". Several reward
+      models are `models.members.Members`.
     opt_state: {role: optax state} for the trained roles.
     kl: the controller of the KL coefficient. score_stats: moments of the reward model's raw scores.
     reward_stats: {name: moments of the raw values} of the user's reward functions.
+    members: {"mean", "std"}: f32[M], of several reward models the moments of each one's raw scores of ICE-Instruct's
+      answers; of one nothing.
     ema: {"policy": the average of the actor over the iterations}, nothing without `PPOConfig.ema`.
     drawn: {"batches": i32[], of prompts drawn so far} where others are drawn in the place of some; else nothing.
     warmup: of the critic, see `training.warmup`; nothing without `PPOConfig.value_flat`.
@@ -111,6 +117,7 @@ class TrainState(struct.PyTreeNode):
     parts: tuple[tuple[str, Part], ...] = struct.field(pytree_node=False, default=())
     microbatch: int = struct.field(pytree_node=False, default=0)
     reward_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
+    members: dict[str, jax.Array] = struct.field(default_factory=dict)
     ema: dict[str, dict] = struct.field(default_factory=dict)
     warmup: dict[str, jax.Array] = struct.field(default_factory=dict)
     drawn: dict[str, jax.Array] = struct.field(default_factory=dict)
@@ -123,9 +130,11 @@ class TrainState(struct.PyTreeNode):
         return make_optimizer(dict(self.optimizers)[role])
 
     def full(self, role: str) -> dict:
-        """The complete parameters of a role."""
+        """The complete parameters of a role; several reward models as `Members`, for whoever reads scalars."""
         part = dict(self.parts).get(role)
         own = self.params[role]
+        if isinstance(own, Members) and part is not None:
+            return own.replace(base=self.full(part.base), lora=part.lora)
         return own if part is None else with_adapter(self.full(part.base), own, part.lora)
 
 
@@ -141,6 +150,7 @@ def create_state(
     score_stats: ScoreStats | None = None,
     microbatch: int = 0,
     redraw: bool = False,
+    members: dict[str, jax.Array] | None = None,
 ) -> TrainState:
     """The state at step 0, with an optimizer state for each role in `optimizers`."""
     return TrainState(
@@ -156,6 +166,7 @@ def create_state(
         parts=tuple(sorted((parts or {}).items())),
         microbatch=microbatch,
         reward_stats={name: ScoreStats.create() for name, _ in ppo.rewards},
+        members=members or {},
         ema={"policy": jax.tree.map(jnp.copy, params["policy"])} if ppo.ema else {},
         warmup=warmup.start(ppo.value_flat) if ppo.value_flat else {},
         drawn={"batches": jnp.zeros((), jnp.int32)} if redraw else {},

@@ -130,6 +130,7 @@ def test_every_ppo_option_reaches_the_update_steps():
         "estimator": "grpo", "samples_per_prompt": 4, "loss_aggregation": "constant", "filter_groups": True,
         "filter_overlong": True, "entropy_coef": 0.01, "score.baseline": "reference",
         "score.shape": "sigmoid", "lam_alpha": 0.05, "value_lam": 1.0, "ema": 0.75,
+        "score.ensemble": "uncertainty", "score.ensemble_coef": 0.4,
     }  # fmt: skip
     for key, value in changed.items():
         *groups, name = key.split(".")
@@ -143,7 +144,8 @@ def test_every_ppo_option_reaches_the_update_steps():
     got = dataclasses.asdict(ppo_config(*ppo_and_value(config), reward_model=0.3))
     names = {"ptx.coef": "ptx_coef", "kl.kind": "kl_kind", "kl.into": "kl_in", "kl.early_stop": "kl_early_stop",
              "kl.reference_temperature": "reference_temperature",
-             "samples_per_prompt": "group_size"}  # fmt: skip
+             "samples_per_prompt": "group_size", "score.ensemble": "score_ensemble",
+             "score.ensemble_coef": "score_ensemble_coef"}  # fmt: skip
     expected = {names.get(key, key.replace(".", "_").replace("score_e", "e").replace("score_l", "l")): value
                 for key, value in changed.items()}  # fmt: skip
     rewards = ("brief", {"weight": 1.0, "scale": "running_std"}), ("exact", {"weight": 0.5, "scale": "none"})
@@ -163,6 +165,19 @@ def test_every_ppo_option_reaches_the_update_steps():
         ("domain= ppo.judge=domain", "ppo.judge='domain', but domain is empty; name a domain, or another judge."),
         ("overlong_prompts=crop", "overlong_prompts='crop'; expected one of 'drop', 'cut', 'keep'."),
         ("sft.overlong=keep", "sft.overlong='keep'; expected one of 'drop', 'cut'."),
+        ("reward.ensemble=2 reward.steps=0", "reward.ensemble=2 with reward.steps=0: none is trained; name"),
+        ("reward.ensemble_with=('a',)", "reward.ensemble_with names finished reward models beside that of reward.init"),
+        (
+            "reward.steps=0 reward.init=a reward.ensemble_with=('b','a')",
+            "reward.ensemble_with: 'a' is named twice; several models that are one agree always.",
+        ),
+        ("reward.ensemble_as=weights", "reward.ensemble_as='weights' is a mean of several models, and there is one"),
+        ("ppo.score.ensemble=worst", "ppo.score.ensemble='worst' puts together what several reward models say, and"),
+        (
+            "reward.ensemble=2 reward.ensemble_as=weights ppo.score.ensemble=uncertainty",
+            "ppo.score.ensemble='uncertainty' puts together what several reward models say, and there is one that",
+        ),
+        ("reward.ensemble=2 ppo.score.ensemble_coef=0.5", "ppo.score.ensemble_coef=0.5 is of ppo.score.ensemble='unc"),
         ("max_prompt_length=0", "max_prompt_length=0; expected 1 or more."),
         ("log.every=0", "log.every=0; expected 1 or more."),
         ("log.ppo_checkpoint_every=0", "log.ppo_checkpoint_every=0; expected 1 or more."),

@@ -37,7 +37,7 @@ def ppo_state(config, models=None):
     o = read(config)
     return shapes.ppo_state(
         o.ppo, o.value, models or models_of(config), reward_model=o.reward_model, shared_base=o.roles.shared_base,
-        frozen=o.model.param_dtype, reward=o.reward.lora,
+        frozen=o.model.param_dtype, reward=o.reward,
     )  # fmt: skip
 
 

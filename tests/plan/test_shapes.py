@@ -118,3 +118,30 @@ def test_a_plan_computes_a_model_as_the_run_does(attention):
     assert models.reward == stage_models.config_in(folder, options.reward.model)
     scratch = tiny(**{"model.attention": attention})
     assert models_of(scratch).policy == stage_models.scratch_config(read(scratch).model, 96, 16)
+
+
+@pytest.mark.parametrize(
+    "values, held",
+    [
+        ({}, 3), ({"reward.ensemble_as": "weights"}, 1), ({"reward.lora.rank": 2}, 1),
+        (ADAPTERS, 0), ({**ADAPTERS, "reward.ensemble_as": "weights"}, 0), ({"ppo.lora.rank": 2}, 4),
+    ],
+    ids=["scores", "weights", "adapters", "shared_base", "weights_of_adapters", "critic_adapter"],
+)  # fmt: skip
+def test_several_reward_models_are_counted_as_they_are_held(values, held):
+    """In whole reward models; adapters are small."""
+    config = tiny(**{**values, "reward.ensemble": 3})
+    one, several = (ppo_state(tiny(**values)), ppo_state(config))
+    whole = count(ppo_state(tiny()).params["reward"])
+    frozen = lambda state: sum(count(state.params.get(role, {})) for role in ("reward", "base"))
+    shared = count(one.params["base"]) if "base" in one.params else 0
+    assert round((frozen(several) - shared) / whole) == held
+    assert (several.members == {}) == (values.get("reward.ensemble_as") == "weights")
+    assert count(several.params["value"]) >= count(one.params["value"])
+    options = read(config)
+    reward = [
+        shapes.reward_state(section, models_of(config), options.model.param_dtype)
+        for section in (options.reward, read(tiny(**values)).reward)
+    ]
+    assert count(reward[0].params["reward"]) == 3 * count(reward[1].params["reward"]), "side by side"
+    assert count(reward[0].opt_state) == 3 * count(reward[1].opt_state)

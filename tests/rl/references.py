@@ -207,3 +207,15 @@ def token_losses(ratios, advantages, low, high):
 def length_adaptive_lam(mask, alpha):
     """VAPO, arXiv 2504.05118, section 4.2."""
     return np.array([max(1 - 1 / (alpha * max(int(np.sum(row)), 1)), 0.0) for row in mask])
+
+
+def ensemble_scores(scores, means, stds, method, coef):
+    """Coste et al. 2023 (arXiv 2310.02743), of scores that are put on one scale; the scores and their disagreement."""
+    verdicts, spreads = [], []
+    for row in scores:
+        scaled = [(float(x) - m) / (s if s > 1e-6 else 1.0) for x, m, s in zip(row, means, stds)]
+        average = sum(scaled) / len(scaled)
+        variance = sum((x - average) ** 2 for x in scaled) / len(scaled)
+        verdicts.append({"mean": average, "worst": min(scaled), "uncertainty": average - coef * variance}[method])
+        spreads.append(math.sqrt(variance))
+    return np.array(verdicts), np.array(spreads)

@@ -66,6 +66,7 @@ WRONG = {
     "few_eos": rows_of(eos_rate=ramp(0.97, 0.5)),
     "sampler_drift": rows_of(first_logprob_diff=ramp(0.0, 0.2)),
     "reward_at_chance": rows_of(checked(0.52, 0.02)),
+    "ensemble_disagrees": rows_of(ensemble_std=ramp(0.3, 0.9)),
 }  # fmt: skip
 
 
@@ -142,6 +143,7 @@ def test_an_alarm_that_is_off_is_not_raised(name):
         ("entropy_collapse", {"entropy_left": 0.05}),
         ("few_eos", {"eos_rate": 0.4}),
         ("sampler_drift", {"drift": 0.3}),
+        ("ensemble_disagrees", {"ensemble_growth": 4.0}),
     ],
 )
 def test_each_bound_decides_its_alarm(name, changes):
@@ -177,6 +179,11 @@ def test_an_alarm_that_ends_is_said_once_and_may_begin_again():
 
 def test_gold_that_falls_with_the_reward_is_no_over_optimisation():
     assert begun(rows_of(gold=ramp(0.65, 0.4), score_raw=ramp(3.0, 1.0))) == set()
+
+
+def test_reward_models_that_disagree_while_the_reward_does_not_rise_are_no_alarm():
+    assert begun(rows_of(ensemble_std=ramp(0.3, 0.9), score_raw=ramp(3.0, 2.0))) == set()
+    assert begun(rows_of(ensemble_std=np.full(STEPS, 0.3))) == set()
 
 
 def test_the_reward_that_is_optimised_decides():
@@ -231,5 +238,5 @@ def test_rows_without_a_metric_or_with_null_in_it_raise_nothing():
 def test_every_key_of_the_section_is_an_alarms_or_of_the_run():
     of_run = {"off", "stop", "window", "errors", "reward_every", "reward_k"}
     bounds = {"gold_fall", "length_growth", "perplexity_left", "kl_below", "kl_above", "explained_variance",
-              "entropy_left", "eos_rate", "reward_left"}  # fmt: skip
+              "entropy_left", "eos_rate", "reward_left", "ensemble_growth"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(AlarmOptions)} == of_run | bounds, "each decides in a test above"

@@ -63,6 +63,14 @@ CAUSES: dict[str, tuple[str, Mapping[str, str]]] = {
         "sampler and trainer compute in different numbers or with different weights",
         {"ppo.cache_dtype": "compute", "model.dtype": "float32", "ppo.recompute_logprobs": "true"},
     ),
+    "ensemble_disagrees": (
+        "the policy writes answers about which the reward models have learned nothing: each makes up its own mind",
+        {
+            "ppo.score.ensemble": "worst or uncertainty, so that it is not worth it",
+            "rounds": "2 or more, so that its own answers are ranked",
+            "ppo.kl.target": "lower (with a fixed coefficient ppo.kl.coef higher)",
+        },
+    ),
     "reward_at_chance": (
         "the reward model has not learned from answers like those that the policy writes now",
         {

@@ -10,12 +10,13 @@ import numpy as np
 
 from icegrt_jax.training.alarms.history import Given, History, Reading, noise, window
 
-# Numbers that a judge, or in time an ensemble of reward models by its agreement, says of the policy: more is better.
+# Numbers that a judge says of the policy: more is better.
 WITNESSES = ("heldout/gold", "heldout/gold_greedy", "gold")
 HELDOUT_POINTS = 2  # measurements on held-out prompts that are averaged, where a batch is one of `window`
 CHANCE = 0.55  # accuracy on pairs that is as good as none
 START = 2  # first iterations, in which the policy is still ICE-Instruct or nearly
 REWARD_CHECK = "reward_check/accuracy"
+ENSEMBLE = "ensemble_std"
 
 
 def _one_sided(
@@ -104,6 +105,18 @@ def entropy_collapse(history: History, given: Given) -> Reading | None:
     return _from_start(history, given, "entropy", given.options.entropy_left, -1, "entropy, nats per token:")
 
 
+def ensemble_disagrees(history: History, given: Given) -> Reading | None:
+    """Reward models that disagree ever more about the answers, while the reward has risen."""
+    growth = given.options.ensemble_growth
+    found = _from_start(history, given, ENSEMBLE, growth, 1, "spread over the reward models of what each says:")
+    if found is None or given.reward not in history:
+        return None
+    rewards = history.values(given.reward)
+    then, now = float(np.mean(rewards[:START])), window(rewards, given.options.window)[0]
+    said = f"{found.said}; {given.reward} {then:.3g} then, {now:.3g} now"
+    return dataclasses.replace(found, beyond=found.beyond and now > then, said=said)
+
+
 def negative_kl(history: History, given: Given) -> Reading | None:
     """A mean of k1 below zero by more than noise."""
     bound = -given.options.kl_below
@@ -165,13 +178,13 @@ MEASURES = {
     function.__name__: function
     for function in (
         over_optimised, length_explosion, perplexity_collapse, negative_kl, kl_too_large, useless_critic,
-        entropy_collapse, few_eos, sampler_drift, reward_at_chance,
+        entropy_collapse, few_eos, sampler_drift, reward_at_chance, ensemble_disagrees,
     )
 }  # fmt: skip
 COLUMNS = frozenset(
     {
         "length", "entropy", "kl", "kl_high", "explained_variance", "eos_rate", "sampler_logprob_diff",
-        "first_logprob_diff", "score_raw", "score_scaled", "value_warmup",
+        "first_logprob_diff", "score_raw", "score_scaled", "value_warmup", ENSEMBLE,
         *(f"{name}{end}" for name in (*WITNESSES, REWARD_CHECK) for end in ("", "_low", "_high")),
     }
 )  # fmt: skip
