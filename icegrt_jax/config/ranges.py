@@ -2,11 +2,12 @@
 
     lam: Share = 0.95
 
-NaN and the infinities are in none, nor what the programs would make infinite or 0: they compute in 32 bits.
+NaN and the infinities are in none, nor what is outside as the programs have it: they compute in 32 bits.
 """
 
 import dataclasses
 import math
+import struct
 from typing import Annotated, Any, get_args, get_origin
 
 from icegrt_jax.errors import UserError
@@ -33,7 +34,7 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Whether the number is in the range."""
-        value = 0 if abs(value) < SMALLEST else value
+        value = _computed_with(value) if isinstance(value, float) else value
         over = self.low < value if self.above else self.low <= value
         under = value < self.high if self.below else value <= self.high
         return value in self.also or (over and under and abs(value) <= LARGEST)
@@ -60,6 +61,14 @@ class Range:
         if self.above:
             return f"a number above {low}, {high} at most"
         return f"{low} or more and below {high}" if self.below else f"{low} to {high}"
+
+
+def _computed_with(value: float) -> float:
+    """The number as a float32."""
+    if not abs(value) <= LARGEST:
+        return value
+    value = struct.unpack("f", struct.pack("f", value))[0]
+    return 0.0 if abs(value) < SMALLEST else value
 
 
 def split(kind: Any) -> tuple[Any, Range | None]:

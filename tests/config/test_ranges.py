@@ -94,6 +94,8 @@ def test_what_a_float32_would_make_infinite_or_zero_is_outside():
     positive = split(Positive)[1]
     assert positive.holds(1e-37) and not positive.holds(1e-46), "0 as a float32"
     assert positive.holds(LARGEST) and not positive.holds(1e39)
+    decay = split(Decay)[1]
+    assert decay.holds(0.9999999) and not decay.holds(0.99999999), "1 as a float32, by which Adam divides 0 by 0"
     with pytest.raises(UserError, match=r"lr=1e\+39; expected 3.4e\+38 at most\."):
         positive.check("lr", 1e39)
 
