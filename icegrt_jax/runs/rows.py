@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from icegrt_jax.runs.skips import Skips
 from icegrt_jax.training.finite import check_finite
@@ -80,8 +81,12 @@ class Single:
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         others = {name: value for name, value in metrics.items() if name != "skipped"}
         check_finite(step, others, self._left)  # names what has made the updates so, a score for instance
-        skipped = self._skips.add(step, metrics.get("skipped", 0.0))
-        metrics = others | ({"skipped": skipped} if skipped else {})
+        flags = metrics.get("skipped", 0.0)
+        skipped = self._skips.add(step, flags)
+        if skipped:
+            metrics = {"skipped": skipped} | (others if np.ndim(flags) else {})  # of a lone update nothing is left
+        else:
+            metrics = others
         self._writer.write(step, metrics)
         self._progress.update(step, {name: metrics[name] for name in self._shown if name in metrics})
 

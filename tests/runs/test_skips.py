@@ -65,6 +65,7 @@ def test_skipped_updates_are_counted_in_the_rows_and_in_no_mean(tmp_path, row_ev
         )
     else:
         assert [step for step, row in rows.items() if row.get("skipped")] == [3, 6, 7]
+        assert rows[3] == {"step": 3, "skipped": 1} and rows[4]["loss"] == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("row_every", [0, 4])

@@ -11,8 +11,8 @@ import pytest
 from icegrt_jax.training import updates
 from icegrt_jax.training.ppo import ppo_update
 from icegrt_jax.training.ppo_metrics import said
-from icegrt_jax.training.updates import reward_update, sft_update, value_update
-from tests.training.examples import OPTIMIZER, make_experience, make_ranking_batch, make_sft_batch, make_state
+from icegrt_jax.training.updates import sft_update, value_update
+from tests.training.examples import OPTIMIZER, make_experience, make_sft_batch, make_state
 
 SCHEDULED = dataclasses.replace(OPTIMIZER, schedule="linear", total_steps=10)
 
@@ -31,7 +31,6 @@ def spoiled(state, role, value):
 
 STEPS = {
     "policy": (sft_update, make_sft_batch),
-    "reward": (reward_update, make_ranking_batch),
     "value": (value_update, make_experience),
 }
 
@@ -46,7 +45,7 @@ def places(opt_state):
     return sorted(int(leaf) for leaf in jax.tree.leaves(opt_state) if not leaf.ndim)
 
 
-@pytest.mark.parametrize("role, value", [("policy", jnp.nan), ("reward", jnp.nan), ("value", jnp.inf)])
+@pytest.mark.parametrize("role, value", [("policy", jnp.nan), ("value", jnp.inf)])
 def test_a_skipped_update_leaves_parameters_and_moments_and_has_its_place_in_the_schedule(state, role, value):
     update, batch = STEPS[role]
     before = spoiled(state, role, value)
