@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from icegrt_jax import commands
+from icegrt_jax import commands, refused
 from icegrt_jax.commands import flags as common_flags
 from icegrt_jax.commands.workdir import prepare as prepare_workdir
 from icegrt_jax.config import checks, convert
@@ -45,7 +45,8 @@ icegrt STAGE --config=FILE[:SWITCH] --workdir=DIR [--config.key=value ...]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command, `sys.argv[1:]` by default, and returns its exit code."""
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        with refused.told():
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -115,13 +116,18 @@ def _run_in_workdir(command: commands.Command, spec: str, folder: str, overrides
     processes = launch.Launch(**{name: flags.pop(name) for name in names & flags.keys()})
 
     def prepare():
-        undo = prepare_workdir(command, config, workdir, source)
+        with refused.told():
+            undo = prepare_workdir(command, config, workdir, source)
         _say(doubts if command.doubts else ())
         return undo
 
+    def program():
+        with refused.told():
+            command.get("main")(options, workdir, **flags)
+
     keep_freed_memory()
     hold = None if command.only_reads else functools.partial(lock.hold, workdir, command.name)
-    start = launch.Start(hold, prepare, lambda: command.get("main")(options, workdir, **flags))
+    start = launch.Start(hold, prepare, program)
     if not command.distributed:
         return entry.alone(start)
     entry.run(processes, config_file.to_json(config), workdir, [command.name, flags], start)

@@ -2,11 +2,12 @@
 
 JSON files are replaced in one step. JSONL files only grow, a line at a time; the
 one thing a kill can leave in them is half a last line, which readers skip and the
-next run cuts off.
+next run cuts off. In the folders of a run they have checksums, see `sums.py`.
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from icegrt_jax import sums
 from icegrt_jax.errors import UserError
 
 PathLike = str | os.PathLike
@@ -26,14 +28,14 @@ def sha256(path: PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text_atomic(path: PathLike, text: str) -> None:
-    """Writes `text` to `path`: readers see the old file or the new one, never a part."""
-    with replacing(path) as file:
+def write_text_atomic(path: PathLike, text: str, *, grows: bool = False) -> None:
+    """Writes `text` to `path`: readers see the old file or the new one, never a part. `grows`: lines are appended."""
+    with replacing(path, grows=grows) as file:
         file.write(text)
 
 
 @contextlib.contextmanager
-def replacing(path: PathLike) -> Iterator[IO[str]]:
+def replacing(path: PathLike, *, grows: bool = False) -> Iterator[IO[str]]:
     """A file to write text to, which becomes `path` when all has gone well; else nothing is left of it."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,8 @@ def replacing(path: PathLike) -> Iterator[IO[str]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with sums.changing(path, temporary, grows=grows):
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,8 +71,12 @@ def _not_finite(obj: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def read_json(path: PathLike) -> Any:
-    """Returns the content of a JSON file."""
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    """Returns the content of a JSON file that a run has written."""
+    content = sums.content(pathlib.Path(path))
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise sums.Damaged(f"{path}: not valid JSON ({error}); bring it back from a copy.") from error
 
 
 def read_described(folder: pathlib.Path, name: str, expected: str) -> dict:
@@ -110,8 +117,23 @@ def append_jsonl(path: PathLike, rows: Iterable[dict]) -> None:
 
 def read_jsonl(path: PathLike) -> list[dict]:
     """Returns the rows of a JSONL file, without a half-written last line."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file if _is_whole(line)]
+    return [row for _, row in _rows(pathlib.Path(path))]
+
+
+def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
+    """(line, row) of the whole lines of a JSONL file."""
+    content = sums.content(path)
+    found = []
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        try:
+            text = line.decode("utf-8")
+            if _is_whole(text):
+                found.append((text, json.loads(text)))
+        except (ValueError, RecursionError) as error:
+            raise sums.Damaged(
+                f"{path}, line {number}: not valid JSON ({error}); bring it back from a copy."
+            ) from error
+    return found
 
 
 def cut_jsonl(path: PathLike, last_step: int | None) -> None:
@@ -122,14 +144,20 @@ def cut_jsonl(path: PathLike, last_step: int | None) -> None:
     what a run without a checkpoint needs.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        return
     if last_step is None:
-        path.unlink()
+        path.unlink(missing_ok=True)
+        sums.forget(path)
         return
-    with open(path, encoding="utf-8") as file:
-        kept = [line for line in file if _is_whole(line) and json.loads(line)["step"] <= last_step]
-    write_text_atomic(path, "".join(kept))
+    sums.check_there(path)
+    if path.exists():
+        kept = [line for line, row in _rows(path) if _step(path, row) <= last_step]
+        write_text_atomic(path, "".join(kept), grows=True)
+
+
+def _step(path: pathlib.Path, row: Any) -> int:
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise sums.Damaged(f"{path}: holds a row without a step; bring it back from a copy.")
+    return row["step"]
 
 
 def _is_whole(line: str) -> bool:

@@ -14,6 +14,7 @@ been sampled, so such a turn is no target there; it becomes an example of its ow
 cut off after it.
 """
 
+import contextlib
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -21,12 +22,12 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from icegrt_jax.data import template
+from icegrt_jax.data import beginnings, template
+from icegrt_jax.data.beginnings import Beginnings, Places
 from icegrt_jax.data.template import render
 from icegrt_jax.errors import UserError
 
 Tokens = tuple[list[int], list[bool]]  # ids, and for each whether the assistant has to produce it
-Places = list[tuple[int, int]]  # for each token, where it begins and ends in the text
 
 
 class _Turn(NamedTuple):
@@ -69,8 +70,11 @@ def encode_examples(
     Args as for `encode_conversation`, whose result comes first. Where an earlier turn does not stand in it as it
     would be sampled, in words or in tokens, the conversation up to that turn follows, its mask on that turn only.
     """
+    known = Beginnings(tokenizer)
+    with contextlib.suppress(UserError):  # of the turns, the first that the template refuses says so
+        known.encode(render(tokenizer, messages, generate=False))
     turns = [
-        _turn(tokenizer, messages[: i + 1], end_ids)
+        _turn(tokenizer, messages[: i + 1], end_ids, known=known)
         for i, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
@@ -119,16 +123,16 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, separator: str = "") 
     """Ids of rendered text and the places they have in it; parts between separators are encoded each by itself."""
     ids, offsets, place = [], [], 0
     for part in text.split(separator) if separator else [text]:
-        encoding = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)
-        ids += encoding["input_ids"]
-        offsets += [(place + start, place + end) for start, end in encoding["offset_mapping"]]
+        found, places = beginnings.encode(tokenizer, part)
+        ids += found
+        offsets += [(place + start, place + end) for start, end in places] if place else places
         place += len(part) + len(separator)
     return ids, offsets
 
 
 def _turn(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int], separator: str = "", *,
-    as_it_stands: bool = True,
+    as_it_stands: bool = True, known: Beginnings | None = None,
 ) -> _Turn:  # fmt: skip
     """The conversation up to its last message, which is the assistant's and has to be written `as_it_stands`."""
     if len(messages) == 1:
@@ -138,7 +142,7 @@ def _turn(
     text, prompt = render(tokenizer, messages, generate=False), render(tokenizer, messages[:-1], generate=True)
     if not text.startswith(prompt):
         raise UserError(_rewritten(tokenizer, text, prompt, messages[:-1]))
-    ids, places, start = _after(tokenizer, prompt, text, separator)
+    ids, places, start = _after(tokenizer, prompt, text, separator, known)
     ends = [j for j in range(start, len(ids)) if ids[j] in end_ids]
     if not ends:
         raise UserError(
@@ -178,13 +182,16 @@ def _rewritten(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str, befor
     )
 
 
-def _after(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, separator: str) -> tuple[list[int], Places, int]:
+def _after(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, separator: str, known: Beginnings | None = None
+) -> tuple[list[int], Places, int]:
     """Ids of a text that begins with the prompt, their places, and the number of them that are the prompt's.
 
     The first are what the prompt has by itself: the sampler is given those.
     """
-    given, given_places = _encode(tokenizer, prompt, separator)
-    ids, places = _encode(tokenizer, text, separator)
+    encode = known.encode if known else lambda text: _encode(tokenizer, text, separator)
+    given, given_places = encode(prompt)
+    ids, places = encode(text)
     if ids[: len(given)] == given:
         return ids, places, len(given)
     rest, rest_places = _continuation(tokenizer, given, ids, text[len(prompt) :], separator)

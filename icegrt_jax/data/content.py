@@ -1,6 +1,7 @@
 """What messages and fields may hold: text of whole characters, as a string or as parts of type text."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ def refuse_half_characters(value: Any, name: str = "") -> None:
     JSON can write one ("\\ud83d", half an emoji that was cut in two), but it is no text: neither tokenizers nor
     files of UTF-8 take it.
     """
+    if _is_of_whole_characters(value):
+        return
     for place, text in _strings(value, name):
         if not text.isascii() and (half := next((c for c in text if "\ud800" <= c <= "\udfff"), None)):
             raise UserError(
@@ -57,6 +60,15 @@ def plain(messages: Any) -> list[dict]:
         refuse_half_characters(content, name)
         flat.append({**message, "content": content})
     return flat
+
+
+def _is_of_whole_characters(value: Any) -> bool:
+    """Whether a value is made of whole characters, told without a look at each; False where it cannot be."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError):  # a value of no JSON, half a character
+        return False
+    return True
 
 
 def _strings(value: Any, name: str) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,8 @@ from icegrt_jax.data.records import Instruction, Messages, Prompt, Ranking, Reco
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 
+ROUGHLY = 4  # times what the longest tokens reach: from there on a prompt's beginning changes nothing of its end
+
 
 def refuse_other_tokenizer(records: Any, tokenizer: ChatTokenizer) -> None:
     """Refuses records that were stored with the ids of another tokenizer (`token_store.Stored`)."""
@@ -44,7 +46,7 @@ def encoded(record: Record, tokenizer: ChatTokenizer, k: int | None = None) -> l
             return [tokenizer.encode_answer(record.prompt, answer) for answer in record.responses[:k]]
         if isinstance(record, Prompt):
             return tokenizer.encode_prompt(record.prompt)
-        return tokenizer.encode_text(record.text)
+        return tokenizer.encode_document(record.text)
 
 
 def fit_examples(
@@ -90,12 +92,16 @@ def fit_prompts(
     refuse_other_tokenizer(records, tokenizer)
     rows, counts = [], Counter(kept=0, over=0, cut=0, dropped=0)
     for index, record in enumerate(records, start=offset):
-        ids = encode_prompt(record, tokenizer)
+        prompt, ids = record.prompt, record.encoded
+        if not ids and overlong != "keep":
+            with naming(record):
+                prompt, ids = _roughly_cut(prompt, tokenizer, length)
+        ids = ids or encode_prompt(record, tokenizer)
         outcome = "kept"
         if len(ids) > length and overlong == "keep":
             counts["over"] += 1
         elif len(ids) > length:
-            shorter = cut_prompt(record.prompt, tokenizer, length) if overlong == "cut" else ()
+            shorter = cut_prompt(prompt, tokenizer, length) if overlong == "cut" else ()
             ids = tokenizer.encode_prompt(shorter) if shorter else []
             outcome = "cut" if ids else "dropped"
         counts[outcome] += 1
@@ -180,14 +186,29 @@ def _split(ids: list[int], length: int) -> list[list[int]]:
     return [ids[start : start + length] for start in range(0, max(len(ids) - 1, 1), length - 1)]
 
 
+def _roughly_cut(messages: Messages, tokenizer: ChatTokenizer, length: int) -> tuple[Messages, list[int]]:
+    """The prompt without what no cut could leave of its last message, and its ids, which are still too many.
+
+    As it is, and [], where that is not told so easily. A prompt of a million words need not be encoded.
+    """
+    *earlier, last = messages
+    reached = last["content"][-ROUGHLY * length * tokenizer.longest_token :]
+    if len(reached) < len(last["content"]):
+        shorter = (*earlier, {**last, "content": reached.partition(" ")[2].strip() or reached})
+        if len(ids := tokenizer.encode_prompt(shorter)) > length:
+            return shorter, ids
+    return messages, []
+
+
 def cut_prompt(messages: Messages, tokenizer: ChatTokenizer, length: int) -> Messages:
     """The prompt with the beginning of its last message left out, of at most `length` ids.
 
     As it is where it fits; () where leaving out all but a last word is not enough.
     """
+    messages, ids = _roughly_cut(messages, tokenizer, length)
     *earlier, last = messages
     content = tokenizer.encode_text(last["content"])
-    size = len(tokenizer.encode_prompt(messages))
+    size = len(ids or tokenizer.encode_prompt(messages))
     # Tokenising what is left again may give a token more at the cut, hence the loop.
     while size > length:
         content = content[size - length :]

@@ -1,9 +1,11 @@
 """One field of a record at a time: read, checked, and named in the error where it is not what it should be."""
 
 import difflib
+import itertools
 import json
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,22 +19,37 @@ OTHER_ROLES = {"developer": "system"}
 SPOKEN = ("tool_calls", "function_call", "audio", "refusal")
 MAX_DEPTH = 500  # lists and objects in each other; what Python's own reader allows differs from version to version
 CLOSE = 0.8  # likeness from which a column is a misspelt field
+LOOKED_AT = 200  # columns of a row that are compared with the fields
 Messages = tuple[dict, ...]
 
 
 def parse_json(text: str, where: str) -> Any:
     """The JSON value of one record; what cannot be read is an error that says where it stands."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
         if text.count("{") + text.count("[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
             raise RecursionError
         return value
     except json.JSONDecodeError as e:
-        raise UserError(f"{where}: not JSON ({e.msg} at column {e.colno}).") from e
+        place = f"line {e.lineno}, column {e.colno}" if e.lineno > 1 else f"column {e.colno}"
+        raise UserError(f"{where}: not JSON ({e.msg} at {place}).") from e
     except RecursionError as e:
         raise UserError(f"{where}: lists and objects lie too deep in each other; expected a flat record.") from e
+    except _Twice as e:
+        raise UserError(f"{where}: field {shown(e.args[0])} stands twice in one object; leave one of them.") from e
     except ValueError as e:  # Python's limit on the digits of an integer
         raise UserError(f"{where}: holds an integer of too many digits; write it as a string.") from e
+
+
+class _Twice(ValueError):
+    """A key that an object has twice: JSON's readers keep the last value and lose the others."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _Twice(Counter(name for name, _ in pairs).most_common(1)[0][0])
+    return made
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -85,7 +102,7 @@ def refuse_misspelt(obj: dict, where: str, fields: tuple[str, ...], forms: tuple
     complete = any(all(name in obj for name in form) for form in forms)
     needed = {name for form in forms for name in form}
     lacking = [name for name in fields if name not in obj and not (complete and name in needed)]
-    for name in obj:
+    for name in itertools.islice(obj, LOOKED_AT):
         known = name in fields
         if not known and (close := difflib.get_close_matches(name[:80], lacking, n=1, cutoff=CLOSE)):
             raise UserError(

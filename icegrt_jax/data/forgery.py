@@ -48,6 +48,15 @@ class ControlTokens:
                         f" take it out of the data: {message['content'][:80]!r}"
                     )
 
+    def refuse_in_text(self, text: str, ids: Sequence[int]) -> None:
+        """Raises UserError where the ids of a plain text hold a control token, written out or made by a normalizer."""
+        found = next((i for i in ids if i in self._ids), None)
+        if found is not None:
+            raise UserError(
+                f"the text contains the control token {self.tokenizer.convert_ids_to_tokens(found)!r}, or what the"
+                f" tokenizer makes it of; take it out of the data: {text[:80]!r}"
+            )
+
     def refuse_made(self, messages: Sequence[dict], ids: Sequence[int], *, generate: bool) -> None:
         """Raises UserError where the ids of messages hold more control tokens than those of other words would.
 

@@ -4,6 +4,7 @@ What can be read in two ways, or in none, is an error with the mapping to be wri
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ SYNONYMS = {
     "scores": ("ratings", "rewards", "labels", "score"),
 }
 UNKNOWN = "COLUMN"  # in a proposal: to be replaced
+NAMED = 40  # columns in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,4 +230,6 @@ def _likely(field: str, names: list[str]) -> str:
 
 
 def _names(row: Any) -> str:
-    return ", ".join(fields.shown(name)[1:-1] if isinstance(name, str) else str(name) for name in row) or "none"
+    names = [fields.shown(name)[1:-1] if isinstance(name, str) else str(name) for name in itertools.islice(row, NAMED)]
+    more = f" and {len(row) - NAMED} more" if len(row) > NAMED else ""
+    return f"{', '.join(names)}{more}" if names else "none"

@@ -9,22 +9,31 @@
 
 Numbers count from 1. Text files are UTF-8, with or without a byte order mark, .gz too. A cell or value that is null
 is a field that isn't there.
+
+A line is held whole, so a longer one than `LONGEST_LINE` is refused before it is in memory, and so is a .gz file that
+unpacks to far more than text does.
 """
 
 import csv
 import gzip
-import io
+import math
 import pathlib
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from icegrt_jax import sums
 from icegrt_jax.data.fields import kind_of, parse_json, shown
 from icegrt_jax.errors import UserError
 
 Rows = Iterator[tuple[str, Any]]
 BOM = b"\xef\xbb\xbf"
-LARGEST_CELL = 2**31 - 1  # the csv module's own limit is 128 KiB
 BATCH = 256  # rows of Parquet at a time
+LONGEST_LINE = 64 * 2**20  # bytes; of a cell, too: the csv module's own limit is 128 KiB
+MOST_PACKED = 200  # bytes of a .gz file that one of its bytes may become, from UNPACKED on; text has 3 to 20
+UNPACKED = 32 * 2**20
+_ENDED = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # a line with its end, which old files have as \r alone
 
 
 def json_lines(path: pathlib.Path) -> Rows:
@@ -42,7 +51,7 @@ def json_lines(path: pathlib.Path) -> Rows:
 def json_list(path: pathlib.Path) -> Rows:
     """The objects of a file that is one JSON list; such a file has to be read whole."""
     with _opened(path) as file:
-        content = b"".join(_whole_lines(file, path)).removeprefix(BOM)
+        content = b"".join(_pieces(path, lambda: file.read(2**20))).removeprefix(BOM)
     rows = parse_json(_decoded(content, str(path)), str(path))
     if not isinstance(rows, list):
         raise UserError(f"{path}: holds a JSON value {kind_of(rows)}; expected a list of objects (JSON lines: jsonl).")
@@ -51,10 +60,10 @@ def json_list(path: pathlib.Path) -> Rows:
 
 def csv_rows(path: pathlib.Path) -> Rows:
     """The rows of a CSV file, or of one separated by tabs (.tsv), under the names in its first line."""
-    csv.field_size_limit(LARGEST_CELL)
-    with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+    csv.field_size_limit(LONGEST_LINE)
+    with _opened(path) as file:
         tabs = path.name.removesuffix(".gz").endswith(".tsv")
-        reader = csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
+        reader = csv.reader(_text_lines(file, path), delimiter="\t" if tabs else ",", strict=True)
         columns, last = None, 0
         while True:
             where, last = f"{path}, line {reader.line_num + 1}", reader.line_num
@@ -64,8 +73,6 @@ def csv_rows(path: pathlib.Path) -> Rows:
                 raise UserError(f"{where}: not CSV ({e}).") from e
             except UnicodeDecodeError as e:
                 raise UserError(f"{path}, after line {last}: not UTF-8 ({e.reason}).") from e
-            except (gzip.BadGzipFile, EOFError) as e:
-                raise UserError(f"{path}: not a whole gzip file ({e}).") from e
             if cells is None:
                 return
             if not cells:
@@ -130,15 +137,49 @@ def _require(path: pathlib.Path) -> None:
 
 def _opened(path: pathlib.Path) -> IO[bytes]:
     _require(path)
+    sums.verify(path)
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rb")
+    try:
+        return opener(path, "rb")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror}); see who may.") from e
+
+
+def _pieces(path: pathlib.Path, read: Callable[[], bytes]) -> Iterator[bytes]:
+    """What `read` gives of an opened file until there is no more."""
+    unpacked, most = 0, math.inf
+    if path.suffix == ".gz":
+        most = max(UNPACKED, MOST_PACKED * path.stat().st_size)
+    try:
+        while piece := read():
+            unpacked += len(piece)
+            if unpacked > most:
+                raise UserError(
+                    f"{path}: unpacks to more than {MOST_PACKED} times its size, which no text does; unpack it yourself"
+                    " if it is what you think."
+                )
+            yield piece
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+        raise UserError(f"{path}: not a whole gzip file ({e}).") from e
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e}).") from e
 
 
 def _whole_lines(file: IO[bytes], path: pathlib.Path) -> Iterator[bytes]:
-    try:
-        yield from file
-    except (gzip.BadGzipFile, EOFError) as e:
-        raise UserError(f"{path}: not a whole gzip file ({e}).") from e
+    """The lines of an opened file, their ends included."""
+    for number, line in enumerate(_pieces(path, lambda: file.readline(LONGEST_LINE + 1)), start=1):
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes; write one record a line, and a long text"
+                " as several. (A file that is one JSON list is read as json:.)"
+            )
+        yield line
+
+
+def _text_lines(file: IO[bytes], path: pathlib.Path) -> Iterator[str]:
+    """The same as text, as the csv module takes them."""
+    for number, line in enumerate(_whole_lines(file, path)):
+        yield from _ENDED.findall((line if number else line.removeprefix(BOM)).decode("utf-8"))
 
 
 def _decoded(line: bytes, where: str) -> str:

@@ -11,13 +11,17 @@ import json
 import re
 from collections.abc import Sequence
 
+import jinja2
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
+from icegrt_jax.data import limits
 from icegrt_jax.errors import UserError
 
 # In both cases, so that a change is seen, and in no template.
 SYSTEM, QUESTION, ANSWER = "womBAt", "quoKKa", "numBAt"
+DIGITS = 5  # of the largest number in a template
+WIDE = re.compile(r"%[-+# 0]*\d{6}|[:<>^]\d{6}")  # a width in a format of text
 WORDS = {"system": SYSTEM, "user": QUESTION, "assistant": ANSWER}
 
 
@@ -45,6 +49,8 @@ def check(tokenizer: PreTrainedTokenizerBase) -> None:
             f"the chat template exists in the versions {', '.join(sorted(versions))} and none is called default; save"
             " the one to use as chat_template.jinja in the folder, or name it default."
         )
+    for source in versions.values() if isinstance(versions, dict) else (versions,):
+        _refuse_large(str(source))
     text = render(tokenizer, shortest(tokenizer), generate=False)
     for role, word in (("assistant", ANSWER), ("user", QUESTION)):
         if word in text:
@@ -54,6 +60,21 @@ def check(tokenizer: PreTrainedTokenizerBase) -> None:
         else:
             problem = f"leaves out the {role}'s words, also where contents are given in parts of type text"
         raise UserError(f"the chat template {problem}; use one that writes every message as it stands.")
+
+
+def _refuse_large(source: str) -> None:
+    """Refuses a template in which one step may ask for any amount of memory: such numbers are in no honest one."""
+    try:
+        tokens = list(jinja2.Environment().lex(source))
+    except TemplateSyntaxError:
+        return  # which is said when it is rendered
+    for line, kind, text in tokens:
+        number = kind == "integer" and len(text.replace("_", "")) > DIGITS
+        if number or (kind == "operator" and text == "**") or (kind == "string" and WIDE.search(text)):
+            raise UserError(
+                f"the chat template has {text[:40]!r} in line {line}, by which a text may become longer than any"
+                " memory; use another template."
+            )
 
 
 def shortest(tokenizer: PreTrainedTokenizerBase) -> list[dict]:
@@ -129,7 +150,13 @@ def _samples(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], generate: bool) -> str:
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
+        with limits.limited():
+            return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
+    except limits.Exceeded as error:
+        raise UserError(
+            f"the chat template takes more than {limits.SECONDS:g} seconds or {limits.BYTES // 2**20:,} MiB for a"
+            f" conversation of {len(messages)} messages; use another."
+        ) from error
     except TemplateSyntaxError as error:
         raise UserError(f"the chat template is no Jinja template (line {error.lineno}: {error.message}).") from error
     except Exception as error:  # of a program that anybody may have written

@@ -14,6 +14,7 @@ import tokenizers
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from icegrt_jax import sums
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import read_described, read_json, read_text, write_json_atomic
 
@@ -33,6 +34,7 @@ def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, which has encoded a text."""
     if not (folder / VOCABULARY).is_file() and not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: no tokenizer here; expected a folder with {VOCABULARY} and {CONFIG}.")
+    sums.check(folder)
     described = {name: read_described(folder, name, "a tokenizer") for name in _small_files(folder)}
     if (folder / TEMPLATE).is_file():
         read_text(folder / TEMPLATE)

@@ -59,6 +59,11 @@ class ChatTokenizer:
         return max(self.tokenizer.get_vocab().values()) + 1
 
     @functools.cached_property
+    def longest_token(self) -> int:
+        """In characters, or as many as its bytes."""
+        return max(map(len, self.tokenizer.get_vocab()))
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """The same for tokenizers that are the same, see `same_tokenizer`."""
         return hashlib.sha256(json.dumps(_content(self), sort_keys=True, default=str).encode()).hexdigest()
@@ -93,9 +98,15 @@ class ChatTokenizer:
         return examples
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text, nothing added."""
+        """Ids of plain text, nothing added; a control token that is written in it becomes one."""
         content.refuse_half_characters(text, "text")
         return chat.tokenize(self.tokenizer, text)
+
+    def encode_document(self, text: str) -> list[int]:
+        """Ids of plain text that is learned from, in which no control token may stand: it would begin or end a turn."""
+        ids = self.encode_text(text)
+        self._control_tokens.refuse_in_text(text, ids)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""

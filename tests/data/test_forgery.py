@@ -6,7 +6,8 @@ import pytest
 from tokenizers import AddedToken, normalizers
 
 from icegrt_jax.data import template
-from icegrt_jax.data.records import user
+from icegrt_jax.data.encode import encoded
+from icegrt_jax.data.records import Text, user
 from icegrt_jax.data.tokenizers import wrap
 from icegrt_jax.errors import UserError
 from tests.data.templates import CHATML, QWEN3, SHAPES, make
@@ -118,6 +119,20 @@ def test_what_a_normalizer_makes_a_control_token_of_makes_no_turn(normalizer, fo
             call()
     plain, _ = wrapped.encode_answer(user("a"), "a")
     assert wrapped.encode_answer(user(f"a{forged}b"), f"a{forged}b")[0].count(marker) == plain.count(marker)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_text_to_be_learned_holds_no_control_token(shape):
+    """But for those that the assistant may write, such as around its thoughts."""
+    tokenizer = wrap(make(shape))
+    names = tokenizer._control_tokens.of("assistant")
+    assert len(names) >= 2
+    for name in names:
+        record = Text(f"7 {name} 8", where="a.jsonl, line 3")
+        with pytest.raises(UserError, match="a.jsonl, line 3: the text contains the control token") as error:
+            encoded(record, tokenizer)
+        assert repr(name) in str(error.value)
+    assert tokenizer.decode(encoded(Text("7 < | 8"), tokenizer)) == "7 < | 8"
 
 
 def test_what_the_template_makes_a_control_token_of_is_refused():

@@ -6,6 +6,8 @@ import threading
 import numpy as np
 import pytest
 
+from icegrt_jax.data import chat
+from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.host_share import Share
 from icegrt_jax.data.pipeline import mixture, prompt_batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
@@ -304,3 +306,13 @@ def test_bad_options_say_what_is_expected(tokenizer):
     ]:
         with pytest.raises(UserError, match=problem):
             call()
+
+
+@pytest.mark.parametrize("overlong", ["drop", "cut"])
+def test_a_prompt_of_very_many_words_is_cut_as_one_of_many_and_never_encoded_whole(tokenizer, overlong, monkeypatch):
+    many, longest = "say cat hat 7 " * 400, []
+    expected = fit_prompts([Prompt(user(many))], tokenizer, 40, overlong)
+    encode = chat.tokenize
+    monkeypatch.setattr(chat, "tokenize", lambda of, text: longest.append(len(text)) or encode(of, text))
+    assert fit_prompts([Prompt(user("hat " * 200_000 + many))], tokenizer, 40, overlong) == expected
+    assert max(longest) < len(many)

@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import json
 
@@ -5,6 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from icegrt_jax.data import rows
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
@@ -107,3 +109,52 @@ def test_lists_are_read_from_cells_of_json_and_from_columns_of_lists(tmp_path):
 def test_a_cell_may_be_larger_than_the_csv_module_would_read(tmp_path):
     (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
     assert load_source("csv:a.csv", kind=Text, data_dir=str(tmp_path)) == [Text("a" * 200_000)]
+
+
+def test_a_line_that_is_too_long_is_refused_before_it_is_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "LONGEST_LINE", 100)
+    for name, opener in (("long.jsonl", open), ("long.jsonl.gz", gzip.open)):
+        with opener(tmp_path / name, "wb") as file:
+            file.write(b'{"text": "a"}\n{"text": "' + b"a" * 100 + b'"}\n')
+        with pytest.raises(UserError, match=f"{name}, line 2: longer than 100 bytes"):
+            load_source(f"jsonl:{name}", kind=Text, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["bomb.jsonl.gz", "bomb.json.gz", "bomb.csv.gz"])
+def test_a_bomb_is_refused_while_it_unpacks(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(rows, "UNPACKED", 2**20)
+    with gzip.open(tmp_path / name, "wb") as file:
+        file.write({"csv": b"text\n", "json": b"["}.get(name.split(".")[1], b""))
+        file.write((b'{"text": "a"}' + b" " * 500 + b"\n") * 4000)
+    with pytest.raises(UserError, match=f"{name}: unpacks to more than 200 times its size"):
+        load_source(f"{name.split('.')[1]}:{name}", kind=Text, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.csv.gz"])
+def test_a_corrupt_gzip_file_is_one_sentence_wherever_it_is_corrupt(tmp_path, name):
+    packed = gzip.compress(b"text\n" + b"".join(b"row %d\n" % i for i in range(2000)))
+    for at in range(0, len(packed), 97):
+        (tmp_path / name).write_bytes(packed[:at] + b"\xff\x00" + packed[at + 2 :])
+        with contextlib.suppress(UserError):  # some bytes of a gzip file's head say nothing
+            load_source(f"{name.split('.')[1]}:{name}", kind=Text, data_dir=str(tmp_path))
+
+
+def test_lines_of_a_table_may_end_as_old_files_have_them(tmp_path):
+    mixed = b'\xef\xbb\xbftext,b\r\n"a\r\nb",1\nc,2\r'
+    for name, content in (("cr.csv", b'text,b\r"a\r\nb",1\rc,2'), ("mixed.csv", mixed)):
+        (tmp_path / name).write_bytes(content)
+        texts = [record.text for record in load_source(f"csv:{name}", kind=Text, data_dir=str(tmp_path))]
+        assert texts == ["a\r\nb", "c"]
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "meta": {"b": 1, "b": 2}}\n')
+    with pytest.raises(UserError, match="line 1: field 'b' stands twice in one object"):
+        load_source("jsonl:a.jsonl", kind=Text, data_dir=str(tmp_path))
+
+
+def test_of_many_columns_a_message_names_some(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({f"k{i}": 1 for i in range(20_000)}) + "\n")
+    with pytest.raises(UserError, match="k39 and 19960 more") as error:
+        load_source("jsonl:a.jsonl", kind=Text, data_dir=str(tmp_path))
+    assert len(str(error.value)) < 1000

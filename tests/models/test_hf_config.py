@@ -150,3 +150,22 @@ def test_gemma_is_read_without_heads_and_with_swish(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**COMMON, **raw, "hidden_act": "swish"}))
     config = read(tmp_path)
     assert (config.num_heads, config.num_kv_heads, config.activation) == (16, 16, "silu")
+
+
+WRONG = (
+    None, True, -1, 0, 1, 2.5, float("nan"), float("inf"), 10**400, "", "7", [], [None], {}, {"a": 1}, {"rope_type": 7},
+    {"rope_type": "linear", "factor": "8"}, {"full_attention": 7}, ["full_attention"], [["LlamaForCausalLM"]],
+)  # fmt: skip
+
+
+@each_model_type
+def test_a_key_of_a_wrong_type_is_named_or_harmless(family, tmp_path):
+    """Every key that is read, with every wrong value: a config, or a sentence with the key."""
+    whole = {**family.defaults, "architectures": [family.language_model], "rope_theta": 1e4, "rope_scaling": None}
+    for key in (*whole, *family.fixed, *family.keys, "rope_parameters", "layer_types", "model_type"):
+        for value in WRONG:
+            (tmp_path / "config.json").write_text(json.dumps(COMMON | whole | {key: value}))
+            try:
+                to_model_config(read_hf_config(tmp_path), tmp_path, scan_layers=False, dtype="float32")
+            except UserError as error:
+                assert len(str(error)) < 500, (key, value)

@@ -11,11 +11,11 @@ from icegrt_jax.config.choices import Dtype
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import read_described
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.models.hf import keys
 from icegrt_jax.models.hf.families import ARCHITECTURES, Family, family_of
 from icegrt_jax.models.hf.rope import read_rope, write_rope
 
-# Their score head has no bias and ours has one: it travels in the config, under a key that they ignore.
-HEAD_BIAS = "icegrt_head_bias"
+HEAD_BIAS = keys.HEAD_BIAS
 # Theirs -> ours; the first name of each is written.
 ACTIVATIONS = {
     "silu": "silu",
@@ -38,15 +38,18 @@ NOT_THEIRS = ("scan_layers", "remat", "dtype", "attention", "init_std")
 def read_hf_config(folder: pathlib.Path) -> dict:
     """The content of `config.json`, of a family that we know."""
     file, raw = folder / "config.json", read_described(folder, "config.json", "a Hugging Face model folder")
-    architecture = (raw.get("architectures") or ["(none)"])[0]
+    named = raw.get("architectures") or ["(none)"]
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise UserError(f"{file}: architectures={repr(named):.80}; expected a list with the name of one.")
+    architecture = named[0]
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise UserError(f"{file}: architecture {architecture} is not supported; expected one of {known}.")
     expected = ARCHITECTURES[architecture].model_type
     if (got := raw.get("model_type", expected)) != expected:
         raise UserError(
-            f"{file}: model_type={got!r}, by which transformers reads it, but the architecture {architecture} is of "
-            f"{expected!r}; correct the one that is wrong."
+            f"{file}: model_type={repr(got):.80}, by which transformers reads it, but the architecture {architecture} "
+            f"is of {expected!r}; correct the one that is wrong."
         )
     return raw
 
@@ -61,6 +64,7 @@ def to_model_config(raw: dict, folder: pathlib.Path, *, scan_layers: bool, dtype
     """Our description of the model in `raw`; whatever we would compute differently is refused with its key."""
     family = ARCHITECTURES[raw["architectures"][0]]
     try:
+        keys.check(raw)
         return from_keys(family, {**family.defaults, **raw}, scan_layers=scan_layers, dtype=dtype)
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'}: the key {error.args[0]!r} is missing.") from error
@@ -72,7 +76,7 @@ def from_keys(family: Family, raw: dict, *, scan_layers: bool, dtype: Dtype) -> 
     """`ModelConfig` of the keys in `raw`, the family's defaults among them."""
     for key, allowed in {**FIXED, **family.fixed}.items():
         if raw.get(key) not in allowed:
-            raise UserError(f"{key}={raw[key]!r} is not supported; only {allowed[-1]!r} is.")
+            raise UserError(f"{key}={repr(raw[key]):.80} is not supported; only {allowed[-1]!r} is.")
     num_heads = raw["num_attention_heads"]
     renamed: dict[str, Any] = {ours: raw.get(theirs) or 0 for theirs, ours in family.keys.items()}
     return ModelConfig(
@@ -103,7 +107,9 @@ def read_activation(family: Family, raw: dict) -> str:
     if (family.model_type, name) == ("gemma", "gelu"):
         name = "gelu_pytorch_tanh"
     if name not in ACTIVATIONS:
-        raise UserError(f"{family.activation_key}={name!r} is not supported; only {', '.join(ACTIVATIONS)} are.")
+        raise UserError(
+            f"{family.activation_key}={repr(name):.80} is not supported; only {', '.join(ACTIVATIONS)} are."
+        )
     return ACTIVATIONS[name]
 
 

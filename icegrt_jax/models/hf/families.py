@@ -99,7 +99,7 @@ def windows_by_type(types: list[str], window: int | None) -> tuple[int, ...]:
     """One window per layer from their layer types."""
     for kind in types:
         if kind not in (LOCAL, FULL):
-            raise UserError(f"layer_types holds {kind!r}, which is not supported; only {LOCAL} and {FULL} are.")
+            raise UserError(f"layer_types holds {repr(kind):.80}, which is not supported; only {LOCAL} and {FULL} are.")
     if LOCAL in types and not window:
         raise UserError(f"layer_types holds {LOCAL}, but sliding_window is not set; give it a number of tokens.")
     return tuple((window or 0) if kind == LOCAL else 0 for kind in types)

@@ -165,17 +165,34 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     An older export at `path` is replaced; a folder that holds anything else is refused.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    if path.is_symlink():
+        path = path.resolve()
+    temporary, aside = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run
+    if aside.exists() and not path.exists():  # it was killed between two renames
+        aside.rename(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         if path.exists():
             refuse_to_lose(path, {file.name for file in temporary.iterdir()})
-            shutil.rmtree(path)
-        temporary.rename(path)
+            _replace(temporary, path, aside)
+        else:
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: pathlib.Path, path: pathlib.Path, aside: pathlib.Path) -> None:
+    """Puts a folder in another's place. Both are whole at any moment, and one is under the name but between renames."""
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def refuse_to_lose(path: pathlib.Path, written: set[str]) -> None:

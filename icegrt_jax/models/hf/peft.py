@@ -14,6 +14,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.files import read_described, read_json, write_json_atomic
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.finite import check_weights
+from icegrt_jax.models.hf import keys
 from icegrt_jax.models.hf.folder import new_folder
 from icegrt_jax.models.hf.tensors import source_of
 from icegrt_jax.models.lora import LoRAConfig
@@ -147,11 +148,15 @@ def _read_config(folder: pathlib.Path) -> dict:
             f"{file}: init_lora_weights={described['init_lora_weights']!r} is not supported, as it changes the base "
             "too; convert the adapter to plain LoRA with PEFT first."
         )
-    if set(described.get("modules_to_save") or ()) - {"score"}:
+    if described.get("modules_to_save") not in (None, [], ["score"]):
         raise UserError(f"{file}: modules_to_save={described['modules_to_save']}; only 'score' is supported.")
     for key in ("r", "lora_alpha"):
         if not described.get(key):
             raise UserError(f"{file}: the key {key!r} is missing.")
+    if not keys.is_whole(described["r"], 1, keys.MOST):
+        raise UserError(f"{file}: r={repr(described['r']):.80}; expected a whole number above 0.")
+    if not keys.is_number(described["lora_alpha"], 0.0):
+        raise UserError(f"{file}: lora_alpha={repr(described['lora_alpha']):.80}; expected a number above 0.")
     return described
 
 

@@ -38,11 +38,11 @@ def read_rope(family: Family, raw: dict) -> dict:
         return {"rope_theta": float(theta), **read_scaling(rope, raw)}
     both = raw.get("rope_parameters") or {}
     if both.keys() - {LOCAL, FULL}:
-        raise UserError(f"rope_parameters={both!r} is not supported; expected {FULL} and {LOCAL}.")
+        raise UserError(f"rope_parameters={repr(both):.80} is not supported; expected {FULL} and {LOCAL}.")
     full = {**(both.get(FULL) or {}), **(raw.get("rope_scaling") or {})}
     local = both.get(LOCAL) or {}
     if kind_of(local) != "default":
-        raise UserError(f"rope_parameters.{LOCAL}={local!r} is not supported; only 'default' is.")
+        raise UserError(f"rope_parameters.{LOCAL}={repr(local):.80} is not supported; only 'default' is.")
     return {
         "rope_theta": float(full.get("rope_theta") or raw.get("rope_theta") or GEMMA3_THETA),
         "local_rope_theta": float(local.get("rope_theta") or raw.get("rope_local_base_freq") or GEMMA3_LOCAL_THETA),
@@ -59,11 +59,11 @@ def read_scaling(rope: dict, raw: dict) -> dict:
     """Our fields of a scaling, which is refused if it is of another kind or has numbers that its kind has not."""
     kind = kind_of(rope)
     if kind not in NUMBERS:
-        raise UserError(f"rope_scaling={rope!r} is not supported; expected one of {', '.join(NUMBERS)}.")
+        raise UserError(f"rope_scaling={repr(rope):.80} is not supported; expected one of {', '.join(NUMBERS)}.")
     if rope.get("partial_rotary_factor") not in (None, 1.0):
         raise UserError(f"partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported; only 1.0 is.")
     if unknown := rope.keys() - NUMBERS[kind] - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
-        raise UserError(f"rope_scaling={rope!r}: {min(unknown)} is not supported with {kind!r}.")
+        raise UserError(f"rope_scaling={repr(rope):.80}: {min(unknown)} is not supported with {kind!r}.")
     if kind == "llama3":
         length = raw.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
         rope = {**rope, "original_max_position_embeddings": length or raw["max_position_embeddings"]}

@@ -93,10 +93,13 @@ def weight_files(folder: pathlib.Path) -> dict[str, set[str]]:
     if index.is_file():
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
+            entries = [*weight_map.items()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{index}: no index of weights (weight_map); fetch it again.") from error
         files: dict[str, set[str]] = {}
-        for name, file in weight_map.items():
+        for name, file in entries:
+            if not isinstance(file, str) or pathlib.PurePath(file).name != file:
+                raise UserError(f"{index}: {repr(file):.80} for {name:.80} is no file of this folder; fetch it again.")
             files.setdefault(file, set()).add(name)
         return dict(sorted(files.items()))
     pickles = sorted(file.name for file in folder.glob("*.bin"))

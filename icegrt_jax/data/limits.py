@@ -1,0 +1,95 @@
+"""A limit of time and memory for a piece of Python that somebody else wrote, such as a chat template.
+
+Jinja's sandbox keeps a template from files and code, not from looping for a year or writing a text of terabytes. A
+thread looks at whoever is inside `limited` and raises `Exceeded` there; nothing is started, and nothing copied, for it.
+It is raised between two steps of Python; that no single step asks for too much, the template is looked at for before
+(`template.check`).
+"""
+
+import contextlib
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+SECONDS = 10.0  # of one conversation
+BYTES = 2**30  # by which the process may have grown meanwhile
+EVERY = 0.05  # seconds between two looks
+
+
+class Exceeded(Exception):
+    """What was run has taken more time, or memory, than it may."""
+
+
+class _Watch:
+    """Who is watched, and until when; one for the process."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._ends: dict[int, tuple[float, int]] = {}  # of each thread inside, with how much may be added
+        self._sizes: dict[int, int] = {}  # of the process when the thread was first looked at
+        self._raised: set[int] = set()
+        self._thread: threading.Thread | None = None
+
+    def enter(self, seconds: float, most: int) -> None:
+        with self._lock:
+            self._ends[threading.get_ident()] = (time.monotonic() + seconds, most)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, daemon=True, name="limits")
+                self._thread.start()
+        self._wake.set()
+
+    def leave(self) -> None:
+        me = threading.get_ident()
+        with self._lock:
+            self._ends.pop(me, None)
+            self._sizes.pop(me, None)
+            if me in self._raised:  # it may be on its way still
+                self._raised.discard(me)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
+
+    def _look(self) -> None:
+        while True:
+            self._wake.wait()
+            time.sleep(EVERY)
+            with self._lock:
+                if not self._ends:
+                    self._wake.clear()
+                now, size = time.monotonic(), _size() if self._ends else 0
+                for thread, (end, most) in self._ends.items():
+                    grown = size - self._sizes.setdefault(thread, size)
+                    if thread not in self._raised and (now > end or grown > most):
+                        self._raised.add(thread)
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Exceeded))
+
+
+_watch = _Watch()
+os.register_at_fork(after_in_child=_watch.reset)  # its thread is not there
+
+
+@contextlib.contextmanager
+def limited(seconds: float = SECONDS, most: int = BYTES) -> Iterator[None]:
+    """Raises `Exceeded` in what is inside when it takes longer, or the process grows by more."""
+    _watch.enter(seconds, most)
+    try:
+        yield
+    finally:
+        try:
+            _watch.leave()
+        except Exceeded:
+            _watch.leave()
+            raise
+
+
+def _size() -> int:
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
