@@ -22,6 +22,17 @@ def at_least_0(text: str) -> float:
 at_least_0.__name__ = "number of 0 or more"  # as argparse's message says it
 
 
+def count(text: str) -> int:
+    """A whole number of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+count.__name__ = "whole number of 0 or more"
+
+
 def positive(kind: type):
     """A parser of numbers above 0, named so that argparse's message says what was expected."""
 
@@ -50,7 +61,7 @@ def processes(parser: argparse.ArgumentParser) -> None:
     add("--distributed", choices=("auto", "off"), default="auto", help="off: one process (default auto)")
     add("--coordinator", default="", metavar="HOST:PORT", help="of process 0, where nothing is found")
     add("--num-processes", "--num_processes", type=positive(int), metavar="N", help="how many processes there are")
-    add("--process-id", "--process_id", type=int, metavar="I", help="which one this is, from 0")
+    add("--process-id", "--process_id", type=count, metavar="I", help="which one this is, from 0")
     add("--host-timeout", "--host_timeout", type=positive(float), default=600.0, metavar="SECONDS",
         dest="timeout", help="how long one process waits for another (default 600)")  # fmt: skip
 
@@ -112,7 +123,7 @@ def lm_eval(parser: argparse.ArgumentParser) -> None:
     )
     add("--include", default="", metavar="DIR", help="a folder with task files of your own")
     add("--limit", type=positive(int), metavar="N", help="rows of each task (default: all)")
-    add("--fewshot", type=int, metavar="N", help="examples before a question (default: as the task says)")
+    add("--fewshot", type=count, metavar="N", help="examples before a question (default: as the task says)")
     add("--chat", action="store_true", help="ask through the chat template, examples as turns")
     add("--system", default="", metavar="TEXT", help="a system message; with --chat")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default float32)")

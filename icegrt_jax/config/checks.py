@@ -21,6 +21,7 @@ from icegrt_jax.config.options import (
     PPOOptions,
     ReplayOptions,
     RewardOptions,
+    ShapeOptions,
     SupervisedOptions,
     ValueOptions,
 )
@@ -104,6 +105,8 @@ def check(options: Options) -> None:
     check_ensemble(options.reward, options.ppo, options.reward_model)
     _check_critic(options.value)
     _check_model(options.model)
+    for key, shape in (("model", options.model), ("reward.model", options.reward.model)):
+        _check_shape(key, shape)
     _check_rewards(options.ppo, options.value, options.reward_model)
     rounds.check(options.rounds, options.annotation, options.reward, options.ppo, options.reward_model, options.domain)
     if options.roles.shared_base:
@@ -228,6 +231,12 @@ def _check_critic(value: ValueOptions) -> None:
             f"value.init={value.init!r} is for a critic with a trunk of its own; with value.trunk='policy' "
             "leave it out."
         )
+
+
+def _check_shape(key: str, shape: ShapeOptions) -> None:
+    _divides(f"{key}.num_heads", shape.num_heads, f"{key}.num_kv_heads", shape.num_kv_heads)
+    if shape.head_dim % 2:
+        raise UserError(f"{key}.head_dim={shape.head_dim}; expected an even number, for the rotary embedding.")
 
 
 def _check_model(model: ModelOptions) -> None:

@@ -123,6 +123,8 @@ def test_what_a_float32_would_make_infinite_or_zero_is_outside():
         ("domain_sizes.prompts=-1", "domain_sizes.prompts=-1; expected 0 or more."),
         ("ppo.iterations=3000000000", "ppo.iterations=3000000000; expected 2147483647 at most."),
         ("mesh.data=0", "mesh.data=0; expected -1, or 1 or more."),
+        ("model.num_kv_heads=3", "model.num_heads="),
+        ("reward.model.head_dim=7", "reward.model.head_dim=7; expected an even number"),
     ],
 )
 def test_what_ran_to_the_end_or_into_a_traceback_is_one_sentence(override, message):
