@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from icegrt_jax.errors import UserError
 
+ROUNDS = "rounds"  # the folder in a workdir in which each round has one
 FILE_NAME = ".lock"  # in the workdir; says who holds it, which a crash leaves there and nobody believes
 
 
@@ -23,9 +24,11 @@ def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
     """Holds the workdir until what is returned is called, or this process is gone.
 
     Raises:
-      UserError: another process holds it, which is named.
+      UserError: another process holds it, or the run whose round it is; which one is named.
     """
     path = workdir / FILE_NAME
+    if workdir.parent.name == ROUNDS:
+        _check_free(workdir.parents[1])
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
@@ -33,9 +36,7 @@ def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         os.write(file, json.dumps(holder | {"command": command}).encode())
     except BlockingIOError:
-        raise UserError(
-            f"{workdir} is in use by {_holder(path)}; wait until that has ended, stop it, or choose another --workdir."
-        ) from None
+        raise _in_use(workdir) from None
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --workdir.") from error
 
@@ -51,6 +52,22 @@ def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
             held = None
 
     return release
+
+
+def _in_use(workdir: pathlib.Path) -> UserError:
+    return UserError(
+        f"{workdir} is in use by {_holder(workdir / FILE_NAME)}; wait until that has ended, stop it, or choose another "
+        "--workdir."
+    )
+
+
+def _check_free(workdir: pathlib.Path) -> None:
+    """Refuses a workdir that another process holds; leaves it as it is."""
+    with contextlib.suppress(OSError), open(workdir / FILE_NAME, "rb") as file:  # no lock, or none to be had here
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(workdir) from None
 
 
 def _locked(path: pathlib.Path) -> int:

@@ -46,6 +46,15 @@ def test_a_second_process_is_refused_with_who_has_the_workdir(tmp_path, other):
     assert text.endswith("(icegrt ppo); wait until that has ended, stop it, or choose another --workdir.")
 
 
+def test_a_round_of_a_run_is_held_with_the_run(tmp_path, other):
+    with pytest.raises(UserError, match=f"{tmp_path / 'run'} is in use by process {other.pid}"):
+        lock.hold(tmp_path / "run" / "rounds" / "1", "ppo")
+    assert not (tmp_path / "run" / "rounds").exists()
+    other.kill()
+    other.wait()
+    lock.hold(tmp_path / "run" / "rounds" / "1", "ppo")()
+
+
 def test_a_killed_process_leaves_the_workdir_free(tmp_path, other):
     other.send_signal(signal.SIGKILL)
     other.wait()
