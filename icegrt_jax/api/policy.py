@@ -1,6 +1,7 @@
 """PPO from Python: the roles, the iteration and the loop of `icegrt ppo`, with models and data that a program holds."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ from icegrt_jax.runs import (
     score_scale,
     scoring,
 )
-from icegrt_jax.runs.reward_reference import scaled_by_reference, with_moments
+from icegrt_jax.runs.reward_reference import scaled_by_reference, with_moments, with_source_moments
 from icegrt_jax.runs.rewards import STOP, Rewards
 from icegrt_jax.runs.roles import Source, first_state
 from icegrt_jax.runs.session import Session
@@ -126,12 +127,12 @@ def ppo(
     data = _data(session, wanted.section, given, replayed)
     reader = _reader(session, wanted.reward, reward_length, data.asked.prompts)
     answers = _Answers(session, model, wanted.section, data.asked.prompts, normalize_on)
-    return _training(session, wanted, data, reader, answers, donate=donate, progress=progress)
+    return _training(session, wanted, data, reader, answers, given, donate=donate, progress=progress)
 
 
 def _training(
     session: Session, wanted: Wanted, data: ppo_data.Data, reader: scoring.Reader | None, answers: "_Answers",
-    *, donate: bool, progress: bool,
+    given: Mapping[str, Sequence[Prompt]], *, donate: bool, progress: bool,
 ) -> Training:  # fmt: skip
     """The training of checked inputs; its end closes the reward functions."""
     model, section = wanted.model, wanted.section
@@ -147,6 +148,8 @@ def _training(
         state = _first_state(session, wanted, reader, answers, donate=donate)
         if names := scaled_by_reference(state.ppo):
             state = with_moments(session, state, rewards, names, answers.asked.prompts, answers.made.text)
+        if section.score.by_source and section.score.scale == "reference":
+            state = with_source_moments(session, state, reader, answers.by_source(given), answers.draw)
         generation.show_mesh(session, "ppo", dict(state.models))
         once = iteration.make_iteration(session, section, state, data.asked, reader, rewards, prompts=data.prompts)
         open_ = until_begun.pop_all()
@@ -201,17 +204,29 @@ class _Answers:
     """The policy's answers before training, on which scores are measured; sampled when they are first asked for."""
 
     def __init__(self, session: Session, model: Model, section: PPOOptions, prompts: Sequence[Prompt], count: int):
-        self._session, self._model = session, model
+        self._session, self._model, self._count = session, model, count
         fitting = reward_model.fitting_prompts(session, prompts)[:count]
         self.asked = reward_model.Asked(fitting, section, EvaluateOptions.batch_size)
 
     @functools.cached_property
     def made(self) -> Generation:
-        session, model = self._session, self._model
         if not self.asked.prompts:
-            raise UserError(f"normalize_on: no prompt of at most {session.lengths.max_prompt_length} tokens to answer.")
-        key = session.key("normalize")
-        return reward_model.answers_of(session, model.config, model.params, self.asked, key, num_samples=1)
+            longest = self._session.lengths.max_prompt_length
+            raise UserError(f"normalize_on: no prompt of at most {longest} tokens to answer.")
+        return self.draw(self.asked)
+
+    def draw(self, asked: reward_model.Asked) -> Generation:
+        session, model = self._session, self._model
+        return reward_model.answers_of(
+            session, model.config, model.params, asked, session.key("normalize"), num_samples=1
+        )
+
+    def by_source(self, given: Mapping[str, Sequence[Prompt]]) -> dict[str, reward_model.Asked]:
+        """As many prompts of each source."""
+        found = {
+            name: reward_model.fitting_prompts(self._session, prompts)[: self._count] for name, prompts in given.items()
+        }
+        return {name: dataclasses.replace(self.asked, prompts=own) for name, own in found.items() if own}
 
 
 def _first_state(

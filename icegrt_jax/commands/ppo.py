@@ -35,8 +35,8 @@ from icegrt_jax.runs import (
     warmup,
 )
 from icegrt_jax.runs.reading import Reading
-from icegrt_jax.runs.reward_model import Asked, normalization_prompts
-from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference
+from icegrt_jax.runs.reward_model import Asked, normalization_prompts, sample_instruct
+from icegrt_jax.runs.reward_reference import scaled_by_reference, with_reference, with_source_moments
 from icegrt_jax.runs.rewards import own_rewards, try_out
 from icegrt_jax.runs.roles import finished_stages, initial_state
 from icegrt_jax.runs.stage import Stage
@@ -91,6 +91,8 @@ def train(run: rundir.Run, config: Options) -> None:
             instruct = normalization_prompts(run, ppo.sources, config.reward.normalize_on)
             answered = Asked(instruct, ppo, config.evaluate.batch_size)
             state = with_reference(run, state, rewards, names, answered)
+        if start is None and ppo.score.by_source and ppo.score.scale == "reference":
+            state = _by_source(run, state, reader, ppo, config.reward.normalize_on, config.evaluate.batch_size)
         state, step = loop.train(run, iterations, state, start)
     models = {role: state.model(role) for role, _ in state.optimizers}
     late_kl, info = _report_kl(run, ppo.kl), {**warm.info(), **(keeper.info() if keeper else {}), **alarms.summary()}
@@ -99,6 +101,16 @@ def train(run: rundir.Run, config: Options) -> None:
         end = keeper.best(state) if keeper and info.get("use") == "best" else averaged(state)
         info |= averages.leave(run, ppo, end, step, lambda: heldout_judge.measure_answers(run, ppo, config.domain))
     rundir.finish(run, "ppo", step=step, models=models, parts=parts, late_kl=late_kl, **info)
+
+
+def _by_source(
+    run: rundir.Run, state: TrainState, reader: scoring.Reader | None, ppo: PPOOptions, count: int, batch_size: int
+) -> TrainState:
+    """The state with mean and spread of what ICE-Reward says of ICE-Instruct's answers to so many prompts a source."""
+    prompts = {name: normalization_prompts(run, {name: spec}, count) for name, spec in ppo.sources.items()}
+    asked = {name: Asked(found, ppo, batch_size) for name, found in prompts.items() if found}
+    answer = lambda own: sample_instruct(run, own, run.key("normalize"), num_samples=1)
+    return with_source_moments(run, state, reader, asked, answer)
 
 
 def _rates(ppo: PPOOptions, state: TrainState, warm: warmup.Warmup) -> rates.Rates:

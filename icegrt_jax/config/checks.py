@@ -292,6 +292,12 @@ def _check_score(ppo: PPOOptions, weight: float) -> None:
             raise UserError(
                 f"ppo.score.{key}={given!r} is of ICE-Reward's score, and PPO has no reward model; leave it out."
             )
+    if ppo.score.by_source and (not weight or ppo.score.scale == "none"):
+        found = f"ppo.score.scale={ppo.score.scale!r}" if weight else "PPO has no reward model"
+        raise UserError(
+            f"ppo.score.by_source=true with {found}: there is nothing to scale by a source's own moments; set it to "
+            "false, or a ppo.score.scale."
+        )
     if ppo.score.baseline == "reference" and ppo.score.scale == "reference":
         raise UserError(
             "ppo.score.baseline='reference' with ppo.score.scale='reference': the score is centred already, and "

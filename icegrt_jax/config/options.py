@@ -236,6 +236,7 @@ class ScoreOptions:
     ensemble: ScoreEnsemble = "mean"
     ensemble_coef: Amount = 0.1  # of uncertainty; scores are in spreads of ICE-Instruct's answers
     scale: ScoreScale = "reference"  # by ICE-Instruct's mean and spread (arXiv 1909.08593), or the run's own so far
+    by_source: bool = False  # each source of prompts by its own mean and spread, or its own so far
     clip: Amount = 5.0  # largest absolute value of a scaled score; 0: no limit
     shape: ScoreShape = "none"  # then its sigmoid, which bounds what a high score is worth (arXiv 2502.18770)
     eos_penalty: Amount = 1.0  # taken off the scaled score of a response that was cut off (arXiv 2403.17031, section 3)

@@ -37,6 +37,7 @@ ADDED: dict[str, Any] = {
     "ppo.kl.reference_temperature": 0.0, "ppo.score.baseline": "none", "ppo.score.shape": "none",
     "reward.ensemble": 1, "reward.ensemble_with": (), "reward.ensemble_as": "scores",
     "ppo.score.ensemble": "mean", "ppo.score.ensemble_coef": 0.1,
+    "ppo.score.by_source": False,
     **{f"{stage}.heldout": {} for stage in ("pretrain", "sft", "ppo")},
     **{f"{stage}.heldout_limit": 0 for stage in ("pretrain", "sft", "ppo")},
     **{

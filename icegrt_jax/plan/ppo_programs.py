@@ -46,6 +46,9 @@ def ppo_programs(
     if ppo.score.baseline != "none":
         named, baseline = _references(ppo, lengths, text_length, mesh, state, rollout, program)
         reading, read = [*reading, named], (*(read or (None, None, None)), baseline)
+    if state.source_stats:
+        numbers = shapes.batch(mesh, numbers=(IDS, rows))["numbers"]
+        read = (*read, *(None,) * (4 - len(read)), numbers)
     _, experience, _ = jax.eval_shape(score, state, rollout, *read)
     experience = shapes.split_rows(experience, mesh, rows)
     if ppo.ptx.coef:

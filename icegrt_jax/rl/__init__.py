@@ -22,6 +22,7 @@ from icegrt_jax.rl.masked import (
     masked_sum,
     masked_var,
     normalize_advantages,
+    spread,
     whiten,
     whitening_std,
 )
@@ -35,7 +36,14 @@ from icegrt_jax.rl.ranking import (
     ranking_loss,
     same_responses,
 )
-from icegrt_jax.rl.rewards import ScoreStats, eos_penalty, length_penalty, scale_scores, token_rewards
+from icegrt_jax.rl.rewards import (
+    ScoreStats,
+    eos_penalty,
+    length_penalty,
+    scale_by_source,
+    scale_scores,
+    token_rewards,
+)
 
 __all__ = [
     "AdaptiveKL",
@@ -73,8 +81,10 @@ __all__ = [
     "ranking_accuracy",
     "ranking_loss",
     "same_responses",
+    "scale_by_source",
     "scale_scores",
     "sequence_means",
+    "spread",
     "token_rewards",
     "whiten",
     "whitening_std",

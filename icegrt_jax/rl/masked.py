@@ -94,6 +94,23 @@ def masked_var(
     return masked_mean(jnp.square(x - mean), mask, total)
 
 
+def spread(x: Float[Given, "*S"], mask: Bool[Given, "*S"]) -> dict[str, Float[jax.Array, ""]]:
+    """Of the valid elements `mean`, `std` (population), `min` and `max`, f32[] each; 0 where there is none.
+
+    Args:
+      x: f32[...], of the global batch.
+      mask: bool[...].
+    """
+    (valid,) = valid_only(mask, x=x)
+    some = jnp.any(mask)
+    ends = {
+        "min": jnp.min(jnp.where(mask, valid, jnp.inf), initial=jnp.inf),
+        "max": jnp.max(jnp.where(mask, valid, -jnp.inf), initial=-jnp.inf),
+    }
+    ends = {name: jnp.where(some, end, 0.0) for name, end in ends.items()}
+    return {"mean": masked_mean(x, mask), "std": jnp.sqrt(masked_var(x, mask)), **ends}
+
+
 def _moments(
     x: Float[Given, "*S"], mask: Bool[Given, "*S"], total: Num[Given, ""] | None, axis_name: str | None
 ) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:

@@ -150,6 +150,35 @@ def scale_scores(
     return (scaled if known is None else jnp.where(known, scaled, 0.0)), stats
 
 
+def scale_by_source(
+    scores: Float[Given, " B"],
+    sources: Num[Given, " B"],
+    stats: dict[str, ScoreStats],
+    *,
+    method: str,
+    clip: float = 0.0,
+) -> tuple[Float[jax.Array, " B"], dict[str, ScoreStats]]:
+    """`scale_scores` of the responses to each source's prompts by that source's own moments, f32[B], and new stats.
+
+    A source whose answers have high scores, or scores that lie far apart, is else all that the policy learns from.
+
+    Args:
+      scores: f32[B], raw, of the global batch.
+      sources: i32[B], of which source each is, counted in the order of the names.
+      stats: {source: of its scores before this batch}.
+      method, clip: as of `scale_scores`.
+    """
+    (scores,) = as_float32(scores=scores)
+    sources = jnp.asarray(sources)
+    chex.assert_equal_shape([scores, sources])
+    total, moved = jnp.zeros_like(scores), {}
+    for number, name in enumerate(sorted(stats)):
+        own = sources == number
+        scaled, moved[name] = scale_scores(scores, stats[name], method=method, clip=clip, known=own)
+        total = total + scaled
+    return total, moved
+
+
 def divisor(std: Float[Given, "*S"]) -> Float[jax.Array, "*S"]:
     """`std`, or 1 where the scores have no spread."""
     return jnp.where(std > _SMALLEST_STD, std, 1.0)

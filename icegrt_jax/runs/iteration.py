@@ -91,6 +91,9 @@ class Iteration(Rollouts):
                 baseline, of_references = self._baseline(state, asked.prompts)
             else:
                 texts, given, answer, counts, baseline, of_references = self._read_before(state, drawn, cost)
+            sources = self.sources(state, asked.sources)
+            if sources is not None:
+                baseline = (*(baseline or (None,)), sources)
             state, experience, scored = self.score(state, rollout, *given, *baseline)
             if replayed is not None:
                 experience = experience.replace(ptx=host_rows.place_rows(replayed, run.mesh))

@@ -17,10 +17,11 @@ DEFAULTS = {"domain": "judge", "temperature_prompts": "judge", "general": "gener
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Prompts, and the judge of the answers to each, None where they are not judged."""
+    """Prompts, the judge of the answers to each, None where they are not judged, and of which source each is."""
 
     prompts: Sequence[Prompt]
     judges: list[Judge | None]
+    sources: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -28,7 +29,8 @@ class Questions:
     def chosen(self, indices: Iterable[int]) -> "Questions":
         """Some of them, in this order."""
         indices = list(indices)
-        return Questions([self.prompts[i] for i in indices], [self.judges[i] for i in indices])
+        sources = [self.sources[i] for i in indices] if self.sources else ()
+        return Questions([self.prompts[i] for i in indices], [self.judges[i] for i in indices], sources)
 
     def grade(self, answers: Sequence[str]) -> list[dict[str, float]]:
         """The numbers of each answer."""
@@ -57,8 +59,8 @@ class Questions:
 def questions(sources: Mapping[str, Sequence[Prompt]], judge_of: JudgeOf) -> Questions:
     """The prompts of all sources, in order."""
     judges = {source: judge_of(source) for source in sources}
-    of_each = [judges[source] for source, records in sources.items() for _ in range(len(records))]
-    return Questions(Chained(sources.values()), of_each)
+    of_each = [source for source, records in sources.items() for _ in range(len(records))]
+    return Questions(Chained(sources.values()), [judges[source] for source in of_each], of_each)
 
 
 def fitting(

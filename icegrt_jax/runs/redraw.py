@@ -144,9 +144,11 @@ class Redraw(Rollouts):
 
     def _signal(self, state: TrainState, drawn: Drawn) -> np.ndarray:
         rollout, opinions = drawn.rollout, shard_batch(drawn.answer.opinions(), self.run.mesh)
+        names = [self.asked.sources[i] for i in drawn.index for _ in range(self.ppo.samples_per_prompt)]
         with jax.set_mesh(self.run.mesh):
             state = shard_tree(state, self.run.mesh)
-            found = _have_signal(state, rollout.mask, rollout.finished, drawn.scores, opinions, drawn.baseline)
+            given = (rollout.mask, rollout.finished, drawn.scores, opinions, drawn.baseline)
+            found = _have_signal(state, *given, self.sources(state, names))
         return sync.fetch(found)
 
     def _joined(self, one: Drawn, other: Drawn, places: np.ndarray) -> Drawn:

@@ -1,15 +1,22 @@
-"""Mean and spread of the values of ICE-Instruct's own answers, for reward functions that are scaled by them."""
+"""Mean and spread of what is said of ICE-Instruct's own answers: by reward functions, by ICE-Reward of each source."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
 
 from icegrt_jax.data.records import Prompt
+from icegrt_jax.hosts import sync
 from icegrt_jax.rl import ScoreStats
+from icegrt_jax.runs import score_scale, scoring
 from icegrt_jax.runs.reward_model import Asked, sample_instruct
 from icegrt_jax.runs.rewards import Rewards
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.session import Session
+from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
+from icegrt_jax.training.rewards import verdicts
 from icegrt_jax.training.state import PPOConfig, TrainState
 
 
@@ -25,6 +32,33 @@ def with_reference(run: Run, state: TrainState, rewards: Rewards, names: Sequenc
     """
     answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1).text
     return with_moments(run, state, rewards, names, asked.prompts, answers)
+
+
+def with_source_moments(
+    run: Session,
+    state: TrainState,
+    reader: scoring.Reader | None,
+    asked: Mapping[str, Asked],
+    answer: Callable[[Asked], Generation],
+) -> TrainState:
+    """The state before the first iteration with the moments of the scores of each source, by ICE-Instruct's answers.
+
+    Args:
+      asked: prompts of each source.
+      answer: ICE-Instruct's answers to them.
+    """
+    stats, params = dict(state.source_stats), shard_tree(state.full("reward"), run.mesh)
+    for name, own in asked.items():
+        answers = answer(own)
+        with jax.set_mesh(run.mesh):
+            found = scoring.score_generation(
+                reader, params, state.model("reward"), own.prompts, answers, own.batch_size
+            )
+            scores = sync.fetch(verdicts(state, jnp.asarray(found)))
+        stats[name] = score_scale.moments(scores)
+        mean, std = float(stats[name].ref_mean), float(stats[name].ref_std)
+        print(f"ppo  source {name}: mean {mean:.4g}, deviation {std:.4g} over {len(scores)} answers of ICE-Instruct")
+    return shard_tree(state.replace(source_stats=stats), run.mesh)
 
 
 def with_moments(

@@ -155,6 +155,7 @@ def first_state(
         microbatch=ppo.microbatch,
         redraw=bool(ppo.redraw),
         members=score_scale.members_state(scale),
+        source_stats={name: ScoreStats.create() for name in ppo.sources} if ppo.score.by_source else None,
     )  # fmt: skip
     return state, roles.records
 

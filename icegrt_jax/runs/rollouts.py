@@ -1,9 +1,11 @@
 """Responses to one batch of prompts, sampled on a run's mesh."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from icegrt_jax.config.options import PPOOptions
@@ -55,6 +57,13 @@ class Rollouts:
                 num_samples=ppo.samples_per_prompt, slots=ppo.rollout_slots,
             )  # fmt: skip
         return shard_batch(rollout, run.mesh)
+
+    def sources(self, state: TrainState, names: Sequence[str]) -> jax.Array | None:
+        """Of which source the prompt of each response is, as `score` has it; None where none is scaled by its own."""
+        if not state.source_stats:
+            return None
+        number = {name: i for i, name in enumerate(sorted(state.source_stats))}
+        return shard_batch(np.array([number[name] for name in names], np.int32), self.run.mesh)
 
     def packed(self, state: TrainState, rollout: Rollout) -> Rollout:
         """With the rows that it is packed into."""

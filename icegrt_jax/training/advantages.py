@@ -23,13 +23,15 @@ from icegrt_jax.training.state import PPOConfig
 class Learned(struct.PyTreeNode):
     """What a rollout teaches.
 
-    advantages: f32[B, T], normalised. returns: f32[B, T], the critic's targets; None without one.
+    advantages: f32[B, T], normalised. raw: f32[B, T], as they were before.
+    returns: f32[B, T], the critic's targets; None without one.
     keep: bool[B], the responses that count in the policy's loss; None: all.
     unit: f32[], of rewards in the advantages: a KL in the loss is divided by it.
     metrics: f32[] each.
     """
 
     advantages: jax.Array
+    raw: jax.Array
     returns: jax.Array | None
     keep: jax.Array | None
     unit: jax.Array
@@ -81,7 +83,7 @@ def learned_from(
         **more,
     }
     normalized = normalize_advantages(advantages, mask, method, config.advantage_clip)
-    return Learned(normalized, returns, keep, unit, metrics)
+    return Learned(normalized, advantages, returns, keep, unit, metrics)
 
 
 def _with_critic(

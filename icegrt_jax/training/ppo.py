@@ -17,6 +17,7 @@ from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
 from icegrt_jax.training.ppo_metrics import means_over_updates
 from icegrt_jax.training.rewards import final_scores, one_verdict, rewards_of, scaled_sum, verdicts
+from icegrt_jax.training.scaling import scaling_metrics
 from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState, with_ema
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
 
@@ -85,6 +86,7 @@ def score(
     read: dict | None = None,
     opinions: dict[str, Opinions] | None = None,
     baseline: jax.Array | None = None,
+    sources: jax.Array | None = None,
 ) -> tuple[TrainState, Experience, dict[str, jax.Array]]:
     """Scores, reference log-probs, values, KL penalty, rewards, advantages and returns, in one program.
 
@@ -96,6 +98,7 @@ def score(
       opinions: of each of `PPOConfig.rewards`.
       baseline: f32[B / group_size], likewise, the scores of the prompts' reference answers, with
         `PPOConfig.score_baseline`.
+      sources: i32[B], of which of `TrainState.source_stats` each prompt is, counted by name.
 
     Returns:
       The state with the moments of the scores and the KL coefficient moved on (the rewards, or the loss, use
@@ -107,18 +110,18 @@ def score(
         read = read_roles(state, rollout, reward=has_model and scores is None)
     scores = read.pop("scores") if has_model and scores is None else scores
     # Statistics are of the whole batch: under pmap every device computes them from all rows, which are small.
-    given = (rollout, scores, read, opinions or {}, baseline)
-    rollout, scores, read, opinions, baseline = all_rows(given, state.axis_name)
+    given = (rollout, scores, read, opinions or {}, baseline, sources)
+    rollout, scores, read, opinions, baseline, sources = all_rows(given, state.axis_name)
     config, mask = state.ppo, rollout.mask
     ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read.get("values")
 
     raw = None if scores is None else verdicts(state, scores)
     scores, baseline, of_members = one_verdict(state, scores, baseline)
-    state, scaled = scaled_sum(state, scores, opinions, baseline)
+    state, scaled = scaled_sum(state, scores, opinions, baseline, sources)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
     scored = final_scores(config, scaled, rollout.finished, mask)
-    rewards = rewards_of(config, scored, token_kl, mask, kl_coef)
+    rewards = plain_rewards = rewards_of(config, scored, token_kl, mask, kl_coef)
     unit = jnp.ones(())  # of the reward that the advantages are in: a KL in the loss has to be in it as well
     if config.whiten_rewards:
         unit = unit * whitening_std(rewards, mask)
@@ -129,6 +132,8 @@ def score(
     of_model = {"score_raw": jnp.mean(raw), "score_histogram": raw, **of_members} if has_model else {}
     metrics = {
         **of_model,
+        **{f"source/{name}/mean": stats.mean for name, stats in state.source_stats.items()},
+        **{f"source/{name}/std": stats.std for name, stats in state.source_stats.items()},
         "score_scaled": jnp.mean(scaled),
         "rewards": jnp.mean(jnp.sum(rewards, axis=1)),
         "kl": kl,
@@ -136,6 +141,13 @@ def score(
         "length": jnp.mean(lengths.astype(jnp.float32)),
         "eos_rate": jnp.mean(rollout.finished.astype(jnp.float32)),
         **learned.metrics,
+        **scaling_metrics(
+            config,
+            mask,
+            (raw if has_model else None, scaled),
+            (plain_rewards, rewards),
+            (learned.raw, learned.advantages),
+        ),
         "scaled_histogram": scaled,
     }
     if config.recompute_logprobs:

@@ -10,6 +10,7 @@ from icegrt_jax.rl import (
     flat_groups,
     length_penalty,
     on_one_scale,
+    scale_by_source,
     scale_scores,
     token_rewards,
 )
@@ -45,7 +46,11 @@ def one_verdict(
 
 
 def scaled_sum(
-    state: TrainState, scores: jax.Array | None, opinions: dict[str, Opinions], baseline: jax.Array | None = None
+    state: TrainState,
+    scores: jax.Array | None,
+    opinions: dict[str, Opinions],
+    baseline: jax.Array | None = None,
+    sources: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """The state with the moments moved on, and f32[B], what the penalties are taken off.
 
@@ -54,7 +59,7 @@ def scaled_sum(
 
     Args:
       scores: f32[B], the reward model's; None where there is no such model.
-      baseline: f32[B / group_size], see `score`.
+      baseline: f32[B / group_size], see `score`. sources: i32[B], likewise.
     """
     config, total = state.ppo, None
     if config.reward_model:
@@ -62,6 +67,12 @@ def scaled_sum(
             assert scores is not None and baseline is not None, "the reference answers have been scored"
             scores = scores - jnp.repeat(baseline, config.group_size)
         scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
+        if state.source_stats:
+            assert sources is not None, "it is known whose prompts they answer"
+            scaled, of_sources = scale_by_source(
+                scores, sources, state.source_stats, method=config.score_scale, clip=config.score_clip
+            )
+            state = state.replace(source_stats=of_sources)
         if config.score_shape == "sigmoid":
             scaled = jax.nn.sigmoid(scaled)
         state = state.replace(score_stats=stats)
@@ -92,6 +103,7 @@ def have_signal(
     scores: jax.Array | None,
     opinions: dict[str, Opinions],
     baseline: jax.Array | None = None,
+    sources: jax.Array | None = None,
 ) -> jax.Array:
     """bool[B / group_size], the prompts whose answers do not all have one score, penalties taken off.
 
@@ -99,7 +111,7 @@ def have_signal(
       mask: bool[B, T]. finished: bool[B]. The others as of `scaled_sum`.
     """
     scores, baseline, _ = one_verdict(state, scores, baseline)
-    scored = final_scores(state.ppo, scaled_sum(state, scores, opinions, baseline)[1], finished, mask)
+    scored = final_scores(state.ppo, scaled_sum(state, scores, opinions, baseline, sources)[1], finished, mask)
     return ~flat_groups(scored, state.ppo.group_size)[:: state.ppo.group_size]
 
 

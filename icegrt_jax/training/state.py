@@ -95,6 +95,7 @@ class TrainState(struct.PyTreeNode):
     reward_stats: {name: moments of the raw values} of the user's reward functions.
     members: {"mean", "std"}: f32[M], of several reward models the moments of each one's raw scores of ICE-Instruct's
       answers; of one nothing.
+    source_stats: {source of prompts: moments of its raw scores} where each is scaled by its own; else nothing.
     ema: {"policy": the average of the actor over the iterations}, nothing without `PPOConfig.ema`.
     drawn: {"batches": i32[], of prompts drawn so far} where others are drawn in the place of some; else nothing.
     warmup: of the critic, see `training.warmup`; nothing without `PPOConfig.value_flat`.
@@ -118,6 +119,7 @@ class TrainState(struct.PyTreeNode):
     microbatch: int = struct.field(pytree_node=False, default=0)
     reward_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
     members: dict[str, jax.Array] = struct.field(default_factory=dict)
+    source_stats: dict[str, ScoreStats] = struct.field(default_factory=dict)
     ema: dict[str, dict] = struct.field(default_factory=dict)
     warmup: dict[str, jax.Array] = struct.field(default_factory=dict)
     drawn: dict[str, jax.Array] = struct.field(default_factory=dict)
@@ -151,6 +153,7 @@ def create_state(
     microbatch: int = 0,
     redraw: bool = False,
     members: dict[str, jax.Array] | None = None,
+    source_stats: dict[str, ScoreStats] | None = None,
 ) -> TrainState:
     """The state at step 0, with an optimizer state for each role in `optimizers`."""
     return TrainState(
@@ -167,6 +170,7 @@ def create_state(
         microbatch=microbatch,
         reward_stats={name: ScoreStats.create() for name, _ in ppo.rewards},
         members=members or {},
+        source_stats=source_stats or {},
         ema={"policy": jax.tree.map(jnp.copy, params["policy"])} if ppo.ema else {},
         warmup=warmup.start(ppo.value_flat) if ppo.value_flat else {},
         drawn={"batches": jnp.zeros((), jnp.int32)} if redraw else {},

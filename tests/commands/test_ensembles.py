@@ -1,4 +1,4 @@
-"""Several reward models of a run: trained side by side, put together by PPO, averaged, exported and given."""
+"""Several reward models of a run: trained side by side, put together by PPO by source, averaged, exported and given."""
 
 import chex
 import jax
@@ -14,7 +14,8 @@ from tests.commands.runs import call, copy_parts
 PARTS = ("config.json", "data", "tokenizer", "pretrain", "sft")
 KEYS = {
     "reward.ensemble": 2, "reward.steps": 2, "ppo.score.ensemble": "worst", "ppo.iterations": 2, "ppo.batch_size": 16,
-    "ppo.ptx.coef": 0.0, "log.ppo_checkpoint_every": 1, "log.every": 1,
+    "ppo.ptx.coef": 0.0, "ppo.score.by_source": True, "ppo.weights.more": 1.0,
+    "ppo.sources.more": "jsonl:{workdir}/data/ranking_prompts.jsonl", "log.ppo_checkpoint_every": 1, "log.every": 1,
 }  # fmt: skip
 REWARD = (*PARTS, "reward")
 
@@ -49,6 +50,7 @@ def test_the_members_are_models_of_their_own_with_a_scale_of_their_own(ensemble)
 def test_ppo_logs_how_far_they_disagree_and_goes_on_to_the_bit(ensemble, finished, tmp_path):
     rows = read_metrics(ensemble / "ppo" / "metrics.jsonl")
     assert len(rows) == 2 and all(row["ensemble_std"] > 0 for row in rows)
+    assert all(row[f"source/{name}/std"] > 0 for name in ("ads", "more") for row in rows), "of each source its own"
     grown = copy_parts((ensemble,), tmp_path / "grown", *REWARD)
     for iterations in (1, 2):
         assert call("ppo", grown, **{**KEYS, "ppo.iterations": iterations}) == 0

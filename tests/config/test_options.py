@@ -178,6 +178,7 @@ def test_every_ppo_option_reaches_the_update_steps():
             "ppo.score.ensemble='uncertainty' puts together what several reward models say, and there is one that",
         ),
         ("reward.ensemble=2 ppo.score.ensemble_coef=0.5", "ppo.score.ensemble_coef=0.5 is of ppo.score.ensemble='unc"),
+        ("ppo.score.by_source=true ppo.score.scale=none", "ppo.score.by_source=true with ppo.score.scale='none'"),
         ("max_prompt_length=0", "max_prompt_length=0; expected 1 or more."),
         ("log.every=0", "log.every=0; expected 1 or more."),
         ("log.ppo_checkpoint_every=0", "log.ppo_checkpoint_every=0; expected 1 or more."),

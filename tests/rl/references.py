@@ -219,3 +219,26 @@ def ensemble_scores(scores, means, stds, method, coef):
         verdicts.append({"mean": average, "worst": min(scaled), "uncertainty": average - coef * variance}[method])
         spreads.append(math.sqrt(variance))
     return np.array(verdicts), np.array(spreads)
+
+
+def scale_by_source(scores, sources, before, method, clip):
+    """Of each source its own moments; `before` has each one's earlier scores, and its reference's mean and spread."""
+    out = []
+    for score, source in zip(scores, sources):
+        earlier, ref_mean, ref_std = before[source]
+        seen = [*earlier, *(float(x) for x, other in zip(scores, sources) if other == source)]
+        average = sum(seen) / len(seen)
+        std = math.sqrt(sum((x - average) ** 2 for x in seen) / len(seen))
+        shift, unit = {
+            "reference": (ref_mean, ref_std), "running_std": (0.0, std), "running_mean_std": (average, std)
+        }[method]  # fmt: skip
+        scaled = (float(score) - shift) / (unit if unit > 1e-6 else 1.0)
+        out.append(max(-clip, min(clip, scaled)) if clip else scaled)
+    return np.array(out)
+
+
+def spread(x, mask):
+    elements = valid(x, mask)
+    if not elements:
+        return {"mean": 0.0, "std": 0.0, "min": 0.0, "max": 0.0}
+    return {"mean": mean(x, mask), "std": math.sqrt(var(x, mask)), "min": min(elements), "max": max(elements)}

@@ -68,9 +68,12 @@ def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std
     kl = np.where(mask, logprobs - parts["ref_logprobs"], 0.0)
     rewards = references.token_rewards(final, kl, mask, kl_coef if config.kl_in == "reward" else 0.0)
     unit = 1.0  # the reward by which the advantages are divided
+    every = np.ones(len(scores), bool)
+    spreads = {"score_before": (scores, every), "score_after": (scaled, every), "reward_before": (rewards, mask)}
     if config.whiten_rewards:
         unit *= np.sqrt(references.var(rewards, mask))
         rewards = references.whiten(rewards, mask, shift_mean=False)
+        spreads["reward_after"] = rewards, mask
     advantages, returns = references.gae(rewards, parts["values"], mask, config.gamma, config.lam)
     if config.advantages == "whiten":
         unit *= np.sqrt(references.var(advantages, mask))
@@ -81,6 +84,12 @@ def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std
     }[config.advantages]()
     if config.advantage_clip:
         normalized = np.clip(normalized, -config.advantage_clip, config.advantage_clip)
+    spreads |= {"advantage_before": (advantages, mask), "advantage_after": (normalized, mask)}
+    told = {f"{name}_{what}": x for name, of in spreads.items() for what, x in references.spread(*of).items()}
+    if config.score_clip:
+        told["score_clipped"] = np.mean(np.abs(scaled) >= config.score_clip)
+    if config.advantage_clip:
+        told["advantage_clipped"] = np.mean(np.abs(normalized[mask]) >= config.advantage_clip)
     sequence_kl = np.where(mask, logprobs - parts["ref_logprobs"], 0.0).sum(1).mean()
     return {
         "advantages": normalized, "returns": returns, "values": parts["values"],
@@ -92,6 +101,7 @@ def expected_score(rollout, parts, config, *, kl_coef=0.3, ref_mean=0.4, ref_std
         "advantage_mean": references.mean(advantages, mask), "advantage_std": references.var(advantages, mask) ** 0.5,
         "explained_variance": references.explained_variance(parts["values"], returns, mask),
         "score_histogram": scores, "scaled_histogram": scaled,
+        **{f"scaling/{name}": number for name, number in told.items()},
     }  # fmt: skip
 
 
