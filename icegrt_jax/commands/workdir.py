@@ -4,7 +4,7 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-from icegrt_jax import commands
+from icegrt_jax import commands, sums
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config import reruns
 from icegrt_jax.files import write_text_atomic
@@ -36,6 +36,7 @@ def prepare(
             undo += [lambda: config_file.forget_if_unused(workdir), _take(command, config, workdir, source)]
         if taken := branching.check(workdir):
             print(f"{', '.join(taken['stages'])}: taken from {taken['run']}", flush=True)
+        sums.check_run(workdir)
         _settle(command, config, workdir, undo)
     except BaseException:
         take_back()

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from icegrt_jax import sums
 from icegrt_jax.errors import UserError
 from icegrt_jax.files import write_text_atomic
 
@@ -73,8 +74,13 @@ def save_resolved(config: Group, workdir: str | os.PathLike) -> bool:
     path = pathlib.Path(workdir) / FILE_NAME
     is_new = not path.exists()
     try:
+        if is_new:
+            sums.begin(path.parent)
+            sums.check_same(path, to_json(config))
         write_text_atomic(path, to_json(config))
     except OSError as error:
+        with contextlib.suppress(OSError):
+            sums.end(path.parent)
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --workdir.") from error
     return is_new
 
@@ -127,7 +133,9 @@ def changes(
     if not path.exists():
         return {}
     try:
-        old = flatten(from_json(path.read_text(encoding="utf-8")))
+        old = flatten(from_json(sums.content(path).decode("utf-8")))
+    except sums.Damaged:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the config of a run ({error}); choose another --workdir.") from error
     # Through JSON, as the old one went: a list in the file and a tuple from get_config() are the same value.
@@ -149,8 +157,9 @@ def shown_changes(changed: Mapping[str, tuple[Any, Any]], keys: Iterable[str]) -
 def forget_if_unused(workdir: str | os.PathLike) -> None:
     """Takes back `save_resolved` where the run has left nothing else, so that a corrected command may follow."""
     workdir = pathlib.Path(workdir)
-    if workdir.is_dir() and [path.name for path in workdir.iterdir()] == [FILE_NAME]:
+    if workdir.is_dir() and {path.name for path in workdir.iterdir()} in ({FILE_NAME}, {FILE_NAME, sums.FILE_NAME}):
         (workdir / FILE_NAME).unlink()
+        (workdir / sums.FILE_NAME).unlink(missing_ok=True)
         workdir.rmdir()
 
 

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.config.file import is_under
 
 Changes = Mapping[str, tuple[Any, Any]]  # {key: (value before, value now)}
@@ -58,6 +58,7 @@ class Again:
         for old, aside in self.moves:
             aside.parent.mkdir(parents=True, exist_ok=True)
             os.rename(old, aside)
+            sums.forget(old)
         for path in self.measured:
             aside = next(place for old, place in self.moves if old == path)
             done = {name: value for name, value in files.read_json(aside).items() if name != "heldout"}

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.config.options import PPOOptions
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import loop
@@ -51,9 +51,10 @@ class Alarms:
             path = self._folder / FILE
             lines = [json.dumps(event.row(), ensure_ascii=False) + "\n" for event in self._watch.events]
             if lines:
-                files.write_text_atomic(path, "".join(lines))
+                files.write_text_atomic(path, "".join(lines), grows=True)
             else:
                 path.unlink(missing_ok=True)
+                sums.forget(path)
         return self._stops(step or 0, list(self._watch.holding)) or ended
 
     def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:

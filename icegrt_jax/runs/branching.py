@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config import reruns
 from icegrt_jax.config.reruns import REPEATED
@@ -90,10 +90,11 @@ def take(
     made = [*_linked((*taken, *rounds)), "tokenizer"]
     for name in made:
         (workdir / name).symlink_to(source.run / name)
+    sums.begin(workdir)
     files.write_json_atomic(workdir / FILE_NAME, record)
 
     def undo():
-        ours = {FILE_NAME, *made}
+        ours = {FILE_NAME, sums.FILE_NAME, *made}
         if {path.name for path in workdir.iterdir()} <= {config_file.FILE_NAME, *ours}:
             for name in ours:
                 (workdir / name).unlink()

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from icegrt_jax import sums
 from icegrt_jax.config.options import LogOptions
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.prefetch import Ahead
@@ -139,10 +140,8 @@ def resumed(run: Run, stage: str, state: TrainState) -> tuple[TrainState, int | 
     """
     state = shard_tree(state, run.mesh)  # new leaves too: a checkpoint is restored to where they are
     with Checkpoints(run.folder(stage) / "checkpoints") as checkpoints:
-        start = checkpoints.latest()
-        if start is not None:
-            state = with_trained(state, checkpoints.restore(abstract_like(trained(state)), start))
-    return state, start
+        found = checkpoints.newest(abstract_like(trained(state)))
+    return (state, None) if found is None else (with_trained(state, found[0]), found[1])
 
 
 def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[TrainState, int]:
@@ -241,6 +240,8 @@ def _save(
     """The checkpoint of a step; the last one is what later stages read."""
     if last:
         write_compiles(run, loop.stage, progress.compiles)
+    if sync.is_main():
+        sums.settle(run.folder(loop.stage))
     if not (last and loop.last_alone):
         checkpoints.save(step, trained(state))
         return

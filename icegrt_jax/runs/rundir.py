@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.config.options import LengthOptions, MeshOptions, OriginOptions, RecordOptions, Specs
 from icegrt_jax.data.records import Kind, write_jsonl
 from icegrt_jax.data.sources import load_source
@@ -130,6 +130,7 @@ def finish(
     path = run.folder(stage) / "done.json"
 
     def write():
+        sums.settle(path.parent)
         data = run.data(stage)
         files.write_json_atomic(path, {**done, **({"data": data} if data else {})})
 

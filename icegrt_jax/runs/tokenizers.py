@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
+from icegrt_jax import sums
 from icegrt_jax.config.estimators import ESTIMATORS
 from icegrt_jax.config.options import OriginOptions, PPOOptions, RewardOptions, ValueOptions
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer, same_tokenizer, train_bpe
@@ -22,6 +23,7 @@ def policy_tokenizer(origin: OriginOptions, workdir: pathlib.Path) -> ChatTokeni
         _refuse_none(origin)
         temporary = _emptied(workdir / ".tokenizer.tmp")
         _write_new(origin, temporary)
+        sums.take(temporary)
         os.replace(temporary, folder)
     return load_tokenizer(folder)
 
@@ -63,6 +65,7 @@ def keep_reward_tokenizer(tokenizer: ChatTokenizer, workdir: pathlib.Path) -> No
     if not folder.is_dir():
         temporary = _emptied(folder.with_name(".tokenizer.tmp"))
         tokenizer.save(temporary)
+        sums.take(temporary)
         os.replace(temporary, folder)
 
 

@@ -6,14 +6,16 @@ moment leaves its last finished checkpoint as it was, and the leftover is remove
 before the next save. Of several processes each writes what its devices hold, into
 one checkpoint; any number of processes reads it.
 
+In its metadata are its step and the names, shapes and checksums of its arrays. What is read is compared with them:
+a damaged, half copied or misnamed folder is never taken for a checkpoint. Those of older versions have none.
+
     with Checkpoints(workdir / "sft" / "checkpoints") as checkpoints:
-        if checkpoints.latest() is not None:
-            state = checkpoints.restore(abstract_like(state))
+        if (found := checkpoints.newest(abstract_like(state))) is not None:
+            state, step = found
         ...
         checkpoints.save(step, state, {"data": iterator_state})
 """
 
-import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -23,9 +25,12 @@ from orbax.checkpoint import v1 as ocp
 
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
+from icegrt_jax.training import inventory
 from icegrt_jax.training.finite import check_finite_tree
+from icegrt_jax.training.inventory import Broken
 
-_MAX_NAMED = 8  # differing keys named in an error
+_RECORD = "icegrt_jax"  # its name in the metadata, see `inventory`
+_COMMITTED = "commit_success.txt"
 
 
 def abstract_like(tree: Any) -> Any:
@@ -59,8 +64,7 @@ class Checkpoints:
     def _complete(self) -> list[int]:
         if not self._directory.is_dir():
             return []
-        folders = [f for f in self._directory.iterdir() if f.name.isdigit()]
-        return sorted(int(f.name) for f in folders if ocp.is_orbax_checkpoint(f))
+        return [step for step in self._numbered() if ocp.is_orbax_checkpoint(self._directory / str(step))]
 
     def latest(self) -> int | None:
         """Returns the last step with a complete checkpoint, None where there is none."""
@@ -82,7 +86,7 @@ class Checkpoints:
           TrainingError: an array has a NaN or an infinity.
         """
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            assert isinstance(leaf, jax.Array), f"{_name(path)} is a {type(leaf)}, not a jax.Array"
+            assert isinstance(leaf, jax.Array), f"{inventory.name(path)} is a {type(leaf)}, not a jax.Array"
         check_finite_tree(step, tree, self.left)
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
@@ -93,6 +97,7 @@ class Checkpoints:
         if step in self.steps():
             return
         # Forced: the default policy skips a save when it finds one under way.
+        metadata = {**(metadata or {}), _RECORD: inventory.record(step, tree)}
         self._saving = self._writer.save_async(step, tree, force=True, custom_metadata=metadata)
 
     def left(self) -> str:
@@ -103,6 +108,63 @@ class Checkpoints:
             f"{saved}; the same command comes here again. Lower the learning rate or look at this step's data; "
             f"with {folder} deleted, {folder.name} begins anew and may have other values."
         )
+
+    def newest(self, abstract_tree: Any) -> tuple[Any, int] | None:
+        """The newest checkpoint that can be read, see `restore`, and its step; None: nothing has been saved.
+
+        Those after it are set aside, under names that say so: their steps come again.
+
+        Raises:
+          Broken: there are some, none of which can be read.
+        """
+        reasons: dict[int, str] = {}
+        for step in reversed(self._committed()):
+            restored = reason = None
+            try:
+                restored = self._restored(self._directory / str(step), abstract_tree, partial=False)
+            except Broken as error:
+                reason = str(error)
+            # Each process reads what its devices hold: what one cannot read none goes on from.
+            said = [other for other in sync.exchange(f"checkpoint {step} is read", reason) if other]
+            if not said:
+                self._set_aside(step, reasons)
+                return restored, step
+            reasons[step] = said[0]
+        if reasons:
+            raise Broken(
+                f"no checkpoint can be gone on from: {'; '.join(reasons.values())}. Bring one back from a copy, or "
+                f"delete {self._directory.parent}: {self._directory.parent.name} then begins anew."
+            )
+        return None
+
+    def _committed(self) -> list[int]:
+        """The steps of folders that were once complete checkpoints, ascending, whatever has become of them."""
+        self.wait()
+
+        def found() -> list[int]:
+            whole = set(self._complete())
+            return [step for step in self._numbered() if step in whole or _was_committed(self._directory / str(step))]
+
+        return sync.from_main(f"checkpoints in {self._directory}", found)
+
+    def _numbered(self) -> list[int]:
+        names = os.listdir(self._directory) if self._directory.is_dir() else ()
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+    def _set_aside(self, last: int, reasons: dict[int, str]) -> None:
+        """Renames the folders of later steps, which would be taken for what is saved there next."""
+
+        def rename() -> None:
+            for step in self._numbered():
+                if step > last:
+                    folder = self._directory / str(step)
+                    names = (f"{step}.broken{number}" for number in ("", *(f".{n}" for n in range(1, 1000))))
+                    aside = next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
+                    folder.rename(aside)
+                    print(f"warning: {reasons.get(step, f'{folder} is unfinished')}; going on from step {last}, it is "
+                          f"kept as {aside.name}", flush=True)  # fmt: skip
+
+        sync.from_main(f"broken checkpoints in {self._directory}", rename)
 
     def restore(self, abstract_tree: Any, step: int | None = None, *, partial: bool = False) -> Any:
         """Returns the stored tree, bit for bit, laid out as `abstract_tree` says.
@@ -115,11 +177,27 @@ class Checkpoints:
             `{"params": {"policy": ...}}` of a training state; other fields are never read.
 
         Raises:
+          Broken: its files are damaged or missing.
           UserError: there is no such checkpoint, or it holds another tree.
         """
         folder = self._folder(step)
-        stored = ocp.metadata(folder).metadata
-        _check_same(stored, abstract_tree, folder, partial)
+        try:
+            return self._restored(folder, abstract_tree, partial)
+        except Broken as error:
+            raise Broken(
+                f"{error}. Bring {folder} back from a copy, or delete {folder.parents[1]}: {folder.parents[1].name} "
+                "then begins anew."
+            ) from error
+
+    def _restored(self, folder: pathlib.Path, abstract_tree: Any, partial: bool) -> Any:
+        with inventory.reading(folder):
+            read = ocp.metadata(folder)
+            there, record = read.metadata, (read.custom_metadata or {}).get(_RECORD)
+            specs = inventory.specs(there)
+        if there is None:
+            raise Broken(f"{folder} cannot be read (it does not say what it holds)")
+        arrays = inventory.recorded(folder, record, specs)
+        inventory.check_same(specs, abstract_tree, folder, partial)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract_tree = jax.tree.map(
             lambda x: x if x.sharding else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
@@ -127,16 +205,21 @@ class Checkpoints:
         )
         context = ocp.Context()
         context.pytree.loading.partial_load = partial
-        newer = _newer_fields(abstract_tree, stored)
-        with context:
-            if not newer:
-                return ocp.load(folder, abstract_tree)
-            known = {name: value for name, value in _fields(abstract_tree).items() if name not in newer}
-            return abstract_tree.replace(**ocp.load(folder, known))
+        newer = inventory.newer_fields(abstract_tree, there)
+        known: Any = abstract_tree
+        if newer:
+            known = {name: value for name, value in inventory.fields(abstract_tree).items() if name not in newer}
+        with inventory.reading(folder), context:
+            loaded = ocp.load(folder, known)
+        if record is not None:
+            inventory.check_numbers(folder, loaded, arrays)
+        return abstract_tree.replace(**loaded) if newer else loaded
 
     def metadata(self, step: int | None = None) -> dict:
         """Returns the metadata given to `save`, of the latest step by default."""
-        return dict(ocp.metadata(self._folder(step)).custom_metadata)
+        folder = self._folder(step)
+        with inventory.reading(folder):
+            return {k: v for k, v in dict(ocp.metadata(folder).custom_metadata).items() if k != _RECORD}
 
     def wait(self) -> None:
         """Returns when the save under way is complete; raises what made it fail."""
@@ -172,49 +255,8 @@ class Checkpoints:
         return self._directory / str(step)
 
 
-def _check_same(stored_tree: Any, wanted_tree: Any, folder: pathlib.Path, partial: bool) -> None:
-    """Raises UserError naming the leaves that are not in both trees with one shape and dtype."""
-    stored, wanted = _specs(stored_tree), _specs(wanted_tree)
-    differences = [f"{name} is not stored" for name in wanted.keys() - stored.keys()]
-    if not partial:
-        differences += [f"{name} is stored but not wanted" for name in stored.keys() - wanted.keys()]
-    differences += [
-        f"{name} is stored as {stored[name]}, wanted {wanted[name]}"
-        for name in wanted.keys() & stored.keys()
-        if stored[name] != wanted[name]
-    ]
-    if differences:
-        named = "; ".join(sorted(differences)[:_MAX_NAMED])
-        more = f"; and {len(differences) - _MAX_NAMED} more" if len(differences) > _MAX_NAMED else ""
-        raise UserError(
-            f"The checkpoint {folder} does not fit this configuration: {named}{more}. "
-            "Use the configuration it was written with, or another workdir."
-        )
-
-
-def _fields(tree: Any) -> dict[str, Any]:
-    """What a struct of flax holds in its fields that are no static description; nothing of another tree."""
-    if not dataclasses.is_dataclass(tree):
-        return {}
-    is_node = lambda field: field.metadata.get("pytree_node", True)
-    return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree) if is_node(field)}
-
-
-def _newer_fields(wanted: Any, stored: Any) -> set[str]:
-    """Fields that hold nothing and that whoever wrote the checkpoint did not have: Orbax would ask for them."""
-    return {name for name, value in _fields(wanted).items() if not jax.tree.leaves(value)} - set(stored)
-
-
-def _specs(tree: Any) -> dict[str, str]:
-    """Returns each leaf's shape and dtype as text, by its name."""
-    return {_name(path): _spec(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _spec(leaf: Any) -> str:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)  # stored as its uint32 words
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _was_committed(folder: pathlib.Path) -> bool:
+    try:
+        return (folder / _COMMITTED).exists()
+    except OSError:  # one that may not be looked into
+        return True

@@ -87,7 +87,7 @@ def test_resuming_with_another_shape_is_refused_with_the_keys_that_differ(starte
     error = refused(capsys, "sft", started, **{"pretrain.steps": 0, "model.d_model": 48})
     assert "/policy/1/0/mu/embed/embedding is stored as float32[" in error and ", 48]" in error
     new = {path.relative_to(started).parts[0] for path in set(started.rglob("*")) - set(before)}
-    assert new <= {"sft", "config.json"} and not (started / "sft" / "done.json").exists()
+    assert new <= {"sft", "config.json", "checksums.json"} and not (started / "sft" / "done.json").exists()
 
 
 def test_a_stage_whose_predecessor_has_not_finished_says_which(started, capsys):

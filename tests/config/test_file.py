@@ -205,7 +205,7 @@ def test_the_same_config_may_run_again(file, tmp_path):
     assert config_file.save_resolved(config, tmp_path / "run") is True
     config_file.check_same(config, tmp_path / "run")
     assert config_file.save_resolved(config, tmp_path / "run") is False
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "checksums.json"}
 
 
 def test_another_config_is_refused_with_the_difference(file, tmp_path):

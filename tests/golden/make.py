@@ -32,7 +32,15 @@ except ImportError:  # its name before the files were moved to the rooms of thei
 HERE = pathlib.Path(__file__).resolve().parent
 HALF = 2  # PPO iterations that are kept
 # What no later stage reads, or makes again by itself.
-LEFT_OUT = ("events.out.*", "compiles.json", ".lock", "corpus.jsonl", "demonstrations.jsonl", "general.jsonl")
+LEFT_OUT = (
+    "events.out.*",
+    "compiles.json",
+    ".lock",
+    "checksums.json",
+    "corpus.jsonl",
+    "demonstrations.jsonl",
+    "general.jsonl",
+)
 
 
 def icegrt(stage: str, switch: str, workdir: pathlib.Path, *more: str) -> None:

@@ -1,0 +1,110 @@
+"""Every kind of file of a run, damaged in five ways: the command then ends as if nothing had been, or says what is.
+
+    python -m tests.faults.damage WORKDIR --limit=200 -- run --config=configs/quickstart.py:smoke
+
+WORKDIR is a run that is finished or was stopped anywhere, and stays as it is; behind `--` is the command that it goes
+on with, without --workdir. Of each damage a copy is made, one file in it damaged, and the command run. It must end with
+exit 2 and one sentence, or with exit 0 and every file as the undamaged copy has it in the end, but for those that hold
+times or are in IGNORED. Prints a table; exit 1 where one has ended otherwise, with what it said.
+"""
+
+import argparse
+import collections
+import hashlib
+import os
+import pathlib
+import random
+import re
+import shutil
+import sys
+import tempfile
+
+from tests.commands.forked import Forked
+from tests.commands.runs import PLAIN
+from tests.faults.damages import WAYS, damage
+
+# Not compared: times, what is only shown, what JAX makes again, and what is kept of a damage. Nor are Orbax's own
+# files, which have times; that their arrays are the same is what their checksums say.
+IGNORED = re.compile(
+    r"events\.out\.|compile_cache/|compiles\.json|report/|\.broken|\.lock|/(checkpoints|best|average)/"
+)
+UNTOUCHED = re.compile(r"events\.out\.|report/|\.lock|\.broken")
+KINDS = {
+    "arrays of checkpoints": r"/(checkpoints|best|average)/.*/d/",
+    "metadata of checkpoints": r"/(checkpoints|best|average)/",
+    "tokenizers": r"tokenizer/", "data": r"^data/", "compile cache": r"^compile_cache/", "done.json": r"done\.json",
+    "config.json, from.json": r"^(config|from)\.json", "checksums.json": r"checksums\.json",
+    "metrics, samples and other rows": r"\.jsonl$", "other JSON": r"\.json$", "texts": r"",
+}  # fmt: skip
+
+
+def files_of(workdir: pathlib.Path) -> list[str]:
+    return sorted(p.relative_to(workdir).as_posix() for p in workdir.rglob("*") if p.is_file())
+
+
+def tree(workdir: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file that is compared, and which checkpoints there are."""
+    names = [name for name in files_of(workdir) if not IGNORED.search(name)]
+    found = {name: hashlib.sha256((workdir / name).read_bytes()).hexdigest() for name in names}
+    kept = {path.parent.relative_to(workdir).as_posix() for path in workdir.rglob("_CHECKPOINT_METADATA")}
+    return found | {name: "a checkpoint" for name in kept if ".broken" not in name}
+
+
+def kind_of(name: str) -> str:
+    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
+
+
+def run(command: list[str], workdir: pathlib.Path) -> tuple[int, str]:
+    """Exit code, and what it said on stderr."""
+    process = Forked(PLAIN, [*command, f"--workdir={workdir}"], env=os.environ, cwd=os.getcwd())
+    _, said = process.communicate()
+    return process.returncode, said
+
+
+def outcome(code: int, said: str, found: dict[str, str], expected: dict[str, str]) -> str:
+    """How the command has ended: the first two are as they should be."""
+    sentences = [line for line in said.splitlines() if line.startswith("error: ")]
+    if "Traceback" in said or code not in (0, 2):
+        return "TRACEBACK"
+    if code == 2:
+        return "a sentence" if len(sentences) == 1 else "NO SENTENCE"
+    return "the same files" if found == expected else "OTHER FILES"
+
+
+def main(workdir: pathlib.Path, command: list[str], limit: int, seed: int) -> bool:
+    """Whether every damage has ended well."""
+    rng, counts, bad = random.Random(seed), collections.defaultdict(collections.Counter), 0
+    with tempfile.TemporaryDirectory() as temporary:
+        place = pathlib.Path(temporary) / "run"
+        shutil.copytree(workdir, place, symlinks=True)
+        code, said = run(command, place)
+        assert code == 0, said
+        expected = tree(place)
+        damages = [(name, way) for name in files_of(workdir) if not UNTOUCHED.search(name) for way in WAYS]
+        rng.shuffle(damages)
+        for name, way in damages[:limit]:
+            shutil.rmtree(place)
+            shutil.copytree(workdir, place, symlinks=True)
+            damage(place / name, way, rng)
+            code, said = run(command, place)
+            found = tree(place)
+            ended = outcome(code, said, found, expected)
+            counts[kind_of(name)][ended] += 1
+            if ended not in ("a sentence", "the same files"):
+                bad += 1
+                differing = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
+                print(f"{name}, {way}: {ended}, exit {code}, {differing[:8]}\n{said[-1500:]}", flush=True)
+    for kind, ends in sorted(counts.items()):
+        print(f"| {kind} | {sum(ends.values())} | {', '.join(f'{end}: {n}' for end, n in sorted(ends.items()))} |")
+    print(f"{sum(sum(ends.values()) for ends in counts.values())} damages, seed {seed}: {bad} ended badly", flush=True)
+    return not bad
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=pathlib.Path)
+    parser.add_argument("--limit", type=int, default=10**9, help="so many of the damages, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("command", nargs="+")
+    given = parser.parse_args()
+    sys.exit(not main(given.workdir.absolute(), given.command, given.limit, given.seed))
