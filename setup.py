@@ -41,12 +41,14 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.100",
         "ipykernel",
         "jaxtyping>=0.3",
+        "krippendorff>=0.8",
         "mypy>=2",
         "nbclient",
         "nbformat",
         "peft>=0.18",
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "requests>=2.32",
         "rouge-score>=0.1.2",
         "ruff>=0.12",
         "torch>=2.6",
@@ -56,6 +58,10 @@ EXTRAS_REQUIRE = {
     "eval": ["lm-eval>=0.4.13"],
     # One command's: MinHash for `data filter --near-duplicates`.
     "filters": ["datasketch>=1.6"],
+    # A judge at an endpoint: proxies and certificates as the machine has them, which a client of one's own would lack.
+    "judge": ["requests>=2.32"],
+    # Krippendorff's alpha of people's ratings, with its levels of measurement and missing ratings.
+    "people": ["krippendorff>=0.8"],
     # One judge's; it brings nltk, which nothing else here needs.
     "rouge": ["rouge-score>=0.1.2"],
     "tpu": ["jax[tpu]>=0.10"],

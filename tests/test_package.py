@@ -54,10 +54,11 @@ def test_the_runtime_needs_neither_torch_nor_tensorflow(metadata):
 
 def test_the_extras_are_the_documented_ones(metadata):
     extras = {extra: names(requirements) for extra, requirements in metadata["extras_require"].items()}
-    assert set(extras) == {"test", "bench", "eval", "filters", "rouge", "tpu"}
+    assert set(extras) == {"test", "bench", "eval", "filters", "judge", "people", "rouge", "tpu"}
     assert {"pytest", "torch", "nbclient", "nbformat", "ipykernel", "ruff"} <= extras["test"]
     assert {"torch", "transformers", "trl"} <= extras["bench"]
     assert "lm-eval" in extras["eval"]
+    assert extras["judge"] == {"requests"} and extras["people"] == {"krippendorff"}
     assert metadata["extras_require"]["tpu"] == ["jax[tpu]>=0.10"]
 
 

@@ -144,6 +144,14 @@ _COMMANDS = (
         "good answers", reads="files", flags=f"{FLAGS}:evaluate_reward",
     ),
     Command(
+        "judge", "which of two policies answers better, by a language model asked in both orders", reads="files",
+        flags=f"{FLAGS}:judge",
+    ),
+    Command(
+        "people", "answers out as a blind CSV file for people to rate, and their ratings in", reads="files",
+        flags=f"{FLAGS}:people",
+    ),
+    Command(
         "data", "check records, filter them, or build a data set from them: TFDS, or tokenised", reads="files",
         flags=f"{FLAGS}:data",
     ),

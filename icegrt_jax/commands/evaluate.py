@@ -27,7 +27,7 @@ from icegrt_jax.config.options import (
 from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.evaluation import paired, table
+from icegrt_jax.evaluation import paired, sampled, table
 from icegrt_jax.evaluation.intervals import task_interval
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
@@ -43,7 +43,7 @@ OTHERS = "temperature_prompts"
 
 
 def compare(run: rundir.Run, config: Options) -> None:
-    """Evaluates the finished stages and writes evaluate/results.json and evaluate/by_prompt.jsonl."""
+    """Evaluates the finished stages and writes evaluate/results.json, by_prompt.jsonl and prompts.jsonl."""
     section, folder = config.evaluate, run.folder("evaluate")
     asked = {group: _questions(run, section, config.domain, group) for group in judging.DEFAULTS}
     domain, general = asked["domain"], asked["general"]
@@ -97,10 +97,17 @@ def _told(name: str, row: Row) -> dict[str, Any]:
 def _write(
     folder: pathlib.Path, results: dict, rows: Mapping[str, Row], asked: Mapping[str, judging.Questions]
 ) -> None:
-    """Writes the results, and before them every answer with its numbers."""
+    """Writes the results, and before them every answer with its numbers, and what it answers."""
     prompts = {group: questions.prompts for group, questions in asked.items()}
+    told = [
+        {"group": group, "place": i, **record.to_json()}
+        for group in ("domain", "general")
+        for i, record in enumerate(prompts[group])
+    ]
+    said = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in told)
+    files.write_text_atomic(folder / sampled.PROMPTS, said)
     lines = [json.dumps(line, ensure_ascii=False) for name, row in rows.items() for line in row.lines(name, prompts)]
-    files.write_text_atomic(folder / "by_prompt.jsonl", "".join(f"{line}\n" for line in lines))
+    files.write_text_atomic(folder / sampled.ANSWERS, "".join(f"{line}\n" for line in lines))
     files.write_json_atomic(folder / "results.json", results)
 
 

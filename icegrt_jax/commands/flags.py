@@ -7,6 +7,7 @@ from typing import get_args
 
 from icegrt_jax import commands
 from icegrt_jax.config.choices import Quality
+from icegrt_jax.config.options import JudgeModelOptions
 
 KINDS = ("instruction", "ranking", "prompt", "text")
 
@@ -157,6 +158,44 @@ def evaluate_reward(parser: argparse.ArgumentParser) -> None:
     add("--length", type=positive(int), default=0, metavar="N",
         help="tokens of prompt and answer at most (default: what the model was made for, up to 4096)")  # fmt: skip
     add("--batch_size", type=positive(int), default=16, metavar="N", help="answers scored at a time (default 16)")
+
+
+def judge(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt judge`."""
+    parser.epilog = "ANSWERS: what `icegrt sample` writes, or RUN:ROW[:sampled|greedy|best]; see docs/evaluation.md."
+    add, default = parser.add_argument, JudgeModelOptions()
+    add("--ours", required=True, metavar="ANSWERS", help="such as runs/quickstart:ICE-GRT")
+    add("--theirs", required=True, metavar="ANSWERS", help="to the same prompts, such as runs/quickstart:ICE-Instruct")
+    add("--model", required=True, metavar="NAME", help="of the endpoint; without --url the folder of a model")
+    add("--url", default="", help="of an OpenAI-compatible endpoint, such as http://localhost:8000/v1")
+    add("--key_env", default="", metavar="VARIABLE", help="environment variable that holds the endpoint's key")
+    add("--criteria", action="store_true", help="grade every answer by the eight criteria as well")
+    add("--limit", type=positive(int), default=0, metavar="N", help="prompts (default all that both have answered)")
+    add("--unjudged", type=at_least_0, default=0.0, metavar="SHARE", help="pairs that may have no verdict (default 0)")
+    add("--at_once", type=positive(int), default=default.at_once, metavar="N", help="requests (default %(default)s)")
+    add("--timeout", type=positive(float), default=default.timeout, metavar="S", help="seconds (default %(default)s)")
+    add("--retries", type=int, default=default.retries, metavar="N", help="after a fault (default %(default)s)")
+    add("--max_tokens", type=positive(int), default=default.max_tokens, help="of a reply (default %(default)s)")
+    add("--cache", default=default.cache, metavar="DIR", help="where replies are kept (default %(default)s)")
+    add("--out", default="", metavar="FILE.json", help="where the numbers go, with every verdict")
+
+
+def people(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt people`, which has two commands."""
+    does = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    write = does.add_parser("write", help="write the answers of several stages to the same prompts, blind and shuffled")
+    read = does.add_parser("read", help="what the filled-in files say of each stage, and how far the raters agree")
+    answers = "of a stage: a file of `icegrt sample`, or RUN:ROW[:sampled|greedy|best]; once for each stage"
+    write.add_argument("--answers", action="append", required=True, metavar="ANSWERS", help=answers)
+    write.add_argument("--out", required=True, metavar="FILE.csv", help="the file; the key is FILE.key.json beside it")
+    write.add_argument("--limit", type=positive(int), default=0, metavar="N", help="prompts, drawn (default all)")
+    write.add_argument("--samples", type=positive(int), default=1, metavar="K", help="answers to a prompt (default 1)")
+    write.add_argument("--seed", type=int, default=0, help="of the order (default 0)")
+    read.add_argument(
+        "--rated", action="append", required=True, dest="filled", metavar="FILE.csv", help="of each rater"
+    )
+    read.add_argument("--key", required=True, metavar="FILE.key.json", help="that was written beside the empty file")
+    read.add_argument("--out", default="", metavar="FILE.json", help="where the numbers go")
 
 
 def data_dir(parser: argparse.ArgumentParser) -> None:

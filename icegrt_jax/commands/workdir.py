@@ -12,7 +12,10 @@ from icegrt_jax.runs import again, branching, more_rounds
 
 # Keys that change what a run prints and keeps but not its numbers, when it says that something goes wrong, and what is
 # done where a reward function fails: a rerun in the same workdir may change them.
-FREE_KEYS = ("log", "ppo.alarms", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed")
+FREE_KEYS = (
+    "log", "ppo.alarms", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed",
+    *(f"annotation.judge_model.{name}" for name in ("key_env", "at_once", "timeout", "retries", "cache")),
+)  # fmt: skip
 # And those that a run may change which goes on from another's finished stages: these are read onto any mesh.
 FREE_IN_BRANCH = (*FREE_KEYS, "mesh")
 

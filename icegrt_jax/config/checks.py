@@ -9,9 +9,10 @@ from icegrt_jax.config import own as own_sections
 from icegrt_jax.config import rounds
 from icegrt_jax.config.alarms import check_alarms
 from icegrt_jax.config.best import check_average, metric_of
-from icegrt_jax.config.choices import JUDGES
+from icegrt_jax.config.choices import JUDGES, MODEL
 from icegrt_jax.config.ensembles import check_ensemble
 from icegrt_jax.config.estimators import ESTIMATORS, check_estimator
+from icegrt_jax.config.judge_model import check_judge_model
 from icegrt_jax.config.options import (
     EvaluateOptions,
     HeldoutOptions,
@@ -73,6 +74,10 @@ def _check_judges(evaluate: EvaluateOptions, ppo: PPOOptions, domain: str) -> No
         plugins.check_name(key, judge, ["", *known])
         if judge == "domain" and not domain:
             raise UserError(f"{key}='domain', but domain is empty; name a domain, or another judge.")
+        if judge == MODEL and key.startswith("ppo."):
+            raise UserError(f"{key}='model': PPO would wait for it at every iteration; name another judge.")
+    used = next((key for key, judge in named.items() if judge == MODEL), "")
+    check_judge_model("evaluate.judge_model.", evaluate.judge_model, used)
 
 
 def _divides(key: str, whole: int, parts_key: str, parts: int) -> None:

@@ -35,7 +35,9 @@ ALARMS = (
     "entropy_collapse", "few_eos", "sampler_drift", "reward_at_chance",
     "ensemble_disagrees",
 )  # fmt: skip
-JUDGES = ("choice", "domain", "exact", "letter", "number", "overlap", "regex", "rouge_l")  # beside those of domains
+MODEL = "model"  # the judge that is a language model
+# Beside those of domains.
+JUDGES = ("choice", "domain", "exact", "letter", MODEL, "number", "overlap", "regex", "rouge_l")
 LORA_TARGETS: tuple[LoRATarget, ...] = get_args(LoRATarget)
 REMATS: tuple[Remat, ...] = get_args(Remat)
 

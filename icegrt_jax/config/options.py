@@ -367,6 +367,20 @@ class PPOOptions(DrawOptions, UpdateOptions, HeldoutOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeModelOptions:
+    """The judge `model`: a language model that grades answers by eight criteria; see docs/judging.md."""
+
+    model: str = ""  # its name at the endpoint; without a url a folder, anything that ice.load_model opens
+    url: str = ""  # of an OpenAI-compatible endpoint, such as http://localhost:8000/v1
+    key_env: str = ""  # environment variable that holds the endpoint's key; empty: it needs none
+    at_once: Size = 4  # requests, or answers of a local model, at a time
+    timeout: Positive = 120.0  # seconds without a byte from the endpoint
+    retries: Count = 4  # of a request after a timeout, a rate limit or a fault of the server, each wait twice the last
+    max_tokens: Size = 1024  # of a reply, a reasoning model's thoughts included
+    cache: str = "~/.cache/icegrt_jax/judge"  # folder where replies are kept, never asked for twice; empty: none
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnnotationOptions:
     """How answers are ranked between two rounds; see docs/runs.md."""
 
@@ -377,6 +391,7 @@ class AnnotationOptions:
     instruct_k: Count = 4  # of ICE-Instruct to the same prompt, ranked together with those
     weight: Positive = 1.0  # of the rankings of a round after the first among those of reward.weights
     start: ActorStart = "instruct"  # where PPO's actor begins in a later round: ICE-Instruct, or the last policy
+    judge_model: JudgeModelOptions = JudgeModelOptions()  # where by is "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,6 +412,7 @@ class EvaluateOptions:
     temperature_limit: Count = 0  # of these per source; 0: all
     best_of: Count = 8  # answers among which ICE-Reward chooses; 0: no best-of-n row
     examples: Count = 3  # prompts shown with every stage's answer
+    judge_model: JudgeModelOptions = JudgeModelOptions()  # where a judge is "model"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,14 @@ ADDED: dict[str, Any] = {
             ("start", "instruct"),
         )
     },
+    **{
+        f"{group}.judge_model.{name}": value
+        for group in ("annotation", "evaluate")
+        for name, value in (
+            ("model", ""), ("url", ""), ("key_env", ""), ("at_once", 4), ("timeout", 120.0), ("retries", 4),
+            ("max_tokens", 1024), ("cache", "~/.cache/icegrt_jax/judge"),
+        )
+    },
     "ppo.estimator": "gae", "ppo.loss_aggregation": "own", "ppo.filter_groups": False, "ppo.filter_overlong": False,
     "ppo.entropy_coef": 0.0, "ppo.lam_alpha": 0.0, "ppo.value_lam": -1.0, "ppo.value_flat": 0, "ppo.redraw": 0,
     **{

@@ -3,7 +3,8 @@
 import dataclasses
 
 from icegrt_jax import plugins
-from icegrt_jax.config.choices import JUDGES
+from icegrt_jax.config.choices import JUDGES, MODEL
+from icegrt_jax.config.judge_model import check_judge_model
 from icegrt_jax.config.options import AnnotationOptions, PPOOptions, RewardOptions
 from icegrt_jax.errors import UserError
 
@@ -48,6 +49,8 @@ def check(
     """
     known = (DOMAIN, PEOPLE, *(name for name in JUDGES if name != DOMAIN), *plugins.built_in("domains"))
     plugins.check_name("annotation.by", annotation.by, known)
+    used = "annotation.by" if rounds > 1 and annotation.by == MODEL else ""
+    check_judge_model("annotation.judge_model.", annotation.judge_model, used)
     if annotation.policy_k + annotation.instruct_k < 2:
         raise UserError("annotation.policy_k=1 with annotation.instruct_k=0: one answer has no rank; set more of them.")
     if annotation.prompts and ":" not in annotation.prompts:

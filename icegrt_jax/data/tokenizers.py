@@ -75,6 +75,11 @@ class ChatTokenizer:
         self._control_tokens.refuse_made(messages, ids, generate=True)
         return ids
 
+    def disarmed(self, messages: Sequence[dict]) -> list[dict]:
+        """The messages with a space in each control token that is written in them, so that it makes no turn."""
+        apart, separator = self._control_tokens.taken_apart(content.plain(messages))
+        return [{**m, "content": m["content"].replace(separator, " ")} for m in apart] if separator else apart
+
     def encode_conversation(self, messages: Sequence[dict]) -> tuple[list[int], list[bool]]:
         """Ids, and which of them the assistant has to produce (every turn's end token included)."""
         return self.encode_examples(messages)[0]

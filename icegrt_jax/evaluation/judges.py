@@ -53,6 +53,7 @@ class Judge:
       metrics: title of each number that tables and curves show beside gold; None: all, under their own names.
       file: of the user's code.
       harms: title of each number of which less is better; shown where rows are compared.
+      batch: of records and answers, the numbers of each, in place of `function`; for one that is slow to ask.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Judge:
     metrics: Mapping[str, str] | None = None
     file: pathlib.Path | None = None
     harms: Mapping[str, str] = field(default_factory=dict)
+    batch: Callable[[Sequence[Prompt], Sequence[str]], Sequence[Mapping[str, float]]] | None = None
 
     def __post_init__(self) -> None:
         for kind, titles in (("metrics", self.metrics), ("harms", self.harms)):
@@ -122,8 +124,15 @@ def load(key: str, name: str, domain: str = "") -> Judge:
 
 
 def grade_all(judges: Sequence[Judge], records: Sequence[Prompt], answers: Sequence[str]) -> list[dict[str, float]]:
-    """The numbers of every answer, each by the judge of its record."""
-    return [judge.grade(record, answer) for judge, record, answer in zip(judges, records, answers, strict=True)]
+    """The numbers of every answer, each by the judge of its record; one that grades a batch is asked once."""
+    asked = list(zip(judges, records, answers, strict=True))
+    found: dict[int, dict[str, float]] = {}
+    for judge in dict.fromkeys(judge for judge in judges if judge.batch is not None):
+        places = [i for i, (own, *_) in enumerate(asked) if own is judge]
+        assert judge.batch is not None
+        given = judge.batch([asked[i][1] for i in places], [asked[i][2] for i in places])
+        found |= {i: dict(grades) for i, grades in zip(places, given, strict=True)}
+    return [found[i] if i in found else judge.grade(record, answer) for i, (judge, record, answer) in enumerate(asked)]
 
 
 def mean_grades(grades: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -19,16 +19,16 @@ from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
-from icegrt_jax.evaluation import judges
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import inputs, stage_models
+from icegrt_jax.runs import inputs, judge_model, stage_models
 from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.reward_model import Asked, answers_of, fitting_prompts, sample_instruct
 from icegrt_jax.runs.rundir import Run
 
 COUNTS = "annotations.json"  # in WORKDIR/data: how much has been annotated in each round
 
-Rank = Callable[[Prompt, Sequence[str], str], Sequence[float]]  # of a prompt, its answers and a seed
+Answered = tuple[Prompt, Sequence[str], str]  # a prompt, its answers and a seed
+Rank = Callable[[Sequence[Answered]], Sequence[Sequence[float]]]  # of the answers to each prompt
 
 
 def rank_answers(run: Run, section: AnnotationOptions, number: int, domain: str, like: Asked) -> None:
@@ -43,7 +43,7 @@ def rank_answers(run: Run, section: AnnotationOptions, number: int, domain: str,
     ranked, asked = data / file_of(number), data / f"to_rank_{name_of(number)}.jsonl"
     there = lambda path: sync.from_main(f"{path} is looked for", path.is_file)
     if not there(ranked):
-        rank = None if section.by == PEOPLE else ranker(section.by, domain)
+        rank = None if section.by == PEOPLE else ranker(section, domain)
         path = asked if rank is None else ranked
         if rank is not None or not there(asked):
             records = _answered(run, section, number, like, rank)
@@ -69,28 +69,35 @@ def _answered(run: Run, section: AnnotationOptions, number: int, like: Asked, ra
     texts = [(k, answers_of(run, model, params, asked, keys[0], num_samples=k).text)]
     if k := section.instruct_k:
         texts.append((k, sample_instruct(run, asked, keys[1], num_samples=k).text))
-    records = []
+    answered: list[Answered] = []
     for i, prompt in enumerate(prompts):
         mine = [text for k, all_texts in texts for text in all_texts[i * k : (i + 1) * k] if text.strip()]
         different, seed = list(dict.fromkeys(mine)), f"{run.seed}/{name_of(number)}/{i}"
         random.Random(seed).shuffle(different)
         if len(different) > 1:
-            ranks = (1.0,) * len(different) if rank is None else tuple(rank(prompt, different, seed))
-            records.append(Ranking(prompt.prompt, tuple(different), ranks, prompt.meta))
-    if not records:
+            answered.append((prompt, different, seed))
+    if not answered:
         raise UserError(f"round {number}: no prompt has two different answers, so there is nothing to rank.")
-    return records
+    ranks = [(1.0,) * len(answers) for _, answers, _ in answered] if rank is None else rank(answered)
+    return [
+        Ranking(prompt.prompt, tuple(answers), tuple(own), prompt.meta)
+        for (prompt, answers, _), own in zip(answered, ranks, strict=True)
+    ]
 
 
-def ranker(by: str, domain: str) -> Rank:
+def ranker(section: AnnotationOptions, domain: str) -> Rank:
     """Of the domain, or of a judge: the more gold, the better."""
-    if by == DOMAIN:
-        return load_domain(domain).rank
-    judge = judges.load("annotation.by", by, domain)
+    if section.by == DOMAIN:
+        annotators = load_domain(domain)
+        return lambda answered: [annotators.rank(*one) for one in answered]
+    judge = judge_model.load("annotation.by", section.by, domain, section.judge_model)
 
-    def rank(prompt: Prompt, answers: Sequence[str], seed: str) -> list[float]:
-        gold = [judge.grade(prompt, answer)["gold"] for answer in answers]
-        return [1.0 + sum(other > own for other in gold) for own in gold]
+    def rank(answered: Sequence[Answered]) -> list[list[float]]:
+        pairs = [(prompt, answer) for prompt, answers, _ in answered for answer in answers]
+        prompts, texts = zip(*pairs, strict=True)
+        gold = iter([grades["gold"] for grades in judge_model.grade_all([judge] * len(pairs), prompts, texts)])
+        of_each = [[next(gold) for _ in answers] for _, answers, _ in answered]
+        return [[1.0 + sum(other > one for other in own) for one in own] for own in of_each]
 
     return rank
 
@@ -142,7 +149,7 @@ def readings(
             raise UserError(f"annotation.by='domain': the domain {domain!r} ranks no answers; name a judge or people.")
         check = found.check_ranking
     elif section.by != PEOPLE:
-        check = judges.load("annotation.by", section.by, domain).check
+        check = judge_model.load("annotation.by", section.by, domain, section.judge_model).check
     longest = lengths.max_prompt_length
     overlong = "keep" if lengths.overlong_prompts == "keep" else "drop"
     fit = lambda records: fit_prompts(records, policy, longest, overlong)

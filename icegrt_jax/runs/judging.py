@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from icegrt_jax.config.options import EvaluateOptions, PPOOptions
+from icegrt_jax.config.options import EvaluateOptions, JudgeModelOptions, PPOOptions
 from icegrt_jax.data.encode import encode_prompt
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.sequences import Chained
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.evaluation.judges import Judge, grade_all, load, mean_grades
+from icegrt_jax.evaluation.judges import Judge, mean_grades
+from icegrt_jax.runs.judge_model import grade_all, load
 
 JudgeOf = Callable[[str], Judge | None]  # of a source; None: its answers are not judged
 # The key of each group of prompts.
@@ -75,7 +76,8 @@ def fitting(
 def of_evaluation(section: EvaluateOptions, group: str, domain: str) -> JudgeOf:
     """The judges of the sources of one group of `DEFAULTS`; `domain` is what the judge of that name is of."""
     key = DEFAULTS[group]
-    return _judge_of("evaluate.judges", section.judges, f"evaluate.{key}", getattr(section, key), domain)
+    default = getattr(section, key)
+    return _judge_of("evaluate.judges", section.judges, f"evaluate.{key}", default, domain, section.judge_model)
 
 
 def of_ppo(section: PPOOptions, domain: str) -> JudgeOf:
@@ -83,11 +85,13 @@ def of_ppo(section: PPOOptions, domain: str) -> JudgeOf:
     return _judge_of("ppo.judges", section.judges, "ppo.judge", section.judge, domain)
 
 
-def _judge_of(own_key: str, own: Mapping[str, str], key: str, default: str, domain: str) -> JudgeOf:
+def _judge_of(
+    own_key: str, own: Mapping[str, str], key: str, default: str, domain: str, model: JudgeModelOptions | None = None
+) -> JudgeOf:
     """A source has the judge that `own` names for it, else the default."""
 
     def judge_of(source: str) -> Judge | None:
         name = own.get(source, default)
-        return load(f"{own_key}.{source}" if source in own else key, name, domain) if name else None
+        return load(f"{own_key}.{source}" if source in own else key, name, domain, model) if name else None
 
     return judge_of

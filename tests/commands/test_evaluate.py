@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import types
 
 import jax
@@ -13,7 +14,7 @@ from icegrt_jax.commands import evaluate
 from icegrt_jax.config.options import EvaluateOptions, RewardOptions
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.errors import UserError
-from icegrt_jax.evaluation import paired
+from icegrt_jax.evaluation import paired, sampled
 from icegrt_jax.evaluation.judges import load
 from icegrt_jax.runs import judging
 from icegrt_jax.runs.answers import check_others, gold_by_temperature
@@ -99,6 +100,21 @@ def test_differences_are_those_of_the_numbers_by_prompt(several):
     assert found["ICE-GRT", "ICE-Instruct", "general"]["difference"] == pytest.approx(general[0] - general[1])
     assert ("ICE-GRT", "ICE-Instruct", "greedy/false_clear") in found and "false all-clears (greedy)" in printed
     assert ("ICE-GRT", "best-of-2", "gold_greedy") not in found, "which it has none of"
+
+
+def test_the_answers_of_a_row_are_read_with_what_they_answer(finished):
+    folder = finished[0] / "evaluate"
+    lines, asked = files.read_jsonl(folder / "by_prompt.jsonl"), files.read_jsonl(folder / "prompts.jsonl")
+    found = sampled.read("--ours", f"{finished[0]}:ICE-GRT:greedy")
+    expected = [x["answer"] for x in lines if (x["row"], x["decoding"], x["group"]) == ("ICE-GRT", "greedy", "domain")]
+    assert [answer for own in found.answers.values() for answer in own] == expected and expected
+    assert [(line["group"], line["place"]) for line in asked] == [
+        (group, i)
+        for group in ("domain", "general")
+        for i in range(1 + max(line["prompt"] for line in lines if line["group"] == group))
+    ]
+    records = map(json.loads, (finished[0] / "data" / "eval_prompts.jsonl").read_text().splitlines())
+    assert asked[0]["prompt"] in [record["prompt"] for record in records] and asked[0]["reference"]
 
 
 def test_greedy_answers_have_all_the_judges_numbers(several):

@@ -12,6 +12,7 @@ from icegrt_jax import commands, files
 from icegrt_jax.commands import reward
 from icegrt_jax.commands.workdir import prepare
 from icegrt_jax.config import file as config_file
+from icegrt_jax.config.options import AnnotationOptions
 from icegrt_jax.data.records import Prompt, Ranking, read_jsonl, write_jsonl
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.runs.annotation import ranker
@@ -165,7 +166,8 @@ def test_an_actor_that_goes_on_begins_with_the_kl_that_the_round_before_has_left
 
 def test_a_judge_ranks_by_gold_with_ties():
     prompt = Prompt(({"role": "user", "content": "a, b or c?"},), "b")
-    assert ranker("exact", "")(prompt, ["c", "b", "a", "b"], "seed") == [3.0, 1.0, 3.0, 1.0]
+    rank = ranker(AnnotationOptions(by="exact"), "")
+    assert rank([(prompt, ["c", "b", "a", "b"], "seed")]) == [[3.0, 1.0, 3.0, 1.0]]
 
 
 @pytest.fixture

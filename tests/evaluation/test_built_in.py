@@ -22,7 +22,7 @@ def gold(judge, record, answer):
 
 
 def test_every_judge_a_config_may_name_exists_and_says_what_it_needs():
-    assert {*built_in.BY_NAME, "domain"} == set(JUDGES)
+    assert {*built_in.BY_NAME, "domain", "model"} == set(JUDGES)
     assert built_in.NEEDS.keys() == built_in.BY_NAME.keys() and all(built_in.NEEDS.values())
 
 
