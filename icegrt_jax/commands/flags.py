@@ -127,6 +127,7 @@ def lm_eval(parser: argparse.ArgumentParser) -> None:
     add("--fewshot", type=count, metavar="N", help="examples before a question (default: as the task says)")
     add("--chat", action="store_true", help="ask through the chat template, examples as turns")
     add("--system", default="", metavar="TEXT", help="a system message; with --chat")
+    add("--run_code", action="store_true", help="run programs that the model writes, which icegrt_humaneval needs")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the computation (default float32)")
     add("--batch_size", type=positive(int), metavar="N", help="answers in flight (default: as suits the devices)")
     add("--max_gen_toks", type=positive(int), default=256, metavar="N",

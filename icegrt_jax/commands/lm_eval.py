@@ -15,6 +15,7 @@ from icegrt_jax.files import write_text_atomic
 from icegrt_jax.runs.harness import HarnessModel
 
 OURS = pathlib.Path(ours.__file__).parent
+RUNS_CODE = "icegrt_humaneval"
 
 
 def main(
@@ -28,6 +29,7 @@ def main(
     fewshot: int | None,
     chat: bool,
     system: str,
+    run_code: bool,
     out: str,
     cache: str,
     **model: Any,
@@ -43,6 +45,7 @@ def main(
       fewshot: examples before a question; None: as the task says.
       chat: asked through the chat template.
       system: a system message.
+      run_code: programs that the model writes may be run.
       out: a .json file for the results; rows are written beside it, a file for each task. "" for none.
       cache: folder for what has been compiled; $JAX_COMPILATION_CACHE_DIR goes before it.
       model: of `HarnessModel`: dtype, batch_size, batch_tokens, max_gen_toks, data, fsdp, tensor.
@@ -55,12 +58,18 @@ def main(
     if include and not pathlib.Path(include).is_dir():
         raise UserError(f"--include={include}: no folder there; expected one with task files.")
     manager, names = _found(tasks, [str(OURS), *filter(None, [include])])
+    if RUNS_CODE in names and not run_code:
+        raise UserError(
+            f"--tasks: {RUNS_CODE} runs programs that the model writes; read in docs/lm_eval.md what holds them, then "
+            "add --run_code."
+        )
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser()))
     given = {name: value for name, value in model.items() if value is not None}
     results = lm_eval.simple_evaluate(
         HarnessModel(path, **given), tasks=names, task_manager=manager, limit=limit, num_fewshot=fewshot,
         apply_chat_template=chat, fewshot_as_multiturn=chat, system_instruction=system or None, log_samples=bool(out),
+        confirm_run_unsafe_code=run_code,
     )  # fmt: skip
     assert results is not None  # of the first process, which is the only one
     print(make_table(results))

@@ -19,6 +19,7 @@ from icegrt_jax import cli
 from icegrt_jax.commands import lm_eval as command
 from icegrt_jax.data.tokenizers import train_bpe
 from icegrt_jax.errors import UserError
+from icegrt_jax.evaluation import sandbox
 from icegrt_jax.models.api import Model, save_model
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params
@@ -228,6 +229,24 @@ def test_the_command_gives_the_numbers_of_the_hf_backend(asked_for, theirs, sets
         assert numbers and {k: results[task][k] for k in numbers} == pytest.approx(numbers, abs=1e-6)
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.icegrt_piqa.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and rows[0]["doc"]["goal"] == "Is 0 quick?"
+
+
+def test_programs_that_the_model_writes_are_run_where_it_is_asked_for(asked_for, sets, tmp_path, capsys, monkeypatch):
+    rows = [{"task_id": str(n), "prompt": "def add(a, b):\n", "entry_point": "add", "canonical_solution": "",
+             "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"} for n in range(2)]  # fmt: skip
+    (tmp_path / "data" / "bench" / "humaneval").mkdir()
+    file = tmp_path / "data" / "bench" / "humaneval" / "test.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran, out, flags = [], tmp_path / "code.json", asked_for("icegrt_humaneval")
+    monkeypatch.setattr(sandbox, "run", lambda program: ran.append(program) or sandbox.Ended("a + b" in program))
+    answers = ["    return a + b\n", "    return 0\n"]  # more tokens than the tiny model has
+    monkeypatch.setattr(HarnessModel, "generate_until", lambda self, requests, **_: answers[: len(requests)])
+    assert cli.main(flags) == 2 and not ran
+    assert "icegrt_humaneval runs programs that the model writes" in capsys.readouterr().err
+    assert cli.main([*flags, "--run_code", f"--out={out}"]) == 0
+    assert json.loads(out.read_text())["results"]["icegrt_humaneval"]["pass@1,none"] == 0.5
+    assert [program.partition("def check")[0] for program in ran] == [f"def add(a, b):\n{a}\n" for a in answers]
+    assert ran[0].endswith("check(add)\n")
 
 
 def test_a_wrong_command_is_one_sentence(asked_for, sets, tmp_path, capsys, monkeypatch):

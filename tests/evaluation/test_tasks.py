@@ -14,9 +14,9 @@ TWELVE = "mmlu agieval bbh arc_easy arc_challenge hellaswag piqa winogrande bool
 
 
 def test_there_is_a_file_for_each_of_the_twelve_and_it_calls_what_exists():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*TWELVE, "twelve"}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*TWELVE, "twelve", "humaneval"}
     assert re.findall(r"- icegrt_(\w+)", (FOLDER / "twelve.yaml").read_text()) == TWELVE
-    for name in TWELVE:
+    for name in (*TWELVE, "humaneval"):
         text = (FOLDER / f"{name}.yaml").read_text()
         assert re.search(rf"^(task|group): icegrt_{name}$", text, re.MULTILINE)
         called = re.findall(r"!function sets\.(\w+)", text)

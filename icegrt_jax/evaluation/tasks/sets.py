@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.evaluation import sandbox
 
 DATA = "ICEGRT_DATA"
 
@@ -97,3 +98,9 @@ def bbh_results(doc: dict, results: list[str]) -> dict[str, float]:
 def _same(one: str, other: str) -> bool:
     bare = lambda text: re.sub(r"\.$|[,\n\\\"]", "", text.strip()).strip().lower()
     return bare(one) == bare(other)
+
+
+def humaneval_results(doc: dict, results: list[str]) -> dict[str, float]:
+    """Whether the function that the answer completes passes its tests, run where `sandbox.run` holds it."""
+    program = f"{doc['prompt']}{results[0]}\n{doc['test']}\ncheck({doc['entry_point']})\n"
+    return {"pass@1": float(sandbox.run(program).passed)}
