@@ -6,7 +6,6 @@ tasks are answered greedily. Best-of-n samples n answers of ICE-Instruct and kee
 """
 
 import collections
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,11 +26,23 @@ from icegrt_jax.config.options import (
 from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.evaluation import paired, sampled, table
+from icegrt_jax.evaluation import paired, table
 from icegrt_jax.evaluation.intervals import task_interval
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs import answers, begin, inputs, judging, notes, rundir, score_scale, scoring, stage_models, trackers
+from icegrt_jax.runs import (
+    answers,
+    begin,
+    heldout_reward,
+    inputs,
+    judging,
+    notes,
+    rundir,
+    score_scale,
+    scoring,
+    stage_models,
+    trackers,
+)
 from icegrt_jax.runs.answers import Row
 from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.stage import Stage
@@ -61,6 +72,7 @@ def compare(run: rundir.Run, config: Options) -> None:
                 given = (run, section, config.reward, config.ppo.score, model, params, domain, progress)
                 rows[f"best-of-{best_of}"] = _best_of(*given)
                 progress.update(len(rows))
+    heldout = heldout_reward.measure(run, section, rows, domain.prompts, stages[1:]) if domain else {}
     results = {
         "rows": [_told(name, row) for name, row in rows.items()],
         "prompts": {"domain": len(domain), "general": len(general)},
@@ -76,9 +88,10 @@ def compare(run: rundir.Run, config: Options) -> None:
         "order": list(rows),
         **_columns(domain, rows),
         "harms": domain.harms(),
+        **({"heldout_reward": heldout} if heldout else {}),
         "differences": _differences(rows, [name for name, *_ in stages], f"best-of-{best_of}", general),
     }
-    sync.main_first(folder / "results.json", lambda: _write(folder, results, rows, asked))
+    sync.main_first(folder / "results.json", lambda: answers.write(folder, results, rows, asked))
     numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row.metrics.items()}
     examples = "\n\n".join(table.format_examples(results["examples"]).splitlines())
     trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
@@ -92,23 +105,6 @@ def _told(name: str, row: Row) -> dict[str, Any]:
         "name": name, "metrics": row.metrics, "intervals": row.intervals,
         **({"gold_by_temperature": tried} if tried else {}),
     }  # fmt: skip
-
-
-def _write(
-    folder: pathlib.Path, results: dict, rows: Mapping[str, Row], asked: Mapping[str, judging.Questions]
-) -> None:
-    """Writes the results, and before them every answer with its numbers, and what it answers."""
-    prompts = {group: questions.prompts for group, questions in asked.items()}
-    told = [
-        {"group": group, "place": i, **record.to_json()}
-        for group in ("domain", "general")
-        for i, record in enumerate(prompts[group])
-    ]
-    said = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in told)
-    files.write_text_atomic(folder / sampled.PROMPTS, said)
-    lines = [json.dumps(line, ensure_ascii=False) for name, row in rows.items() for line in row.lines(name, prompts)]
-    files.write_text_atomic(folder / sampled.ANSWERS, "".join(f"{line}\n" for line in lines))
-    files.write_json_atomic(folder / "results.json", results)
 
 
 def _differences(
@@ -231,7 +227,7 @@ def _best_of(
             if scale is not None:
                 scores = scale.together(scores, rule)
             best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
-            draws.append(([out.text[i] for i in best], out.mask[best].sum(axis=1)))
+            draws.append(([out.text[i] for i in best], out.mask[best].sum(axis=1), out.finished[best]))
     row, found = Row(), answers.graded(domain, config.temperature, draws)
     row.add("sampled", found)
     row.metrics |= _by_split(domain.prompts, found.by_prompt())
@@ -276,7 +272,8 @@ def check_others(
     section: EvaluateOptions, lengths: LengthOptions, origin: RecordOptions, workdir: pathlib.Path,
     policy: ChatTokenizer,
 ) -> list[str]:  # fmt: skip
-    """Refuses a temperature chosen on the prompts that it is measured on."""
+    """Refuses a temperature chosen on the prompts that it is measured on, and a reward model that is none."""
+    heldout_reward.check(section)
     found: dict[str, list[Any]] = collections.defaultdict(list)
     for reading in readings(section, origin.domain, lengths.max_prompt_length, policy) if section.temperatures else ():
         records = inputs.records_of(reading, origin, workdir)

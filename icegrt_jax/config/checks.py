@@ -213,6 +213,8 @@ def _check_evaluate(evaluate: EvaluateOptions) -> None:
     _check_specs("evaluate.domain", evaluate.domain)
     _check_specs("evaluate.general", evaluate.general)
     _check_specs("evaluate.temperature_prompts", evaluate.temperature_prompts)
+    if evaluate.reward_model and not evaluate.domain:
+        raise UserError("evaluate.reward_model scores answers to evaluate.domain, which is empty; name prompts there.")
     tried = evaluate.temperatures
     if len(set(tried)) < len(tried):
         raise UserError(f"evaluate.temperatures={tried}; expected different ones.")

@@ -410,6 +410,7 @@ class EvaluateOptions:
     temperatures: tuple[Amount, ...] = ()  # of which each stage's best is measured as well; 0: greedy
     temperature_prompts: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of prompts it is chosen on
     temperature_limit: Count = 0  # of these per source; 0: all
+    reward_model: str = ""  # folder of one that training never saw: it scores every row's in-domain answers
     best_of: Count = 8  # answers among which ICE-Reward chooses; 0: no best-of-n row
     examples: Count = 3  # prompts shown with every stage's answer
     judge_model: JudgeModelOptions = JudgeModelOptions()  # where a judge is "model"

@@ -14,7 +14,7 @@ ADDED: dict[str, Any] = {
     "ppo.reward_timeout": 600.0, "ppo.reward_workers": 0, "ppo.reward_failed": "stop",
     "log.writers": (), "log.skipped": 3,
     "evaluate.samples": 1, "evaluate.temperatures": (), "evaluate.temperature_prompts": {},
-    "evaluate.temperature_limit": 0,
+    "evaluate.temperature_limit": 0, "evaluate.reward_model": "",
     "reward.lm_coef": 0.0, "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold", "rounds": 1,
     **{
         f"annotation.{name}": value

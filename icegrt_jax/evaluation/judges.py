@@ -23,7 +23,10 @@ from icegrt_jax.evaluation import built_in
 OF_DOMAIN = "domain"
 # What evaluation groups by, where a record has it, and its own names beside those of a judge.
 GROUPS = ("split", "task")
-TAKEN = ("gold_greedy", "general", "length", "gold_best", "temperature")
+TAKEN = (
+    "gold_greedy", "general", "length", "gold_best", "temperature",
+    *(f"heldout_{name}{way}" for name in ("reward", "wins") for way in ("", "_greedy", "_best")),
+)  # fmt: skip
 SLACK = 1e-6  # of a bound: a mean of ones may be a little above 1
 
 

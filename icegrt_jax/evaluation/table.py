@@ -12,6 +12,8 @@ COLUMNS: Columns = (
     ("gold", "gold"),
     ("gold_greedy", "gold (greedy)"),
     ("gold_best", "gold (at its best)"),
+    ("heldout_wins", "preferred to ICE-Instruct"),
+    ("heldout_wins_greedy", "preferred (greedy)"),
     ("general", "general tasks"),
     ("length", "tokens"),
 )
@@ -21,8 +23,12 @@ SHOWN: Columns = (
     ("gold", "gold"),
     ("gold_greedy", "gold (greedy)"),
     ("gold_best", "gold (at its best)"),
+    ("heldout_reward", "held-out reward (its score)"),
+    ("heldout_reward_greedy", "held-out reward (its score, greedy)"),
+    ("heldout_reward_best", "held-out reward (its score, at its best)"),
     ("general", "general tasks"),
 )
+SCORE = "heldout_reward"  # what begins like this is no share
 
 
 def columns_with(shown: Mapping[str, str]) -> Columns:
@@ -81,6 +87,8 @@ def format_note(results: dict) -> str:
         asked += "; in brackets 95 % intervals over them"
     if any("gold_best" in row["metrics"] for row in rows):
         asked += f"; {AT_BEST}"
+    if heldout := results.get("heldout_reward"):
+        asked += f"; preferred by {heldout['path']}, which training never saw, ties half"
     return f"{asked}."
 
 
@@ -109,8 +117,10 @@ def format_differences(results: dict) -> str:
 
 
 def difference_cell(one: dict) -> str:
-    """A difference in points with its interval."""
+    """A difference in points, or of a score in its own unit, with its interval."""
     low, high = one["interval"]
+    if one["metric"].startswith(SCORE):
+        return f"{one['difference']:+5.2f} [{low:+.2f}, {high:+.2f}]"
     return f"{100 * one['difference']:+5.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 

@@ -1,16 +1,19 @@
 """Answers of a policy to an evaluation's prompts, drawn and graded; the temperature at which it answers best."""
 
 import dataclasses
+import json
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from icegrt_jax import files
 from icegrt_jax.config.options import DrawOptions
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.errors import UserError
-from icegrt_jax.evaluation import paired
+from icegrt_jax.evaluation import paired, sampled
 from icegrt_jax.evaluation.intervals import grade_intervals
 from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.models.config import ModelConfig
@@ -30,13 +33,17 @@ class Answers:
 
     Attributes:
       temperature: they were drawn at; 0: greedy.
-      texts, grades, tokens: of each draw one for every prompt; `tokens` is how long it is.
+      texts, grades, tokens, finished: of each draw one for every prompt: `tokens` is how long it is, `finished` whether
+        it came to its end.
+      scores: of each draw f64[N], a held-out reward model's; None where there is none.
     """
 
     temperature: float
     texts: list[list[str]]
     grades: list[list[dict[str, float]]]
     tokens: list[np.ndarray]
+    finished: list[np.ndarray]
+    scores: list[np.ndarray] | None = None
 
     def by_prompt(self) -> list[dict[str, float]]:
         """Means over the answers to each prompt."""
@@ -51,9 +58,10 @@ class Answers:
         for k, (texts, grades, tokens) in enumerate(zip(self.texts, self.grades, self.tokens, strict=True)):
             for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
                 groups = {name: prompt.meta[name] for name in ("split", "task") if name in prompt.meta}
+                scored = {} if self.scores is None else {"heldout_reward": float(self.scores[k][i])}
                 yield {
                     **told, "temperature": self.temperature, "prompt": i, **groups, "sample": k,
-                    "grades": grades[i], "tokens": int(tokens[i]), "answer": text,
+                    "grades": grades[i], **scored, "tokens": int(tokens[i]), "answer": text,
                 }  # fmt: skip
 
 
@@ -109,10 +117,13 @@ def generate(
     return generation.generate(run, model, params, asked, key, sampler, num_samples=num_samples, batch_size=batch_size)
 
 
-def graded(questions: Questions, temperature: float, draws: Sequence[tuple[list[str], np.ndarray]]) -> Answers:
-    """Answers with their grades; of each draw its texts and how long they are."""
-    texts = [texts for texts, _ in draws]
-    return Answers(temperature, texts, [questions.grade(one) for one in texts], [tokens for _, tokens in draws])
+Draw = tuple[list[str], np.ndarray, np.ndarray]  # texts, how long they are, and whether they came to their end
+
+
+def graded(questions: Questions, temperature: float, draws: Sequence[Draw]) -> Answers:
+    """Answers with their grades."""
+    texts, tokens, finished = map(list, zip(*draws, strict=True))
+    return Answers(temperature, texts, [questions.grade(one) for one in texts], tokens, finished)
 
 
 def answer(
@@ -123,7 +134,7 @@ def answer(
     draws = []
     for key in keys if temperature else keys[:1]:
         out = generate(run, model, params, questions.prompts, key, temperature=temperature, batch_size=batch_size)
-        draws.append((out.text, out.mask.sum(axis=1)))
+        draws.append((out.text, out.mask.sum(axis=1), out.finished))
     return graded(questions, temperature, draws)
 
 
@@ -144,6 +155,21 @@ def gold_by_temperature(
         found = answer(run, model, params, questions, keys, temperature=temperature, batch_size=batch_size)
         gold[temperature] = mean_grades(found.by_prompt())["gold"]
     return gold
+
+
+def write(folder: pathlib.Path, results: dict, rows: Mapping[str, Row], asked: Mapping[str, Questions]) -> None:
+    """Writes the results of an evaluation, and before them every answer with its numbers, and what it answers."""
+    prompts = {group: questions.prompts for group, questions in asked.items()}
+    told = [
+        {"group": group, "place": i, **record.to_json()}
+        for group in ("domain", "general")
+        for i, record in enumerate(prompts[group])
+    ]
+    said = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in told)
+    files.write_text_atomic(folder / sampled.PROMPTS, said)
+    lines = [json.dumps(line, ensure_ascii=False) for name, row in rows.items() for line in row.lines(name, prompts)]
+    files.write_text_atomic(folder / sampled.ANSWERS, "".join(f"{line}\n" for line in lines))
+    files.write_json_atomic(folder / "results.json", results)
 
 
 def check_others(key: str, chosen_on: Sequence[Prompt], measured_on: Sequence[Prompt]) -> None:

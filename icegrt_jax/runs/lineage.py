@@ -5,10 +5,11 @@ trainings that began apart have a cosine near 0, whatever they were trained on.
 """
 
 import dataclasses
+from typing import Any, Protocol
 
 import numpy as np
 
-from icegrt_jax.models.api import Model
+from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.members import Members
 from icegrt_jax.models.tree import flatten, unstacked
 
@@ -25,7 +26,16 @@ class Kinship:
     cosine: float | None = None
 
 
-def compare(model: Model, other: Model) -> Kinship:
+class Weights(Protocol):
+    """A model, as far as it is compared."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def params(self) -> Any: ...
+
+
+def compare(model: Weights, other: Weights) -> Kinship:
     """Of two models; vectors (norms, biases) and heads count for nothing, nor what has another shape."""
     shapes = [tuple(getattr(one.config, name) for name in SHAPE) for one in (model, other)]
     if shapes[0] != shapes[1]:

@@ -34,7 +34,7 @@ def several(finished, tmp_path_factory):
     """(results, lines of by_prompt.jsonl, what was printed) of a finished run, measured again with these keys."""
     workdir = copy_parts(finished, tmp_path_factory.mktemp("several") / "run", *PARTS)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert call("evaluate", workdir, **SEVERAL) == 0
+        assert call("evaluate", workdir, **SEVERAL, **{"evaluate.reward_model": str(finished[0])}) == 0
     folder = workdir / "evaluate"
     return files.read_json(folder / "results.json"), files.read_jsonl(folder / "by_prompt.jsonl"), printed.getvalue()
 
@@ -51,7 +51,9 @@ def gold_of(lines, row, decoding, group="domain"):
 def test_the_first_of_several_answers_is_the_one_that_there_is_by_default(several, finished):
     before = files.read_jsonl(finished[0] / "evaluate" / "by_prompt.jsonl")
     first = [line for line in several[1] if line["sample"] == 0 and line["decoding"] != "best"]
-    assert first == before
+    scored = [line.pop("heldout_reward", None) is not None for line in map(dict, first)]
+    assert scored == [line["group"] == "domain" for line in first]
+    assert [{k: v for k, v in line.items() if k != "heldout_reward"} for line in first] == before
     later = [line for line in several[1] if line["sample"] == 1 and line["decoding"] == "sampled"]
     sampled = [line for line in before if line["decoding"] == "sampled"]
     assert len(later) == len(sampled) > 0
@@ -100,6 +102,27 @@ def test_differences_are_those_of_the_numbers_by_prompt(several):
     assert found["ICE-GRT", "ICE-Instruct", "general"]["difference"] == pytest.approx(general[0] - general[1])
     assert ("ICE-GRT", "ICE-Instruct", "greedy/false_clear") in found and "false all-clears (greedy)" in printed
     assert ("ICE-GRT", "best-of-2", "gold_greedy") not in found, "which it has none of"
+
+
+def test_a_held_out_reward_model_says_whose_answers_it_prefers_and_that_it_is_of_the_run(several):
+    results, lines, printed = several
+    by = lambda row: np.array([x["heldout_reward"] for x in lines if (x["row"], x["decoding"]) == (row, "sampled")
+                               and x["group"] == "domain"]).reshape(2, -1)  # fmt: skip
+    ours, theirs = by("ICE-GRT"), by("ICE-Instruct")
+    metrics = {row["name"]: row["metrics"] for row in results["rows"]}
+    share = ((ours > theirs) + 0.5 * (ours == theirs)).mean()
+    assert metrics["ICE-GRT"]["heldout_wins"] == pytest.approx(share) and "heldout_wins" not in metrics["ICE-Instruct"]
+    assert (
+        metrics["ICE-GRT"]["heldout_reward_greedy"]
+        != metrics["ICE-GRT"]["heldout_reward"]
+        == pytest.approx(ours.mean())
+    )
+    found = {(one["row"], one["minus"], one["metric"]): one["difference"] for one in results["differences"]}
+    assert found["ICE-GRT", "ICE-Instruct", "heldout_reward"] == pytest.approx((ours - theirs).mean())
+    assert "preferred to ICE-Instruct" in printed and "held-out reward (its score)" in printed
+    warned = results["heldout_reward"]["warnings"]
+    assert ["the policy ICE-GRT" in warned[0], "ICE-Reward" in warned[1]] == [True, True]
+    assert all(f"warning: {line}" in printed for line in warned)
 
 
 def test_the_answers_of_a_row_are_read_with_what_they_answer(finished):
@@ -157,7 +180,7 @@ def test_the_best_temperature_is_the_first_of_those_with_the_highest_gold(monkey
 
     def generate(run, model, params, prompts, key, *, temperature, batch_size):
         drawn.append((temperature, jax.random.key_data(key).tolist()))
-        return Generation(None, None, None, np.ones((2, 3), bool), None, None, said[temperature])
+        return Generation(None, None, None, np.ones((2, 3), bool), np.ones(2, bool), None, said[temperature])
 
     monkeypatch.setattr(evaluate.answers, "generate", generate)
     run = types.SimpleNamespace(key=lambda stream: jax.random.key(len(stream)))
@@ -187,7 +210,7 @@ def test_stages_that_have_not_finished_have_no_row(finished, tmp_path, capsys):
 def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     texts = [f"{prompt}{answer}" for prompt in "ab" for answer in "012"]
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]
-    out = Generation(None, None, None, mask, None, None, texts)
+    out = Generation(None, None, None, mask, mask[:, 3], None, texts)
     scores = np.array([0.1, 0.9, 0.3, -5.0, -4.0, -6.0])
     stage = types.SimpleNamespace(mesh=make_mesh())
     monkeypatch.setattr(evaluate.stage_models, "stage_params", lambda *args: (None, None))
