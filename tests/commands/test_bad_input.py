@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.data.tokenizers import ChatTokenizer, load_tokenizer
 from tests.commands.reward_folders import tiny_folder
 from tests.commands.runs import call, copy_parts
@@ -157,6 +157,7 @@ def test_a_double_bos_is_stopped_before_training(finished, tmp_path, capsys, sta
     tokenizer.bos_token = "<|user|>"
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     tokenizer.save_pretrained(workdir / "tokenizer")
+    sums.take(workdir / "tokenizer")
     error = refused(capsys, stage, workdir, **{"ppo.num_minibatches": 1})
     assert error.startswith(f"{stage}: double BOS: '<|user|>' stands twice in a row")
     assert nothing_half_written(workdir, stage)
@@ -175,6 +176,7 @@ def test_a_record_that_the_chat_template_refuses_is_named(started, tmp_path, cap
     tokenizer = load_tokenizer(started / "tokenizer").tokenizer
     tokenizer.chat_template += "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     tokenizer.save_pretrained(started / "tokenizer")
+    sums.take(started / "tokenizer")
     system = {"prompt": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "response": "c"}
     path = write_rows(tmp_path / "rows.jsonl", GOOD, system)
     error = refused(capsys, "sft", started, **{"sft.sources.general": f"jsonl:{path}"})

@@ -193,7 +193,7 @@ def test_changed_data_warn_after_a_stage_and_stop_one_in_the_middle(finished, tm
     out = capfd.readouterr().out
     assert "warning: reward has finished with other data than reward.sources." in out
     assert "sft has finished" not in out
-    path.write_bytes(content)
+    files.write_text_atomic(path, content.decode())
     os.utime(path)
     assert call("evaluate", workdir, **{"evaluate.limit": 1, "evaluate.best_of": 0}) == 0
     assert "has finished with other data" not in capfd.readouterr().out

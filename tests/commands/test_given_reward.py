@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.data.tokenizers import load_tokenizer, same_tokenizer
 from icegrt_jax.models.hf.folder import load_hf, save_hf
 from icegrt_jax.runs import reward_model
@@ -120,6 +120,7 @@ def test_a_run_whose_tokenizer_has_grown_is_refused_in_every_stage(finished, tmp
     tokenizer = load_tokenizer(workdir / "tokenizer").tokenizer
     tokenizer.add_tokens(["supercalifragilistic"])
     tokenizer.save_pretrained(workdir / "tokenizer")
+    sums.take(workdir / "tokenizer")
     assert call(stage, workdir, **{"ppo.num_minibatches": 1}) == 2
     error = capsys.readouterr().err
     assert "they do not belong together: 'supercalifragilistic' is id" in error
