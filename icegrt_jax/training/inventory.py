@@ -6,9 +6,11 @@ It is in Orbax's own metadata, which are there as soon as the checkpoint is. Wha
 import contextlib
 import dataclasses
 import functools
+import gc
 import logging
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +43,9 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as error:  # of Orbax, TensorStore, JSON: any, as any byte may be another
         said = " ".join(str(error).split())[:200]
+        # The reads that failed as well are let go of here, where nothing is logged of them.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         raise Broken(f"{folder} cannot be read ({type(error).__name__}: {said})") from error
     finally:
         logging.disable(level)
