@@ -11,6 +11,7 @@ import logging
 import pathlib
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,17 +44,24 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as error:  # of Orbax, TensorStore, JSON: any, as any byte may be another
         said = " ".join(str(error).split())[:200]
-        # The reads that failed as well are let go of here, where nothing is logged of them.
+        # The reads that failed as well are let go of here, where nothing is logged of them; some live on for a while.
+        logging.getLogger("asyncio").addFilter(_but_of_other_reads)
         traceback.clear_frames(error.__traceback__)
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of those that have not begun
+            gc.collect()
         raise Broken(f"{folder} cannot be read ({type(error).__name__}: {said})") from error
     finally:
         logging.disable(level)
 
 
+def _but_of_other_reads(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
+
+
 def _but_of_closed_loops(hook: Callable[[Any], Any], unraisable: Any) -> None:
     """Where one read of several has failed, the others come back to a loop that is gone, some later still."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
         hook(unraisable)
 
 
