@@ -32,12 +32,12 @@ STREAMS = {
     "reward_updates": 12,
     "replay": 13,  # order of the replayed data
     "heldout": 14,  # answers to held-out prompts while PPO trains, drawn with the same keys every time
-    "reward_check": 16,  # answers to held-out prompts on which the reward model is looked at, the same keys every time
     "rounds": 15,  # answers that are ranked between two rounds, one key for each round
     "more_answers": 16,  # as "evaluate", where there are several to each prompt: one key for each but the first
     "more_best_of": 17,  # as "best_of", likewise
     "temperatures": 18,  # answers that a temperature is chosen by, one key for each to a prompt
     "members": 19,  # heads and adapters of the reward models after the first, see `member_key`
+    "reward_check": 20,  # answers to held-out prompts on which the reward model is looked at, the same keys every time
 }
 ADAPTERS = {"policy": 0, "value": 1, "sft": 2, "reward": 3}  # of the stream "adapters"
 

@@ -93,3 +93,7 @@ def test_what_cannot_be_sampled_is_refused_and_nothing_written(workdir, tmp_path
     out = tmp_path / "out.jsonl"
     assert sample(workdir, out, *more, checkpoint=checkpoint) == 2
     assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_every_random_choice_has_a_stream_of_its_own():
+    assert len(set(STREAMS.values())) == len(STREAMS)
