@@ -18,11 +18,13 @@ def get_config(switch=""):
         {
             "corpus": 32000,
             "demonstrations": 12000,
+            "decisions": 6000,
             "general": 9000,
             "rankings": 3000,
-            "ranking_prompts": 1200,
+            "ranking_prompts": 2400,
             "heldout_rankings": 200,
-            "prompts": 6000,
+            "prompts": 8000,
+            "dev_prompts": 120,
             "eval_prompts": 240,
             "eval_general": 29,
         }
@@ -38,34 +40,39 @@ def get_config(switch=""):
     c.pretrain.optimizer.lr, c.pretrain.optimizer.warmup_steps = 3e-3, 50
     c.pretrain.optimizer.schedule, c.pretrain.optimizer.final_lr_fraction = "cosine", 0.2
 
-    c.sft.steps, c.sft.batch_size, c.sft.length = 2000, 4, 128
+    c.sft.steps, c.sft.batch_size, c.sft.length = 5000, 4, 128
     c.sft.sources.domain = "jsonl:{workdir}/data/demonstrations.jsonl"
     c.sft.sources.general = "jsonl:{workdir}/data/general.jsonl"
-    c.sft.weights.domain, c.sft.weights.general = 0.7, 0.3
+    # Most moderators leave a verdict and not a word: what people write is not yet what they rank highest.
+    c.sft.sources.decisions = "jsonl:{workdir}/data/decisions.jsonl"
+    c.sft.weights.domain, c.sft.weights.decisions, c.sft.weights.general = 0.5, 0.2, 0.3
     c.sft.optimizer.lr, c.sft.optimizer.warmup_steps = 2e-3, 20
     c.sft.optimizer.schedule, c.sft.optimizer.final_lr_fraction = "cosine", 0.05
 
-    c.reward.steps, c.reward.batch_size, c.reward.length = 400, 8, 128
+    c.reward.steps, c.reward.batch_size, c.reward.length = 600, 8, 128
     c.reward.sources.made = "jsonl:{workdir}/data/rankings.jsonl"
     c.reward.sources.own = "jsonl:{workdir}/data/own_rankings.jsonl"
-    c.reward.weights.made, c.reward.weights.own = 0.5, 0.5
+    c.reward.weights.made, c.reward.weights.own = 0.3, 0.7
     c.reward.heldout.made = "jsonl:{workdir}/data/heldout_rankings.jsonl"
     c.reward.optimizer.lr, c.reward.optimizer.warmup_steps = 1e-3, 10
     c.reward.optimizer.schedule, c.reward.optimizer.final_lr_fraction = "cosine", 0.1
 
-    c.ppo.iterations, c.ppo.batch_size = 75, 64
-    c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 2
+    c.ppo.iterations, c.ppo.batch_size = 60, 128
+    c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
     c.ppo.pack = False  # these reviews are of much the same length: it would compile for longer than it saves
     c.ppo.sources.ads = "jsonl:{workdir}/data/prompts.jsonl"
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"
     # While the critic knows nothing the actor would only drift: it costs KL and verdicts that never come back.
     c.ppo.value_warmup = 5
-    c.ppo.kl.target, c.ppo.kl.coef, c.ppo.kl.horizon = 1.5, 0.15, 250.0
+    # Near ICE-Instruct as it is at a lower temperature: what it holds likely itself orders answers that the reward
+    # model no longer can. The coefficient is fixed, for the distance to that is not 0 at the start.
+    c.ppo.kl.reference_temperature, c.ppo.kl.coef, c.ppo.kl.adaptive = 0.6, 0.25, False
+    c.ppo.alarms.length_growth = 3.0  # answers get longer by design: from a verdict to its reasons
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 1.0, 16, 128
     c.ppo.ptx.sources.general = "jsonl:{workdir}/data/general.jsonl"
     c.ppo.ptx.weights.general = 1.0
-    c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 3e-4, 5e-4
+    c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 4e-4, 1e-3
     c.ppo.policy_optimizer.warmup_steps = 10
     # Without the decay the general tasks lose points to the noise of the last updates.
     c.ppo.policy_optimizer.schedule, c.ppo.policy_optimizer.final_lr_fraction = "cosine", 0.05
@@ -73,6 +80,9 @@ def get_config(switch=""):
     c.evaluate.domain.ads = "jsonl:{workdir}/data/eval_prompts.jsonl"
     c.evaluate.general.tasks = "jsonl:{workdir}/data/eval_general.jsonl"
     c.evaluate.judge = "adreview"
+    c.evaluate.samples = 4
+    c.evaluate.temperatures = (0.0, 0.3, 0.5, 0.7, 1.0)
+    c.evaluate.temperature_prompts.dev = "jsonl:{workdir}/data/dev_prompts.jsonl"
 
     c.log.every, c.log.checkpoint_every = 50, 150
 
@@ -85,14 +95,17 @@ def get_config(switch=""):
         c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 1e-3, 2e-3
 
     if switch == "smoke":
-        small = {"corpus": 300, "demonstrations": 300, "general": 300, "rankings": 60, "ranking_prompts": 24,
-                 "heldout_rankings": 24, "prompts": 200, "eval_prompts": 24, "eval_general": 4}  # fmt: skip
+        small = {"corpus": 300, "demonstrations": 300, "decisions": 100, "general": 300, "rankings": 60,
+                 "ranking_prompts": 24, "heldout_rankings": 24, "prompts": 200, "dev_prompts": 0, "eval_prompts": 24,
+                 "eval_general": 4}  # fmt: skip
         c.domain_sizes.update(small)
         c.model.d_model, c.model.num_layers, c.model.d_ff = 32, 2, 64
         c.model.num_heads, c.model.num_kv_heads, c.model.head_dim = 2, 1, 16
         c.pretrain.steps = c.sft.steps = c.reward.steps = 12
-        c.ppo.iterations, c.ppo.batch_size, c.reward.normalize_on = 4, 16, 32
+        c.ppo.iterations, c.ppo.batch_size, c.ppo.num_minibatches, c.reward.normalize_on = 4, 16, 2, 32
         c.ppo.value_warmup, c.ppo.policy_optimizer.warmup_steps = 0, 0
         c.max_response_length, c.evaluate.batch_size = 24, 24
+        c.evaluate.samples, c.evaluate.temperatures = 1, ()
+        del c.evaluate.temperature_prompts.dev
         c.log.every, c.log.checkpoint_every, c.log.ppo_checkpoint_every = 4, 5, 2
     return c

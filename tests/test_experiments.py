@@ -12,24 +12,28 @@ SEEDS = ROOT / "experiments" / "quickstart_seeds"
 
 def test_every_spread_in_the_table_is_a_95_percent_interval():
     study = runpy.run_path(str(SEEDS / "run.py"))
-    row = lambda x: {name: x for name in study["COLUMNS"]}
+    row = lambda x: {name: x for name in (*study["COLUMNS"], "greedy/false_clear")}
     seeds = {
-        str(i): {"rows": {"base": row(0.0), "ICE-Instruct": row(x), "ICE-GRT": row(2 * x)}, "late_kl": 10 * x}
+        str(i): {
+            "rows": {"base": row(0.0), "ICE-Instruct": row(x), "best-of-8": row(1.5 * x), "ICE-GRT": row(2 * x)},
+            "late_kl": 10 * x,
+        }
         for i, x in enumerate((0.1, 0.2, 0.3))
     }
-    text = study["table"](seeds, study["summarize"](seeds, (1.0, 3.0)))
+    text = study["table"](seeds, study["summarize"](seeds))
     # Of 10, 20 and 30 the mean is 20, the standard deviation 10; Student's t of two degrees of freedom is 4.303.
     assert 4.303 * 10 / 3**0.5 == pytest.approx(24.8, abs=0.05)
     assert "95 % intervals" in text.splitlines()[0]
-    assert f"| ICE-Instruct | {' | '.join(['20.0 ± 24.8'] * 5)} | 0.2 ± 0.2 |" in text
-    assert "- gold: +20.0 ± 24.8" in text and "2.00 ± 2.48 nats" in text
+    assert f"| ICE-Instruct | {' | '.join(['20.0 ± 24.8'] * 7)} | 0.2 ± 0.2 |" in text
+    assert "- gold, less ICE-Instruct: +20.0 ± 24.8" in text and "- gold, less best-of-8: +10.0 ± 12.4" in text
+    assert "2.00 ± 2.48 nats" in text
 
 
 @pytest.mark.parametrize("page", ["README.md", "experiments/quickstart_seeds/README.md"])
 def test_the_pages_show_the_table_that_the_study_made(page):
     shown = (ROOT / page).read_text(encoding="utf-8")
     table = [line for line in (SEEDS / "results" / "table.md").read_text(encoding="utf-8").splitlines() if "±" in line]
-    assert len(table) == 10 and [line for line in table if line not in shown] == []
+    assert len(table) == 14 and [line for line in table if line not in shown] == []
 
 
 def test_the_picture_of_the_readme_shows_the_numbers_of_the_study():
@@ -42,9 +46,9 @@ def test_the_picture_of_the_readme_shows_the_numbers_of_the_study():
     figure, axes = plt.subplots()
     picture["by_stage"](axes, seeds)
     shown = {round(bar.get_height(), 1) for bar in axes.patches}
-    line = next(x for x in study["table"](dict(enumerate(seeds)), study["summarize"](dict(enumerate(seeds)), (0, 1)))
+    line = next(x for x in study["table"](dict(enumerate(seeds)), study["summarize"](dict(enumerate(seeds))))
                 .splitlines() if x.startswith("| ICE-GRT"))  # fmt: skip
-    verdict, analysis, _, _, general, _ = (float(cell.split("±")[0]) for cell in line.split("|")[2:-1])
+    verdict, analysis, _, _, _, general, *_ = (float(cell.split("±")[0]) for cell in line.split("|")[2:-1])
     assert {verdict, analysis, general} <= shown
     plt.close(figure)
     assert "](docs/quickstart.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -161,3 +165,29 @@ def test_the_harness_s_own_backend_and_ours_agree_on_smollm2_to_rounding_and_our
     made = study["table"](results)
     assert made + "\n" == (folder / "results" / "table.md").read_text(encoding="utf-8")
     assert made in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path):
+    import matplotlib.pyplot as plt
+
+    from icegrt_jax.config import checks, read
+    from icegrt_jax.config.file import load_config
+
+    study = runpy.run_path(str(ROOT / "experiments" / "four_factors" / "run.py"))
+    for _, _, overrides in study["ARMS"].values():
+        values = [f"--config.{override}" for override in (*study["ALL"], *overrides)]
+        checks.check(read(load_config(str(ROOT / study["CONFIG"]), values)))
+    run = lambda x, kl: {
+        "row": {name: x for name in study["COLUMNS"]},
+        "curves": {"gold": [x] * 12, "kl": [0.0, 0.0, *[kl] * 10], "score_raw": [x] * 12},
+    }
+    seeds = {
+        str(i): {"recipe": run(x, 1.5), "no KL": run(x - 0.1 - x / 10, 9.0)} for i, x in enumerate((0.5, 0.6, 0.7))
+    }
+    seeds["0"]["no replay"] = run(0.5, 1.0)  # not finished by every seed: left out
+    text = study["table"](seeds)
+    assert f"| | recipe | {' | '.join(['60.0 ± 24.8'] * 6)} | 0.6 ± 0.2 | 1.5 |" in text
+    assert f"| KL-control | no KL | {' | '.join(['**-16.0 ± 2.5**'] * 6)} | **-0.2 ± 0.0** | 9.0 |" in text
+    assert "no replay" not in text
+    study["plot"](seeds, tmp_path / "frontier.png")
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()

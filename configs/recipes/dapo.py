@@ -32,6 +32,7 @@ def recipe(c):
     c.ppo.filter_overlong = False  # README.md: the best runs were without what section 3.4 begins with
     c.ppo.kl.into, c.ppo.kl.kind = "loss", "k3"  # of no effect: GRPO's place (arXiv 2402.03300)
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.0, False  # section 2.3: no KL
+    c.ppo.kl.reference_temperature = 0.0  # of no effect
     # Section 2.4: a rule's 1 or -1, no scaling. Where a reward model takes its place, it gets the same spread: ours.
     c.ppo.score.scale = "reference"
     c.ppo.score.clip = 0.0  # section 2.4: none

@@ -30,7 +30,8 @@ def recipe(c):
     c.ppo.entropy_coef = 0.0  # ours: no bonus
     c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ours: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # abstract: KL-control; the place is that of arXiv 1909.08593
-    c.ppo.kl.adaptive = True  # arXiv 1909.08593, section 2.2
+    c.ppo.kl.adaptive = False  # ours: the distance to the next is not 0 at the start
+    c.ppo.kl.reference_temperature = 0.6  # arXiv 2412.01951 for the kind; measured on the embedded domain alone
     c.ppo.score.scale = "reference"  # abstract: reward size scaling; the rule is that of arXiv 1909.08593
     c.ppo.score.clip = 5.0  # ours
     c.ppo.score.baseline, c.ppo.score.shape = "none", "none"  # ours
@@ -51,8 +52,7 @@ def scale(c):
     c.ppo.policy_optimizer.schedule, c.ppo.policy_optimizer.final_lr_fraction = "constant", 0.0  # ours
     c.ppo.value_optimizer.schedule, c.ppo.value_optimizer.final_lr_fraction = "constant", 0.0  # ours
     c.ppo.value_warmup, c.ppo.value_flat = 10, 0  # ours: while the critic knows nothing the actor would only drift
-    c.ppo.kl.coef, c.ppo.kl.target = 0.05, 6.0  # ours; openai/lm-human-preferences
-    c.ppo.kl.horizon = 20000.0  # ours: responses of 40 iterations
+    c.ppo.kl.coef = 0.05  # ours, as the default
     c.ppo.ptx.coef = 0.2  # abstract: appropriate data, no loss in general tasks; replay and weight are ours
 
 

@@ -32,6 +32,7 @@ def recipe(c):
     c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ppo.py: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # ppo.py, "4. compute rewards"
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.05, False  # ppo.py, PpoHParams.kl_coef, which nothing moves
+    c.ppo.kl.reference_temperature = 0.0  # ppo.py: the temperature of the rollout
     c.ppo.score.scale = "reference"  # reward.py has its mean at 0 by a bias; by the spread as well is ours
     c.ppo.score.clip = 0.0  # ppo.py: none
     c.ppo.score.baseline, c.ppo.score.shape = "none", "none"  # ppo.py: none

@@ -31,6 +31,7 @@ def recipe(c):
     c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ppo_trainer.py: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # section 5.3.2: a penalty of every token
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.05, False  # section 5.3.2; run_en.sh has 0.01, train_ppo_zh.sh 0.1
+    c.ppo.kl.reference_temperature = 0.0  # not named: the temperature of the rollout
     c.ppo.score.scale = "running_mean_std"  # section 5.4: by mean and variance so far; run_en.sh divides only
     c.ppo.score.clip = 10.0  # config_ppo.py, --reward_clip; the δ of the paper's equation 18 could not be read
     c.ppo.score.baseline, c.ppo.score.shape = "none", "none"  # section 5.4: none

@@ -35,6 +35,7 @@ def recipe(c):
     )  # not among the seven items of section 5.1
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # of no effect
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.0, False  # not named: none, as DAPO
+    c.ppo.kl.reference_temperature = 0.0  # of no effect
     # Section 3.3: a verifier's 0 or 1. Where a reward model takes its place, it gets the same spread: ours.
     c.ppo.score.scale = "reference"
     c.ppo.score.clip = 0.0  # not named: none

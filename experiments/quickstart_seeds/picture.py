@@ -54,7 +54,7 @@ def during_ppo(axes, seeds: list[dict]) -> None:
     for stage, style in (("ICE-Instruct", ":"), ("best-of-8", "--")):
         level = np.mean([100 * s["rows"][stage]["gold"] for s in seeds])
         axes.axhline(level, color="black", linestyle=style, linewidth=1, label=f"{stage}, held-out prompts")
-    axes.set(title="Gold score (verdict and analysis) in PPO", xlabel="iteration", ylabel="per cent", ylim=(40, 75))
+    axes.set(title="Gold score (verdict and analysis) in PPO", xlabel="iteration", ylabel="per cent", ylim=(35, 95))
     axes.legend(loc="lower right", frameon=False, fontsize=8)
 
 

@@ -255,9 +255,10 @@ def test_every_ppo_option_reaches_the_update_steps():
         ("ppo.value_flat=-1", "ppo.value_flat=-1; expected 0 or more."),
         ("ppo.redraw=2", "ppo.redraw=2 with ppo.filter_groups=false: others are drawn in the place of prompts"),
         ("ppo.dual_clip=0.5", "ppo.dual_clip=0.5; expected 0, or a number above 1."),
-        ("ppo.kl.coef=0.0", "ppo.kl.coef=0.0: an adaptive coefficient begins above 0; for a fixed one, or none, set"),
+        ("ppo.kl.adaptive=true ppo.kl.coef=0.0",
+         "ppo.kl.coef=0.0: an adaptive coefficient begins above 0; for a fixed one, or none, set"),
         ("ppo.kl.band=(1.5,0.5)", "ppo.kl.band=(1.5, 0.5); expected the smaller share of the target first."),
-        ("ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),
+        ("ppo.kl.adaptive=true ppo.kl.horizon=3.0", "ppo.kl.horizon=3.0 is too short for 16 responses"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_the_key_and_what_to_do(overrides, message):
@@ -270,7 +271,7 @@ def test_what_cannot_work_is_refused_with_the_key_and_what_to_do(overrides, mess
 @pytest.mark.parametrize(
     "gone, message",
     [
-        (["sft.sources.general"], "sft.weights.general has no source of that name; the sources are domain"),
+        (["sft.sources.general"], "sft.weights.general has no source of that name; the sources are decisions, domain"),
         (["sft.weights.general"], "sft.weights has no 'general'; give each source a weight."),
         (["reward.sources.made", "reward.sources.own", "reward.weights.made", "reward.weights.own"],
          "reward.steps=12, but reward.sources is empty; name a source."),

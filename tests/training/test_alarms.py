@@ -10,16 +10,18 @@ import pytest
 
 from icegrt_jax.config import default_config
 from icegrt_jax.config.choices import ALARMS
-from icegrt_jax.config.file import flatten
+from icegrt_jax.config.file import flatten, load_config
 from icegrt_jax.config.options import AlarmOptions
 from icegrt_jax.training.alarms import Given, Watch, events
 from icegrt_jax.training.alarms.causes import CAUSES
 from icegrt_jax.training.alarms.measures import MEASURES
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Metrics of quickstarts, 75 iterations each: seeds 0 to 2, and one that learned from a function that it then hacked.
+# Metrics of the quickstart of commit e65713c, 75 iterations each: seeds 0 to 2, and one that learned from a function
+# that it then hacked.
 RECORDED = json.loads((pathlib.Path(__file__).parent / "alarm_runs.json").read_text())
 SEEDS = json.loads((ROOT / "experiments/quickstart_seeds/results/seeds.json").read_text())["seeds"]
+QUICKSTART = load_config(str(ROOT / "configs" / "quickstart.py"))
 STEPS, BAD = 40, 20  # iterations of a made run, and the first in which it goes wrong
 
 
@@ -93,14 +95,12 @@ def test_no_alarm_is_raised_in_a_quickstart(name):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_gold_of_none_of_the_five_seeds_falls_far_enough_even_if_the_score_only_rose(seed):
+def test_gold_of_none_of_the_seeds_falls_far_enough_even_if_the_score_only_rose(seed):
     curve = SEEDS[seed]["gold_curve"]
-    assert len(curve) == 75
+    assert SEEDS[seed]["alarms"] == [] and len(curve) == QUICKSTART.ppo.iterations
     assert begun([{"step": i + 1, "gold": gold, "score_raw": float(i)} for i, gold in enumerate(curve)]) == set()
-    low, high = (share * 1.5 for share in (0.5, 1.5))
-    assert low < SEEDS[seed]["late_kl"] < high
     longer = SEEDS[seed]["rows"]["ICE-GRT"]["length"] / SEEDS[seed]["rows"]["ICE-Instruct"]["length"]
-    assert longer < 0.9 * AlarmOptions.length_growth
+    assert longer < 0.9 * QUICKSTART.ppo.alarms.length_growth
 
 
 def recorded(name):

@@ -20,6 +20,7 @@ EVAL_SHARES = {"in_distribution": 0.5, "products": 1 / 6, "phrasings": 1 / 6, "r
 SETS: Mapping[str, Callable[..., Sequence[Record]]] = {
     "corpus": corpus,
     "demonstrations": demonstrations,
+    "decisions": lambda seed, n: demonstrations(seed, n, verdict_only=1.0, wrong=0.0),
     "general": general,
     "rankings": rankings,
     "ranking_prompts": lambda seed, n: prompts(seed, n),
@@ -43,7 +44,7 @@ def build(
       wrong: share of the demonstrations with another flaw; the rest are ideal.
 
     Returns:
-      Records by set: corpus (Text); demonstrations, general (Instruction); rankings,
+      Records by set: corpus (Text); demonstrations, decisions, general (Instruction); rankings,
       heldout_rankings (Ranking); ranking_prompts, to be answered by the policy and
       ranked by `annotators.rank`, prompts for PPO, dev_prompts to watch it,
       eval_prompts and eval_general (Prompt).

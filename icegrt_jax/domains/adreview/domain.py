@@ -32,6 +32,7 @@ class AdReview(Domain):
     sets = {
         "corpus": Text,
         "demonstrations": Instruction,
+        "decisions": Instruction,
         "general": Instruction,
         "rankings": Ranking,
         "ranking_prompts": Prompt,

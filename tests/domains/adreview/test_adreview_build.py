@@ -10,7 +10,8 @@ from icegrt_jax.errors import UserError
 
 SIZES = dict.fromkeys(build.SETS, 60) | {"eval_general": 5}
 KINDS = {
-    "corpus": records.Text, "demonstrations": records.Instruction, "general": records.Instruction,
+    "corpus": records.Text, "demonstrations": records.Instruction, "decisions": records.Instruction,
+    "general": records.Instruction,
     "rankings": records.Ranking, "heldout_rankings": records.Ranking, "ranking_prompts": records.Prompt,
     "prompts": records.Prompt, "dev_prompts": records.Prompt, "eval_prompts": records.Prompt,
     "eval_general": records.Prompt,
@@ -38,6 +39,13 @@ def test_the_flaws_of_the_demonstrations_can_be_set():
     assert collections.Counter(r.meta["kind"] for r in made) == {"verdict_only": 25, "ideal": 25}
     with pytest.raises(UserError, match="at most 1 together"):
         build.build(0, {"demonstrations": 50}, verdict_only=0.8, wrong=0.3)
+
+
+def test_decisions_are_right_verdicts_without_analysis():
+    made = build.build(0, {"decisions": 50})["decisions"]
+    answers = [(r.messages[-1]["content"], r.meta) for r in made]
+    assert all(text == f"verdict: {'reject' if meta['violations'] else 'approve'}" for text, meta in answers)
+    assert len({r.meta["ad"] for r in made}) > 45
 
 
 def test_unknown_sets_and_sizes_are_refused():
@@ -70,7 +78,13 @@ def _ads(name, size):
 
 
 def test_no_evaluated_ad_occurs_in_a_training_set():
-    train = _ads("demonstrations", 3000) | _ads("prompts", 3000) | _ads("ranking_prompts", 500) | _ads("rankings", 200)
+    train = (
+        _ads("demonstrations", 3000)
+        | _ads("decisions", 3000)
+        | _ads("prompts", 3000)
+        | _ads("ranking_prompts", 500)
+        | _ads("rankings", 200)
+    )
     assert not train & _ads("eval_prompts", 600)
     assert not train & _ads("dev_prompts", 300)
     assert not train & _ads("heldout_rankings", 100)
@@ -93,7 +107,7 @@ def test_every_prompt_names_its_task_and_ads_have_a_reference():
     sets = build.build(0, SIZES)
     for name in ("prompts", "ranking_prompts", "dev_prompts", "eval_prompts"):
         assert all(p.meta["task"] == "adreview" and "verdict: " in p.reference for p in sets[name])
-    assert all(r.meta["task"] for name in ("demonstrations", "general") for r in sets[name])
+    assert all(r.meta["task"] for name in ("demonstrations", "decisions", "general") for r in sets[name])
 
 
 def test_the_base_model_never_sees_a_review():
