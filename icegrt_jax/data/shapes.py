@@ -73,8 +73,8 @@ def _with_system(make: Callable[[Values, str], Values]) -> Callable[[Values, str
             return obj
         name = "messages" if "messages" in obj else "prompt"
         rest = obj[name]
-        rest = [{"role": "user", "content": rest}] if isinstance(rest, str) else list(rest)
-        if rest[0].get("role") == "system":
+        rest = [{"role": "user", "content": rest}] if isinstance(rest, str) else fields.items(rest, where, name)
+        if isinstance(rest[0], dict) and rest[0].get("role") == "system":
             raise UserError(f"{where}: field 'system' beside a conversation that begins with a system message.")
         return {**obj, name: [{"role": "system", "content": fields.nonempty(said, where, "system")}, *rest]}
 

@@ -158,3 +158,10 @@ def test_of_many_columns_a_message_names_some(tmp_path):
     with pytest.raises(UserError, match="k39 and 19960 more") as error:
         load_source("jsonl:a.jsonl", kind=Text, data_dir=str(tmp_path))
     assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("prompt", [{"type": "image"}, [], [7], 7, [["a"]]])
+def test_a_system_column_beside_a_prompt_of_a_wrong_type_is_a_sentence(tmp_path, prompt):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": prompt, "system": "Yes."}) + "\n")
+    with pytest.raises(UserError, match=r"a.jsonl, line 1: field 'prompt"):
+        load_source("jsonl:a.jsonl", kind=Prompt, data_dir=str(tmp_path))
