@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pathlib
 import types
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.commands import evaluate
-from icegrt_jax.config.options import EvaluateOptions, RewardOptions
+from icegrt_jax.config.options import EvaluateOptions, RewardOptions, ScoreOptions
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import paired, sampled
@@ -212,7 +213,7 @@ def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]
     out = Generation(None, None, None, mask, mask[:, 3], None, texts)
     scores = np.array([0.1, 0.9, 0.3, -5.0, -4.0, -6.0])
-    stage = types.SimpleNamespace(mesh=make_mesh())
+    stage = types.SimpleNamespace(mesh=make_mesh(), folder=pathlib.Path)
     monkeypatch.setattr(evaluate.stage_models, "stage_params", lambda *args: (None, None))
     monkeypatch.setattr(evaluate.answers, "generate", lambda *args, **kwargs: out)
     monkeypatch.setattr(evaluate.answers, "keys_of", lambda run, stream, samples: [None] * samples)
@@ -221,7 +222,7 @@ def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     asked = judging.Questions([Prompt(user("a"), "a1"), Prompt(user("b"), "b0")], [load("k", "exact")] * 2)
     progress = types.SimpleNamespace(phase=lambda name: contextlib.nullcontext())
     options = EvaluateOptions(best_of=3, batch_size=2)
-    row = evaluate._best_of(stage, options, RewardOptions(), None, None, asked, progress)
+    row = evaluate._best_of(stage, options, RewardOptions(), ScoreOptions(), None, None, asked, progress)
     assert [row.shown(i) for i in range(2)] == ["a1", "b1"]
     assert row.metrics["gold"] == 0.5 and row.metrics["length"] == (2 + 1) / 2
 
