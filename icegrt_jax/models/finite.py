@@ -1,5 +1,7 @@
 """Whether a model's weights are numbers: with one NaN among them its answers are empty and its scores are none."""
 
+from typing import TypeGuard
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +32,15 @@ def is_finite(leaf: jax.Array | np.ndarray) -> bool:
     """Whether an array holds numbers only, the same in every process; of whole numbers it does."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return True
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable and _on_cpu(leaf)):
+    if _is_device(leaf) and not (leaf.is_fully_addressable and _on_cpu(leaf)):
         return bool(sync.fetch(_all_finite(leaf)))
-    return bool(np.isfinite(np.asarray(leaf)).all())  # where it lies, without a program
+    # Where it lies, a part at a time: put together it would be a copy that JAX keeps.
+    parts = [part.data for part in leaf.addressable_shards if not part.replica_id] if _is_device(leaf) else [leaf]
+    return all(bool(np.isfinite(np.asarray(part)).all()) for part in parts)
+
+
+def _is_device(leaf: jax.Array | np.ndarray) -> TypeGuard[jax.Array]:
+    return isinstance(leaf, jax.Array)
 
 
 def _on_cpu(leaf: jax.Array) -> bool:
