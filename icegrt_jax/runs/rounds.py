@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Iterable
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.config import file as config_file
 from icegrt_jax.config.rounds import file_of
 from icegrt_jax.errors import UserError
@@ -50,6 +50,8 @@ def open_folder(workdir: pathlib.Path, number: int, stages: Iterable[str], confi
             if target.exists() and not link.is_symlink():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(os.path.relpath(target, link.parent))
+        if (workdir / sums.FILE_NAME).exists():
+            sums.begin(folder)
         files.write_text_atomic(folder / config_file.FILE_NAME, config_file.to_json(config))
 
     sync.main_first(folder / config_file.FILE_NAME, write)

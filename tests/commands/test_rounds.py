@@ -215,5 +215,8 @@ def test_a_branch_refers_to_the_rounds_before_its_source_as_well(gone_through, t
     record = files.read_json(branch / "from.json")["stages"]
     assert [*record] == ["pretrain", "sft", "reward", "rounds/1/ppo", "rounds/1/reward"]
     done = source / "rounds" / "1" / "ppo" / "done.json"
-    done.write_text(done.read_text().replace('"step": 5', '"step": 4'))
+    content = done.read_text().replace('"step": 5', '"step": 4')
+    done.write_text(content)
+    assert "done.json is not what was written there" in prepared("run", branch)
+    files.write_text_atomic(done, content)  # as a command of that run would
     assert "rounds/1/ppo" in prepared("run", branch) and "no longer what" in prepared("run", branch)
