@@ -183,7 +183,7 @@ def ppo(
         state, experience, scored = phases.end("score", score_step(state, rollout))
         state, learned = phases.end("learn", update_step(state, experience))
         lengths = np.asarray(rollout.mask).sum(axis=1).tolist()
-        assert float(learned["updates"]) == epochs and all(np.isfinite(float(x)) for x in learned.values()), learned
+        assert float(learned["updates"]) == epochs and all(np.isfinite(x).all() for x in learned.values()), learned
         turns.done(phases.seconds, peak=device_peak(), lengths=lengths, kl=float(scored["kl"]))
 
 

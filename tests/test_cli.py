@@ -82,7 +82,7 @@ def test_sample_gets_its_own_flags(calls, file, tmp_path):
 def test_export_gets_its_own_flags(calls, file, tmp_path):
     assert cli.main(["export", *ppo(file, tmp_path)[1:], "--stage=sft", "--out=m", "--dtype=bfloat16"]) == 0
     [(name, _, flags)] = calls
-    expected = dict(stage="sft", role=None, out="m", dtype="bfloat16", use=None, adapter=False, base="")
+    expected = dict(stage="sft", role=None, member=0, out="m", dtype="bfloat16", use=None, adapter=False, base="")
     assert (name, flags) == ("export", expected)
 
 

@@ -138,7 +138,7 @@ def test_prompts_over_the_budget_are_dropped_cut_or_kept_and_counted(finished, t
 @pytest.mark.parametrize("wrong, message", [
     (lambda ids, mask: (ids[:-1], mask[:-1]), "sft: what is marked ends with"),
     (lambda ids, mask: (ids, [False] * len(ids)),
-     "sft.sources.domain='jsonl:{workdir}/data/demonstrations.jsonl': nothing is left of its 120 records: 120 do not "
+     "sft.sources.decisions='jsonl:{workdir}/data/decisions.jsonl': nothing is left of its 100 records: 100 do not "
      "fit sft.length=128 tokens or have nothing to learn within."),
     (lambda ids, mask: (ids, mask[1:] + mask[:1]), "sft: what is marked ends with"),
 ], ids=["no EOS", "nothing to learn", "shifted"])  # fmt: skip
