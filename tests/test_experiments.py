@@ -179,7 +179,7 @@ def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path
         checks.check(read(load_config(str(ROOT / study["CONFIG"]), values)))
     run = lambda x, kl: {
         "row": {name: x for name in study["COLUMNS"]},
-        "curves": {"gold": [x] * 12, "kl": [0.0, 0.0, *[kl] * 10], "score_raw": [x] * 12},
+        "curves": {"gold": [x] * 12, "kl": [0.0, 0.0, *[kl] * 10]},
     }
     seeds = {
         str(i): {"recipe": run(x, 1.5), "no KL": run(x - 0.1 - x / 10, 9.0)} for i, x in enumerate((0.5, 0.6, 0.7))

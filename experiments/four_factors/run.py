@@ -16,9 +16,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from scipy import stats
 
 from icegrt_jax import files
+from icegrt_jax.evaluation.intervals import student
 from icegrt_jax.training.metrics import read_metrics
 
 matplotlib.use("Agg")
@@ -77,19 +77,14 @@ def collect(workdir: pathlib.Path) -> dict[str, Any]:
     ppo = read_metrics(workdir / "ppo" / "metrics.jsonl")
     return {
         "row": {name: rows["ICE-GRT"][name] for name in COLUMNS},
-        "curves": {name: [row[name] for row in ppo] for name in ("gold", "kl", "score_raw")},
+        "curves": {name: [row[name] for row in ppo] for name in ("gold", "kl")},
     }
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % Student interval."""
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * float(stats.sem(values))
 
 
 def difference(seeds: dict[str, dict], arm: str, column: str) -> str:
     """An arm less the recipe, paired by seed, as the table prints it; bold where the interval leaves 0 out."""
     scale = 1 if column == "length" else 100
-    mean, half = interval([scale * (s[arm]["row"][column] - s[RECIPE]["row"][column]) for s in seeds.values()])
+    mean, half = student([scale * (s[arm]["row"][column] - s[RECIPE]["row"][column]) for s in seeds.values()])
     said = f"{mean:+.1f} ± {half:.1f}"
     return f"**{said}**" if abs(mean) > half else said
 
@@ -112,7 +107,7 @@ def table(seeds: dict[str, dict[str, dict]]) -> str:
     cells = []
     for column in COLUMNS:
         scale = 1 if column == "length" else 100
-        mean, half = interval([scale * s[RECIPE]["row"][column] for s in seeds.values()])
+        mean, half = student([scale * s[RECIPE]["row"][column] for s in seeds.values()])
         cells.append(f"{mean:.1f} ± {half:.1f}")
     lines.append(f"| | {RECIPE} | {' | '.join(cells)} | {late(RECIPE):.1f} |")
     for arm in arms:

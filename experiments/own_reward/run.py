@@ -14,9 +14,9 @@ import sys
 
 import matplotlib
 import numpy as np
-from scipy import stats
 
 from icegrt_jax import files
+from icegrt_jax.evaluation.intervals import student
 from icegrt_jax.training.metrics import read_metrics
 
 matplotlib.use("Agg")
@@ -66,14 +66,9 @@ def collect(workdir: pathlib.Path) -> dict:
     return {"rows": rows, "curves": {name: [row[name] for row in ppo] for name in CURVES}}
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % Student interval."""
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1)) * float(stats.sem(values))
-
-
 def said(values: list[float], column: str, sign: str = "") -> str:
     """Mean and interval as the table prints them."""
-    mean, half = interval([(1 if column == "length" else 100) * value for value in values])
+    mean, half = student([(1 if column == "length" else 100) * value for value in values])
     return f"{mean:{sign}.1f} ± {half:.1f}"
 
 

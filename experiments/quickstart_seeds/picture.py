@@ -9,9 +9,9 @@ import pathlib
 
 import matplotlib
 import numpy as np
-from scipy import stats
 
 from icegrt_jax import files
+from icegrt_jax.evaluation.intervals import student
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -24,18 +24,13 @@ LABELS = {"general": "general tasks (not asked of best-of-8)"}
 SMOOTH = 7  # iterations of PPO in a running mean
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the first axis, and half the width of its 95 % Student interval."""
-    return values.mean(axis=0), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values, axis=0)
-
-
 def by_stage(axes, seeds: list[dict]) -> None:
     """What each stage scores on held-out prompts, a colour per metric."""
     for offset, (metric, colour) in zip((-0.2, 0.0, 0.2), METRICS.items(), strict=True):
         for x, stage in enumerate(STAGES):
             values = np.array([100 * s["rows"][stage][metric] for s in seeds if metric in s["rows"][stage]])
             if len(values):  # best-of-n has no general tasks
-                mean, half = interval(values)
+                mean, half = student(values)
                 label = LABELS.get(metric, metric) if stage == STAGES[0] else None
                 axes.bar(x + offset, mean, 0.19, yerr=half, capsize=3, color=colour, label=label)
     axes.set(title="Held-out prompts, by stage", ylabel="per cent", ylim=(0, 100))
@@ -48,7 +43,7 @@ def during_ppo(axes, seeds: list[dict]) -> None:
     curves = 100 * np.array([np.convolve(s["gold_curve"], np.ones(SMOOTH) / SMOOTH, mode="valid") for s in seeds])
     steps = np.arange(curves.shape[1]) + 1 + SMOOTH // 2
     axes.plot(steps, curves.T, color="#882255", alpha=0.25, linewidth=0.8)
-    mean, half = interval(curves)
+    mean, half = student(curves)
     axes.plot(steps, mean, color="#882255", linewidth=2, label=f"answers during PPO (mean of {SMOOTH} iterations)")
     axes.fill_between(steps, mean - half, mean + half, color="#882255", alpha=0.15, linewidth=0)
     for stage, style in (("ICE-Instruct", ":"), ("best-of-8", "--")):

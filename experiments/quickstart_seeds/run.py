@@ -13,9 +13,9 @@ import sys
 
 import matplotlib
 import numpy as np
-from scipy import stats
 
 from icegrt_jax import files
+from icegrt_jax.evaluation.intervals import student
 from icegrt_jax.training.metrics import read_metrics
 
 matplotlib.use("Agg")
@@ -58,8 +58,8 @@ def collect(workdir: pathlib.Path) -> dict:
 
 def interval(values: list[float]) -> dict[str, float]:
     """Mean and half the width of its 95 % Student interval."""
-    mean, sem = float(np.mean(values)), float(stats.sem(values))
-    return {"mean": mean, "half_width": float(stats.t.ppf(0.975, len(values) - 1)) * sem}
+    mean, half = student(values)
+    return {"mean": float(mean), "half_width": float(half)}
 
 
 def summarize(seeds: dict[str, dict]) -> dict:

@@ -14,7 +14,7 @@ from icegrt_jax.data.records import Prompt
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
 from icegrt_jax.runs.opened import open_model
-from icegrt_jax.runs.scoring import scores_of
+from icegrt_jax.runs.scoring import mean_scores, scores_of
 from icegrt_jax.sampling.generate import BUCKET
 from icegrt_jax.training.restore import with_peft
 
@@ -82,5 +82,4 @@ def score(
     size = min(batch_size, len(rows))
     padded = rows + [rows[-1]] * (-len(rows) % size)  # few shapes, few programs
     tokens, mask = right_pad(padded, width, model.tokenizer.pad_id)
-    scores = scores_of(model.params, model.config, tokens, mask, size)[: len(rows)]
-    return scores.mean(axis=1) if scores.ndim == 2 else scores  # of several reward models
+    return mean_scores(scores_of(model.params, model.config, tokens, mask, size)[: len(rows)])

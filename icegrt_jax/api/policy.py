@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from icegrt_jax.api import records, settings
@@ -265,6 +264,4 @@ def _scores(
 ) -> np.ndarray:
     """What the reward model says of the policy's answers before training."""
     params = shard_tree(score_scale.stored(reward.params, wanted.frozen), session.mesh)
-    size, made = answers.asked.batch_size, answers.made
-    with jax.set_mesh(session.mesh):
-        return scoring.score_generation(reader, params, reward.config, answers.asked.prompts, made, size)
+    return reward_model.scores_of_answers(session, params, reward.config, reader, answers.asked, answers.made)

@@ -23,7 +23,7 @@ from icegrt_jax.data.records import Instruction, Prompt, Ranking
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
 from icegrt_jax.models.quantize import stored_as
-from icegrt_jax.runs import batch_check, generation, loop, notes, reward_model, supervised
+from icegrt_jax.runs import batch_check, generation, loop, notes, reward_model, score_scale, supervised
 from icegrt_jax.runs.roles import INSTRUCT
 from icegrt_jax.runs.sections import lora_config
 from icegrt_jax.runs.session import Session
@@ -225,7 +225,8 @@ class _Ending:
             answers = reward_model.answers_of(
                 session, reference.config, reference.params, self._asked, key, num_samples=1
             )
-            stats = reward_model.normalization(session, params, self._model, None, self._asked, answers)
+            scores = reward_model.scores_of_answers(session, params, self._model, None, self._asked, answers)
+            stats = score_scale.moments(scores)
             self.measured = float(stats.ref_mean), float(stats.ref_std)
         return False
 

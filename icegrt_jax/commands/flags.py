@@ -163,7 +163,7 @@ def evaluate_reward(parser: argparse.ArgumentParser) -> None:
 
 def judge(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt judge`."""
-    parser.epilog = "ANSWERS: what `icegrt sample` writes, or RUN:ROW[:sampled|greedy|best]; see docs/evaluation.md."
+    parser.epilog = "ANSWERS: what `icegrt sample` writes, or RUN:ROW[:sampled|greedy|best]; see docs/judging.md."
     add, default = parser.add_argument, JudgeModelOptions()
     add("--ours", required=True, metavar="ANSWERS", help="such as runs/quickstart:ICE-GRT")
     add("--theirs", required=True, metavar="ANSWERS", help="to the same prompts, such as runs/quickstart:ICE-Instruct")

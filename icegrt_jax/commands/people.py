@@ -70,11 +70,15 @@ def read(*, filled: Sequence[str], key: str, out: str) -> None:
 
 
 def _results(ratings: Sequence[raters.Rating], key: dict) -> dict:
-    by_row = {row: numbers for row, numbers in rated.means(ratings, key).items()}
     people = sorted({rating.rater for rating in ratings})
     agreement = rated.agreement(ratings) if len(people) > 1 else {}
-    return {"raters": people, "ratings": len(ratings), "rows": by_row, "preferred": rated.win_rates(ratings, key),
-            "agreement": agreement}  # fmt: skip
+    return {
+        "raters": people,
+        "ratings": len(ratings),
+        "rows": rated.means(ratings, key),
+        "preferred": rated.win_rates(ratings, key),
+        "agreement": agreement,
+    }
 
 
 def _show(results: dict) -> None:

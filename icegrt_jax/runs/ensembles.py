@@ -1,6 +1,6 @@
 """Several reward models of a run (`reward.ensemble`): what they start from, their scale, and one of their mean weights.
 
-each scores          arXiv 2310.02743: PPO puts their scores together, see `training.rewards.one_verdict`
+each scores          arXiv 2310.02743: PPO puts their scores together, see `training.rewards.centred_verdicts`
 weights averaged     WARM, arXiv 2401.12187: the stage leaves one model
 """
 

@@ -21,7 +21,7 @@ from icegrt_jax.models.members import Members
 from icegrt_jax.runs import lineage, rundir, stage_models
 from icegrt_jax.runs.answers import Answers, Row
 from icegrt_jax.runs.opened import open_model
-from icegrt_jax.runs.scoring import Reader, scores_of
+from icegrt_jax.runs.scoring import Reader, mean_scores, scores_of
 from icegrt_jax.sharding.put import shard_tree
 
 LONGEST = 4096  # tokens of prompt and answer, where it was made for more
@@ -98,7 +98,7 @@ def _scored(
         tokens, mask, lost = reader.read(messages, texts, np.asarray(finished).tolist())
         with jax.set_mesh(run.mesh):
             given: np.ndarray = scores_of(params, model, tokens, mask, batch_size).astype(np.float64)
-        scores.append(given.mean(axis=1) if given.ndim > 1 else given)  # of several models their mean
+        scores.append(mean_scores(given))
         cut += lost
     return dataclasses.replace(found, scores=scores), cut
 

@@ -11,7 +11,7 @@ from icegrt_jax.data.records import Ranking
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation.rankings import Scored
 from icegrt_jax.models.api import Model
-from icegrt_jax.runs.scoring import scores_of
+from icegrt_jax.runs.scoring import mean_scores, scores_of
 from icegrt_jax.sampling.generate import BUCKET
 from icegrt_jax.training.preemption import stop_if_asked
 
@@ -76,8 +76,7 @@ def _scores(model: Model, rows: list[list[int]], batch_size: int) -> np.ndarray:
         batch = [rows[i] for i in places]
         batch += [batch[-1]] * (batch_size - len(batch))
         tokens, mask = right_pad(batch, width_of(len(batch[-1])), model.tokenizer.pad_id)
-        found = scores_of(model.params, model.config, tokens, mask, batch_size)[: len(places)]
-        scores[places] = found.mean(axis=1) if found.ndim == 2 else found  # of several reward models
+        scores[places] = mean_scores(scores_of(model.params, model.config, tokens, mask, batch_size)[: len(places)])
     return scores
 
 

@@ -81,7 +81,6 @@ def of_heldout(run: Run, ppo: PPOOptions, domain: str, reader: scoring.Reader | 
         params = shard_tree(state.full("reward"), run.mesh)
         with jax.set_mesh(run.mesh):
             scores = scoring.score_generation(reader, params, state.model("reward"), prompts, out, ppo.batch_size)
-        with jax.set_mesh(run.mesh):
             return np.asarray(sync.fetch(verdicts(state, jnp.asarray(scores)))), out.text, asked
 
     return RewardCheck(ppo.alarms.reward_every, answered)

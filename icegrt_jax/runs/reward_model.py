@@ -23,11 +23,10 @@ from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.members import Members
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.models.vocabulary import check_tokenizer
-from icegrt_jax.rl import ScoreStats, calibration, ranking_accuracy, same_responses
+from icegrt_jax.rl import calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
 from icegrt_jax.runs.heldout import Measure
 from icegrt_jax.runs.roles import whole_or_adapter
-from icegrt_jax.runs.score_scale import moments
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
 from icegrt_jax.sharding.put import shard_tree
@@ -237,19 +236,19 @@ def fit_normalization(
     run: rundir.Run, params: dict | Members, model: ModelConfig, reader: scoring.Reader | None, asked: Asked
 ) -> np.ndarray:
     """The scores f32[N] of ICE-Instruct's answers to prompts of PPO; of several reward models f32[N, M]."""
-    answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1)
-    with jax.set_mesh(run.mesh):
-        return scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size)
+    return scores_of_answers(
+        run, params, model, reader, asked, sample_instruct(run, asked, run.key("normalize"), num_samples=1)
+    )
 
 
-def normalization(
+def scores_of_answers(
     run: Session,
-    params: dict,
+    params: dict | Members,
     model: ModelConfig,
     reader: scoring.Reader | None,
     asked: Asked,
     answers: Generation,
-) -> ScoreStats:
-    """Mean and standard deviation of the scores of these answers."""
+) -> np.ndarray:
+    """As `fit_normalization`, of answers that there are."""
     with jax.set_mesh(run.mesh):
-        return moments(scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size))
+        return scoring.score_generation(reader, params, model, asked.prompts, answers, asked.batch_size)

@@ -10,7 +10,7 @@ from icegrt_jax.data.records import Prompt
 from icegrt_jax.hosts import sync
 from icegrt_jax.rl import ScoreStats
 from icegrt_jax.runs import score_scale, scoring
-from icegrt_jax.runs.reward_model import Asked, sample_instruct
+from icegrt_jax.runs.reward_model import Asked, sample_instruct, scores_of_answers
 from icegrt_jax.runs.rewards import Rewards
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.session import Session
@@ -50,10 +50,8 @@ def with_source_moments(
     stats, params = dict(state.source_stats), shard_tree(state.full("reward"), run.mesh)
     for name, own in asked.items():
         answers = answer(own)
+        found = scores_of_answers(run, params, state.model("reward"), reader, own, answers)
         with jax.set_mesh(run.mesh):
-            found = scoring.score_generation(
-                reader, params, state.model("reward"), own.prompts, answers, own.batch_size
-            )
             scores = sync.fetch(verdicts(state, jnp.asarray(found)))
         stats[name] = score_scale.moments(scores)
         mean, std = float(stats[name].ref_mean), float(stats[name].ref_std)

@@ -114,6 +114,11 @@ def scores_of(
     return finite_scores(np.concatenate(sync.fetch(parts)))
 
 
+def mean_scores(scores: np.ndarray) -> np.ndarray:
+    """f32[N] of what `scores_of` gives: of several models the mean of what they say."""
+    return scores.mean(axis=1) if scores.ndim == 2 else scores
+
+
 def finite_scores(scores: np.ndarray) -> np.ndarray:
     """The scores; refused where one is not finite: no mean of them and no choice among them would mean anything."""
     bad = int(scores.size - np.isfinite(scores).sum())

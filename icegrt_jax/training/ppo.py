@@ -16,7 +16,7 @@ from icegrt_jax.training.microbatch import block_count, joined
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Packed, Packing
 from icegrt_jax.training.ppo_metrics import means_over_updates
-from icegrt_jax.training.rewards import final_scores, one_verdict, rewards_of, scaled_sum, verdicts
+from icegrt_jax.training.rewards import centred_verdicts, final_scores, rewards_of, scaled_sum, verdicts
 from icegrt_jax.training.scaling import scaling_metrics
 from icegrt_jax.training.state import Experience, Opinions, PPOConfig, TrainState, with_ema
 from icegrt_jax.training.updates import policy_update, policy_value_update, value_update
@@ -116,8 +116,8 @@ def score(
     ref_logprobs, old_logprobs, values = read["ref_logprobs"], read["old_logprobs"], read.get("values")
 
     raw = None if scores is None else verdicts(state, scores)
-    scores, baseline, of_members = one_verdict(state, scores, baseline)
-    state, scaled = scaled_sum(state, scores, opinions, baseline, sources)
+    scores, of_members = centred_verdicts(state, scores, baseline)
+    state, scaled = scaled_sum(state, scores, opinions, sources)
     lengths = jnp.sum(mask, axis=1, dtype=jnp.int32)
     token_kl, kl_coef = kl_estimate(old_logprobs, ref_logprobs, "k1", mask), state.kl.kl_coef
     scored = final_scores(config, scaled, rollout.finished, mask)

@@ -19,37 +19,41 @@ from icegrt_jax.training.state import Opinions, PPOConfig, TrainState
 
 def verdicts(state: TrainState, scores: jax.Array) -> jax.Array:
     """The scores f32[B], of several reward models f32[B, M] as one."""
-    if not state.members:
-        return scores
-    config, scaled = state.ppo, on_one_scale(scores, **state.members)
-    return ensemble_scores(scaled, method=config.score_ensemble, coef=config.score_ensemble_coef)
+    return _together(state, on_one_scale(scores, **state.members)) if state.members else scores
 
 
-def one_verdict(
+def centred_verdicts(
     state: TrainState, scores: jax.Array | None, baseline: jax.Array | None
-) -> tuple[jax.Array | None, jax.Array | None, dict[str, jax.Array]]:
-    """What `scaled_sum` takes of several reward models, and metrics; of one or none both as they are.
+) -> tuple[jax.Array | None, dict[str, jax.Array]]:
+    """What `scaled_sum` takes, f32[B], and metrics: scores less those of the prompts' reference answers, where given.
 
-    Reference answers are taken off what each member says, before they are put together: up to what a prompt adds to all
-    its answers, about which members need not agree (arXiv 2312.09244).
+    Of several reward models they are taken off what each says, before that is put together: up to what a prompt adds to
+    all its answers, about which members need not agree (arXiv 2312.09244).
 
     Args:
-      scores: f32[B, M]. baseline: f32[B / group_size, M].
+      scores: f32[B], of several reward models f32[B, M]; None: there is none.
+      baseline: f32[B / group_size] or likewise, with `PPOConfig.score_baseline`.
     """
-    if not state.members or scores is None:
-        return scores, baseline, {}
-    config, scaled = state.ppo, on_one_scale(scores, **state.members)
-    if baseline is not None:
-        scaled = scaled - jnp.repeat(on_one_scale(baseline, **state.members), config.group_size, axis=0)
-    together = ensemble_scores(scaled, method=config.score_ensemble, coef=config.score_ensemble_coef)
-    return together, None, {"ensemble_std": jnp.mean(ensemble_std(scaled))}
+    if scores is None:
+        return None, {}
+    placed = lambda x: on_one_scale(x, **state.members) if state.members else x
+    scaled = placed(scores)
+    if state.ppo.score_baseline == "reference":
+        assert baseline is not None, "the reference answers have been scored"
+        scaled = scaled - jnp.repeat(placed(baseline), state.ppo.group_size, axis=0)
+    if not state.members:
+        return scaled, {}
+    return _together(state, scaled), {"ensemble_std": jnp.mean(ensemble_std(scaled))}
+
+
+def _together(state: TrainState, scaled: jax.Array) -> jax.Array:
+    return ensemble_scores(scaled, method=state.ppo.score_ensemble, coef=state.ppo.score_ensemble_coef)
 
 
 def scaled_sum(
     state: TrainState,
     scores: jax.Array | None,
     opinions: dict[str, Opinions],
-    baseline: jax.Array | None = None,
     sources: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """The state with the moments moved on, and f32[B], what the penalties are taken off.
@@ -58,14 +62,11 @@ def scaled_sum(
     an opinion of a response adds nothing to it.
 
     Args:
-      scores: f32[B], the reward model's; None where there is no such model.
-      baseline: f32[B / group_size], see `score`. sources: i32[B], likewise.
+      scores: f32[B], see `centred_verdicts`; None where there is no reward model.
+      sources: i32[B], see `score`.
     """
     config, total = state.ppo, None
     if config.reward_model:
-        if config.score_baseline == "reference" and not state.members:
-            assert scores is not None and baseline is not None, "the reference answers have been scored"
-            scores = scores - jnp.repeat(baseline, config.group_size)
         scaled, stats = scale_scores(scores, state.score_stats, method=config.score_scale, clip=config.score_clip)
         if state.source_stats:
             assert sources is not None, "it is known whose prompts they answer"
@@ -110,8 +111,8 @@ def have_signal(
     Args:
       mask: bool[B, T]. finished: bool[B]. The others as of `scaled_sum`.
     """
-    scores, baseline, _ = one_verdict(state, scores, baseline)
-    scored = final_scores(state.ppo, scaled_sum(state, scores, opinions, baseline, sources)[1], finished, mask)
+    scores, _ = centred_verdicts(state, scores, baseline)
+    scored = final_scores(state.ppo, scaled_sum(state, scores, opinions, sources)[1], finished, mask)
     return ~flat_groups(scored, state.ppo.group_size)[:: state.ppo.group_size]
 
 

@@ -79,7 +79,8 @@ def test_the_numbers_at_the_ends_of_a_range_are_taken():
     for _, section, name, kind, found, several, _ in NUMBERS:
         ends = [low for low in [found.low] if not found.above] + [high for high in [found.high] if not found.below]
         for value in (*(kind(end) for end in ends if math.isfinite(end)), *map(kind, found.also)):
-            given(section, name, value, several)
+            taken = getattr(given(section, name, value, several), name)
+            assert value in (taken.values() if isinstance(taken, dict) else taken if several else [taken])
 
 
 def test_ranges_say_what_they_are():

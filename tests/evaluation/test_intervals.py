@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax.data.records import Prompt, user
-from icegrt_jax.evaluation.intervals import grade_intervals, interval, task_interval
+from icegrt_jax.evaluation.intervals import grade_intervals, interval, student, task_interval
 from icegrt_jax.evaluation.judges import grade_all, load, mean_grades
 
 
@@ -37,3 +37,11 @@ def test_the_mean_over_tasks_weighs_every_task_alike():
     low, high = task_interval(gold, tasks)
     assert low < 0.55 < high and abs((low + high) / 2 - 0.55) < 0.05
     assert task_interval(gold, ["one"] * 12) == grade_intervals([{"gold": x} for x in gold])["gold"]
+
+
+def test_an_interval_over_seeds_is_student_s():
+    # Of 10, 20 and 30 the mean is 20, the deviation 10; Student's t of two degrees of freedom is 4.303.
+    mean, half = student([10, 20, 30])
+    assert mean == 20 and half == pytest.approx(4.3027 * 10 / 3**0.5, rel=1e-4)
+    means, halves = student(np.array([[10.0, 1.0], [20.0, 1.0], [30.0, 1.0]]))
+    assert means.tolist() == [20, 1] and halves == pytest.approx([half, 0])
