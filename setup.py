@@ -34,8 +34,10 @@ INSTALL_REQUIRES = [
     "transformers>=5",
 ]
 EXTRAS_REQUIRE = {
-    # torch and PEFT are the other side of the parity tests; jaxtyping and beartype check the annotations of the maths.
+    # torch and PEFT are the other side of the parity tests; jaxtyping and beartype check the annotations of the maths;
+    # playwright drives a Chromium that is there, axe-core looks at the pages in it.
     "test": [
+        "axe-playwright-python>=0.1.4",
         "beartype>=0.20",
         "datasketch>=1.6",
         "hypothesis>=6.100",
@@ -46,6 +48,7 @@ EXTRAS_REQUIRE = {
         "nbclient",
         "nbformat",
         "peft>=0.18",
+        "playwright>=1.50",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "requests>=2.32",

@@ -38,6 +38,8 @@ import jax  # noqa: E402 - reads XLA_FLAGS
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache.compilation_cache import reset_cache  # noqa: E402
 
+from tests.browser import browser  # noqa: E402, F401 - a fixture
+
 # Not in this process, where tests read what the compiler says of a program, but for the modules that ask for it.
 jax.config.update("jax_compilation_cache_dir", None)
 
