@@ -1,5 +1,6 @@
 # Each target makes .venv when it is missing and installs again only when the requirements changed.
 #   make quickstart                              the whole chain on the embedded domain, on a CPU
+#   make docs                                    docs/ as a site, in site/
 #   make test ARGS="-m 'not slow' -k ppo"        ARGS goes to the command
 #   make quickstart PYTHON=python3.12            another interpreter, 3.11 or newer (for a new .venv)
 
@@ -12,7 +13,10 @@ CONSTRAINTS ?= $$($(RUN) -c "import sys; print('constraints.txt' if sys.version_
 # Modules are compiled when they are first imported, which most never are.
 INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --no-compile --constraint "$(CONSTRAINTS)"
 
-.PHONY: quickstart smollm2 test lint clean-env
+# Images of containers often set it: each process would then compile jax and all that it imports anew, ten seconds of it.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: quickstart smollm2 test lint docs clean-env
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/runtime
@@ -31,6 +35,10 @@ lint: $(VENV)/test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# site/index.html, which opens from disk.
+docs: $(VENV)/test
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
 
 clean-env:
 	rm -rf $(VENV)

@@ -33,10 +33,14 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
     "transformers>=5",
 ]
+# The pages of docs/ as a site, the API from its docstrings; mkdocs 2 has no plugins.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"]
 EXTRAS_REQUIRE = {
+    "docs": DOCS,
     # torch and PEFT are the other side of the parity tests; jaxtyping and beartype check the annotations of the maths;
     # playwright drives a Chromium that is there, axe-core looks at the pages in it.
     "test": [
+        *DOCS,
         "axe-playwright-python>=0.1.4",
         "beartype>=0.20",
         "datasketch>=1.6",

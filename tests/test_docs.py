@@ -23,7 +23,7 @@ from icegrt_jax.hosts import entry, launch
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = (
-    "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview", "alarms",
+    "index", "first_expert", "coming_from", "faq", "api", "design", "training", "models", "sharding", "plans", "hosts", "numerics", "config", "data", "adreview", "alarms",
     "evaluation", "judging", "lm_eval", "extending", "python", "recipes", "reliability", "reward_models", "runs",
     "tpu",
 )  # fmt: skip

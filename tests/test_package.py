@@ -1,5 +1,6 @@
 """What is installed, what is promised about it, and what must not be in the repository."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -54,7 +55,7 @@ def test_the_runtime_needs_neither_torch_nor_tensorflow(metadata):
 
 def test_the_extras_are_the_documented_ones(metadata):
     extras = {extra: names(requirements) for extra, requirements in metadata["extras_require"].items()}
-    assert set(extras) == {"test", "bench", "eval", "filters", "judge", "people", "rouge", "tpu"}
+    assert set(extras) == {"test", "bench", "docs", "eval", "filters", "judge", "people", "rouge", "tpu"}
     assert {"pytest", "torch", "nbclient", "nbformat", "ipykernel", "ruff"} <= extras["test"]
     assert {"torch", "transformers", "trl"} <= extras["bench"]
     assert "lm-eval" in extras["eval"]
@@ -169,11 +170,19 @@ def test_make_offers_what_the_docs_name_and_says_how(tmp_path):
         ("test", "pytest"),
         ("lint", "ruff check"),
         ("lint", "ruff format --check"),
+        ("docs", "mkdocs build --strict"),
         ("clean-env", "rm -rf .venv"),
     ):
         dry = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert dry.returncode == 0, dry.stderr
         assert command in dry.stdout
+
+
+def test_make_keeps_what_python_compiles_wherever_it_runs():
+    show = ["make", "--silent", "--eval", 'show:; @echo "[$$PYTHONDONTWRITEBYTECODE]"', "show"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    shown = subprocess.run(show, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
 
 
 def test_warnings_are_errors():
