@@ -22,6 +22,8 @@ FILE_NAME = "checksums.json"
 TRIES, PAUSE = 3, 0.2
 
 
+# By path: of a file that grows its last entry, so many bytes, and the state of SHA-256 behind them.
+_added: dict[pathlib.Path, tuple[str, int, Any]] = {}
 SUMMED = (".json", ".jsonl", ".txt")  # what is only shown may be changed by anybody
 
 
@@ -77,13 +79,30 @@ def settle(folder: pathlib.Path) -> None:
     for path in sorted(folder.glob("*.jsonl")):
         entry = found.get(path.name)
         if entry is None or isinstance(entry, str) and " " in entry:
-            with open(path, "rb") as file:
-                content = file.read()
-                os.fsync(file.fileno())
-            if entry is None or _fits(content, entry):  # else whoever reads it is told
-                found[path.name] = f"{len(content)} {_digest(content)}"
+            found[path.name] = _grown(path, entry)
     if found != entries:
         _write(folder, found)
+
+
+def _grown(path: pathlib.Path, entry: str | None) -> str:
+    """The checksum of a file whose first bytes had that of `entry`, which stays where they have another.
+
+    Of a file that this process has added up before only the new bytes are read, however long it has become.
+    """
+    before, size, digest = _added.get(path, ("", 0, hashlib.sha256()))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        if entry is not None and entry == before:
+            file.seek(size)
+            new, digest = file.read(), digest.copy()
+        else:
+            new, size, digest = file.read(), 0, hashlib.sha256()
+            if entry is not None and not _fits(new, entry):
+                return entry  # whoever reads it is told
+    digest.update(new)
+    grown = f"{size + len(new)} {digest.hexdigest()}"
+    _added[path] = grown, size + len(new), digest
+    return grown
 
 
 def forget(path: pathlib.Path) -> None:

@@ -130,3 +130,22 @@ def test_all_files_of_a_folder_get_their_checksums(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="tokenizer.json is gone"):
         sums.check(tmp_path)
+
+
+def test_of_a_file_that_grows_only_what_is_new_is_read_and_damage_before_it_is_still_told(folder):
+    path = folder / "metrics.jsonl"
+    entry = lambda: json.loads((folder / "checksums.json").read_text())["metrics.jsonl"]
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7"))  # behind the back of the process that appends
+    files.append_jsonl(path, [{"step": 4, "loss": 0.5}])
+    sums.settle(folder)
+    assert int(entry().split()[0]) == path.stat().st_size > size, "the old bytes were not compared again"
+    with pytest.raises(UserError, match="metrics.jsonl is not what was written there"):
+        files.read_jsonl(path)
+    path.write_bytes(path.read_bytes().replace(b"0.7", b"0.5"))
+    assert [row["step"] for row in files.read_jsonl(path)] == [1, 2, 3, 4]
+    files.cut_jsonl(path, 2)  # another file: read whole
+    files.append_jsonl(path, [{"step": 3, "loss": 0.25}])
+    sums.settle(folder)
+    assert [row["loss"] for row in files.read_jsonl(path)] == [0.5, 0.5, 0.25]
+    sums.check_run(folder.parent)

@@ -7,7 +7,8 @@ import os
 import pathlib
 from typing import Any
 
-from icegrt_jax.hosts.launch import Launch, Start, alone, cluster
+from icegrt_jax.hosts import maintenance
+from icegrt_jax.hosts.launch import Launch, Start, alone, cluster, on_tpu
 
 
 def run(launch: Launch, config: str, workdir: pathlib.Path, command: list[Any], start: Start) -> None:
@@ -19,8 +20,9 @@ def run(launch: Launch, config: str, workdir: pathlib.Path, command: list[Any], 
       command: the stage and its flags, the same in every process.
     """
     found = None if launch.num_processes or launch.distributed == "off" else cluster(os.environ)
-    if not found and (launch.num_processes or 1) == 1:
-        return alone(start)
-    from icegrt_jax.hosts import supervise  # imports JAX
+    with maintenance.heard(on_tpu=on_tpu(os.environ)):
+        if not found and (launch.num_processes or 1) == 1:
+            return alone(start)
+        from icegrt_jax.hosts import supervise  # imports JAX
 
-    supervise.run(launch, found, config, workdir, command, start)
+        supervise.run(launch, found, config, workdir, command, start)

@@ -78,11 +78,18 @@ def cluster(environ: Mapping[str, str]) -> str | None:
         if "," in workers or number("MEGASCALE_NUM_SLICES") > 1:
             return "gke"
         # Of a TPU VM only its metadata server knows whether it is part of a pod; JAX asks it.
-        if importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")):
+        if on_tpu(environ):
             return "tpu"
     if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
         return "kubernetes"
     return None
+
+
+def on_tpu(environ: Mapping[str, str]) -> bool:
+    """Whether this machine has TPUs that JAX would use; JAX is not asked, which would take them."""
+    if environ.get("JAX_PLATFORMS", "") == "cpu" or not importlib.util.find_spec("libtpu"):
+        return False
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"))
 
 
 def alone(start: Start) -> None:
