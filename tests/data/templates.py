@@ -101,6 +101,11 @@ SHAPES = {
 def make(shape: str, *, template: str = "") -> PreTrainedTokenizerFast:
     """A byte-level BPE with the control tokens of a shape; by itself it adds BOS, as most published ones do."""
     own, bos, eos, control, plain = SHAPES[shape]
+    return build(template or own, bos, eos, control, plain)
+
+
+def build(template: str, bos: str | None, eos: str, control, plain) -> PreTrainedTokenizerFast:
+    """A tokenizer with a template: `control` are tokens that are called special, `plain` added ones that are not."""
     bpe = Tokenizer(models.BPE())
     # As Qwen's and Llama 3's: line breaks are one word with the white space around them, and merge.
     words = pre_tokenizers.Split(Regex(r"\s*\n+|\s?\w+|\s?[^\s\w]+|\s+"), behavior="isolated")
@@ -117,6 +122,5 @@ def make(shape: str, *, template: str = "") -> PreTrainedTokenizerFast:
     if bos:
         bpe.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, bpe.token_to_id(bos))])
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=bos, eos_token=eos, chat_template=template or own,
-        clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=bpe, bos_token=bos, eos_token=eos, chat_template=template, clean_up_tokenization_spaces=False
+    )

@@ -1,0 +1,85 @@
+"""What the scripts of this folder draw, count and compare; the runs themselves are in the scripts."""
+
+import json
+import random
+import signal
+
+import pytest
+
+from tests.faults import compare, kills
+from tests.faults.kills import Ending, Moment
+
+WALK = [
+    (0.0, "+start/imports"), (1.0, "+ppo/begin"), (1.5, "+ppo/rollout"), (2.0, "-ppo/begin"), (2.1, "+ppo/checkpoint"),
+    (2.2, "-ppo/begin"), (2.5, "+ppo/rollout"), (2.6, "-ppo/begin"), (3.0, "+evaluate/begin"),
+    (9.0, "+evaluate/in-domain"),
+]  # fmt: skip
+
+
+def test_places_have_the_times_that_were_spent_in_them():
+    known = kills.spans(WALK)
+    assert known["ppo"]["ppo/rollout"] == pytest.approx([0.5, 0.1])
+    assert set(known["evaluate"]) == {"evaluate/begin", "evaluate/in-domain"}
+
+
+def test_moments_are_of_the_stage_that_is_due_or_the_next_and_come_with_every_place():
+    known, rng = kills.spans(WALK), random.Random(0)
+    drawn = [kills.drawn(rng, known, "ppo") for _ in range(400)]
+    by_time = [moment for moment in drawn if not moment.place]
+    assert 60 < len(by_time) < 140 and all(0 < moment.delay <= kills.EARLY for moment in by_time)
+    assert {moment.place for moment in drawn} == {"", *known["ppo"], *known["evaluate"]}
+    behind_saves = [moment.delay for moment in drawn if moment.place == "ppo/checkpoint"]
+    assert max(behind_saves) > 0.2, "while it is written in the background"
+    assert {kills.drawn(rng, known, "evaluate").place.partition("/")[0] for _ in range(50)} == {"", "evaluate"}
+
+
+def test_a_moment_has_come_at_the_place_or_late_in_a_later_stage():
+    assert not kills._reached(Moment("ppo/rollout", 2, 0.0), WALK[:6])
+    assert kills._reached(Moment("ppo/rollout", 2, 0.0), WALK[:7])
+    assert not kills._reached(Moment("ppo/rollout", 3, 0.0), WALK[:9])
+    assert kills._reached(Moment("ppo/rollout", 3, 0.0), WALK), "six seconds into the evaluation"
+
+
+SAID = "SIGTERM: saved at step 3; run the same command to continue."
+
+
+@pytest.mark.parametrize("ending, number, how", [
+    (Ending("ppo/learn", -9, ""), signal.SIGKILL, ""),
+    (Ending("ppo/learn", 143, f"ppo 3/5\n{SAID}"), signal.SIGTERM, ""),
+    (Ending("", 0, ""), signal.SIGTERM, ""),
+    (Ending("report/begin", 0, "", 0.1), signal.SIGTERM, ""),
+    (Ending("ppo/learn", 0, "", 20.0), signal.SIGTERM, "exit 0"),
+    (Ending("ppo/learn", 143, f"{SAID}\nmore"), signal.SIGTERM, "no sentence"),
+    (Ending("ppo/learn", 143, f"Traceback (most recent call last):\n{SAID}"), signal.SIGTERM, "a traceback"),
+    (Ending("ppo/learn", 130, SAID), signal.SIGTERM, "exit 130"),
+    (Ending("", 1, ""), signal.SIGKILL, "exit 1 by itself"),
+])  # fmt: skip
+def test_how_an_attempt_has_ended_is_judged(ending, number, how):
+    assert kills.wrong(ending, number) == how
+
+
+def test_two_workdirs_differ_where_a_byte_does_but_for_times(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, seconds in ((one, 1.5), (other, 1.7)):
+        (folder / "ppo").mkdir(parents=True)
+        (folder / "ppo" / "metrics.jsonl").write_text('{"step": 1, "kl": 0.5}\n{"step": 2, "kl": 0.6}\n')
+        (folder / "ppo" / "compiles.json").write_text(json.dumps({"seconds": seconds}))
+        sums = {"example.txt": "abc", "compiles.json": str(seconds)}
+        (folder / "ppo" / "checksums.json").write_text(json.dumps(sums))
+        (folder / "ppo" / f"events.out.tfevents.{seconds}").write_bytes(b"x")
+    assert compare.differences(compare.tree(one), compare.tree(other)) == []
+    (other / "ppo" / "metrics.jsonl").write_text('{"step": 2, "kl": 0.6}\n{"step": 2, "kl": 0.6}\n')
+    (other / "ppo" / ".done.json.tmp").touch()
+    assert compare.differences(compare.tree(one), compare.tree(other)) == ["ppo/.done.json.tmp", "ppo/metrics.jsonl"]
+    assert compare.lost_and_doubled(compare.steps(other), compare.steps(one)) == (1, 1)
+
+
+def test_the_table_counts_every_portion_and_says_what_was_bad(capsys):
+    end = {"seed": 0, "chain": 1, "signal": "SIGTERM", "place": "ppo/learn", "seconds": 1.25, "half": False}
+    rows = [{**end, "bad": ""}, {**end, "signal": "SIGKILL", "half": True, "bad": ""},
+            {"seed": 0, "chain": 1, "differences": [], "lost": 0, "doubled": 0}]  # fmt: skip
+    assert kills.told(rows)
+    said = capsys.readouterr().out
+    assert "| ppo/learn | 1 | 1 | 0 | 1.25 |" in said and "| (a checkpoint was half written) | 1 | 0 | 0 |" in said
+    assert not kills.told([*rows, {**end, "bad": "a traceback"}])
+    assert not kills.told([*rows, {**rows[-1], "differences": ["ppo/metrics.jsonl"]}])
