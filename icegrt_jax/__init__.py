@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from icegrt_jax.api.models import load_model, score
     from icegrt_jax.api.policy import ppo
     from icegrt_jax.api.rollout import ScoredRollout
+    from icegrt_jax.api.scratch import new_model, pretrain
     from icegrt_jax.api.supervised import sft, train_reward
     from icegrt_jax.api.training import Training
     from icegrt_jax.config import options
@@ -38,7 +39,9 @@ _HOME = {
     "UserError": "icegrt_jax.errors",
     "generate": "icegrt_jax.sampling.generate",
     "load_model": "icegrt_jax.api.models",
+    "new_model": "icegrt_jax.api.scratch",
     "ppo": "icegrt_jax.api.policy",
+    "pretrain": "icegrt_jax.api.scratch",
     "save_model": "icegrt_jax.models.api",
     "score": "icegrt_jax.api.models",
     "sft": "icegrt_jax.api.supervised",
@@ -48,7 +51,7 @@ _MODULES = {"options": "icegrt_jax.config.options", "rl": "icegrt_jax.rl", "trai
 
 __all__ = [
     "Generation", "Model", "Rollout", "ScoredRollout", "Training", "UserError", "__version__", "generate", "load_model",
-    "options", "ppo", "rl", "save_model", "score", "sft", "train_reward", "training",
+    "new_model", "options", "ppo", "pretrain", "rl", "save_model", "score", "sft", "train_reward", "training",
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from icegrt_jax.api import records, settings
+from icegrt_jax.api.change import Changing
 from icegrt_jax.api.rollout import ScoredRollout
 from icegrt_jax.api.training import Training, one_device
 from icegrt_jax.api.wanted import Wanted, want
@@ -136,13 +137,7 @@ def _training(
     """The training of checked inputs; its end closes the reward functions."""
     model, section = wanted.model, wanted.section
     with contextlib.ExitStack() as until_begun:
-        called = Rewards(
-            wanted.functions,
-            limit=section.reward_timeout,
-            workers=section.reward_workers,
-            failed=section.reward_failed,
-        )
-        rewards = until_begun.enter_context(called)
+        rewards = until_begun.enter_context(_rewards(section, wanted.functions))
         _try_out(rewards, section, data.asked.prompts)
         state = _first_state(session, wanted, reader, answers, donate=donate)
         if names := scaled_by_reference(state.ppo):
@@ -155,14 +150,23 @@ def _training(
     shown = ("score_raw", *(f"reward/{name}" for name in wanted.functions), "gold", "kl", "length")
     looks = reward_check.of_rollouts(section) if section.alarms.reward_every else None
     alarms = alarm_watch.Alarms(alarm_watch.given(section, weight=wanted.weight), None, (looks,) if looks else ())
+    made = lambda functions: open_.enter_context(_rewards(section, functions))
+    changing = Changing(wanted, once, made)
     steps = loop.Loop(
-        "ppo", section.iterations, data.batch, once.advance, save_every=section.iterations, shown=shown,
+        "ppo", section.iterations, data.batch, changing.advance, save_every=section.iterations, shown=shown,
         waits="learn", watchers=(Warmup(section), alarms),
     )  # fmt: skip
-    config = state.ppo
     result = lambda state: Model(model.config, one_device(averaged(state).full("policy")), model.tokenizer)
-    seen = lambda outcome: ScoredRollout(outcome.more, outcome.metrics, config, model.tokenizer)
-    return Training(session, steps, state, result, seen=seen, progress=progress, open_=open_)
+    seen = lambda outcome: ScoredRollout(outcome.more, outcome.metrics, outcome.state.ppo, model.tokenizer)
+    return Training(
+        session, steps, state, result, seen=seen, change=changing.change, progress=progress, open_=open_
+    )  # fmt: skip
+
+
+def _rewards(section: PPOOptions, functions: Mapping[str, Any]) -> Rewards:
+    return Rewards(
+        functions, limit=section.reward_timeout, workers=section.reward_workers, failed=section.reward_failed
+    )
 
 
 def _data(session: Session, section: PPOOptions, given: Mapping, replayed: Mapping) -> ppo_data.Data:

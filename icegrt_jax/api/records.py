@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icegrt_jax.data.fields import shown
-from icegrt_jax.data.records import Instruction, Kind, Prompt, Ranking
+from icegrt_jax.data.records import Instruction, Kind, Prompt, Ranking, Text
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.errors import UserError
 
 EXPECTED = {
     Prompt: "a string, a chat or {'prompt', 'reference'}",
     Instruction: "{'prompt', 'response'} or a chat that ends with the assistant",
+    Text: "a string or {'text'}",
     Ranking: "{'prompt', 'chosen', 'rejected'} or {'prompt', 'responses', 'ranks'}",
 }
 
@@ -55,8 +56,8 @@ def _record(item: Any, kind: type[Kind], where: str) -> Kind:
         return item
     if isinstance(item, Mapping):
         return kind.from_json(dict(item), where)
-    if kind is Prompt and isinstance(item, str):
-        return kind.from_json({"prompt": item}, where)
+    if kind in (Prompt, Text) and isinstance(item, str):
+        return kind.from_json({kind.FIELDS[0]: item}, where)
     is_chat = isinstance(item, Sequence) and not isinstance(item, str | bytes)
     if is_chat and kind in (Prompt, Instruction) and all(isinstance(message, Mapping) for message in item):
         return kind.from_json({"prompt" if kind is Prompt else "messages": list(item)}, where)

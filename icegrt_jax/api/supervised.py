@@ -74,7 +74,7 @@ def sft(
     """
     model.need_logits("sft")
     given = records.sources(examples, Instruction, "examples", data_dir)
-    section = _section(SFTOptions(), options, keys, "sft", given)
+    section = section_of(SFTOptions(), options, keys, "sft", given)
     check(Options(sft=section, model=dataclasses.replace(GIVEN, param_dtype=param_dtype)))
     session = settings.session(model, seed, mesh)
     batch_check.check_rows({"sft": section}, session.mesh)
@@ -90,7 +90,7 @@ def sft(
         overlong=section.overlong,
         share=session.share,
     )
-    _look_at("sft", batches, session, cut=section.overlong == "cut")
+    look_at("sft", batches, session, cut=section.overlong == "cut")
     state, _ = supervised.first_state(
         section, param_dtype, session.key("sft"), model.config, settings.Parameters(model, donate).take(),
         lora_config(section.lora), INSTRUCT, session.adapter_key("sft"),
@@ -148,7 +148,7 @@ def train_reward(
     refused = [name for name in OF_RUNS if name in keys]
     if refused:
         raise UserError(f"{refused[0]} is for runs of the command line; here the model that is given is trained.")
-    section = _section(RewardOptions(), options, keys, "reward", given)
+    section = section_of(RewardOptions(), options, keys, "reward", given)
     if section.members > 1:
         raise UserError(f"reward.ensemble={section.ensemble} is for runs of the command line; here one is trained.")
     lengths = settings.lengths(max_prompt_length, max_response_length, overlong_prompts)
@@ -168,7 +168,7 @@ def train_reward(
         starts=bool(section.lm_coef),
         share=session.share,
     )
-    _look_at("reward", batches, session, cut=section.overlong == "cut")
+    look_at("reward", batches, session, cut=section.overlong == "cut")
     ending = _Ending(
         session, section, param_dtype, model,
         heldout=None if heldout is None else records.sources(heldout, Ranking, "heldout", data_dir),
@@ -241,7 +241,7 @@ def _answerer(model: Model, reference: Model | None, prompts: Any) -> Model | No
     return answerer
 
 
-def _section(default, options, keys: Mapping[str, Any], stage: str, given: Mapping[str, Sequence]):
+def section_of(default, options, keys: Mapping[str, Any], stage: str, given: Mapping[str, Sequence]):
     """The section with the given sources, ready to be checked as a config's."""
     found = settings.section(default, options, keys, stage)
     if not found.steps:
@@ -251,7 +251,7 @@ def _section(default, options, keys: Mapping[str, Any], stage: str, given: Mappi
     return dataclasses.replace(found, **changes, **({"heldout": {}} if stage == "reward" else {}))
 
 
-def _look_at(stage: str, batches: Batches, session: Session, *, cut: bool) -> None:
+def look_at(stage: str, batches: Batches, session: Session, *, cut: bool) -> None:
     """Refuses batches that must not be trained on, and says what of the sources was lost."""
     notes.checked_example(stage, batches, session.tokenizer, cut=cut)
     notes.warn_of_losses(stage, batches.report)

@@ -4,12 +4,13 @@ import contextlib
 import io
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from icegrt_jax.data.prefetch import Ahead
+from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
 from icegrt_jax.runs.loop import Loop, Outcome, walked
 from icegrt_jax.runs.rows import Single
@@ -29,6 +30,7 @@ class Training:
 
     Attributes:
       metrics: a row for each step done, {"step": 1, "loss": 0.3, ...}; of arrays, such as histograms, nothing.
+      changes: (the step that it was made after, what was given) of each `change`.
       state: the `ice.training.TrainState` after the last step done. The next step takes its arrays.
 
     >>> model = ice.load_model("models/policy")
@@ -49,13 +51,15 @@ class Training:
         result: Callable[[TrainState], Model],
         *,
         seen: Callable[[Outcome], Any] = lambda outcome: outcome.more,
+        change: Callable[[TrainState, Mapping[str, Any]], TrainState] | None = None,
         progress: bool = False,
         open_: contextlib.ExitStack | None = None,
     ):
         self.metrics: list[dict[str, Any]] = []
+        self.changes: list[tuple[int, dict[str, Any]]] = []
         self.state = shard_tree(state, session.mesh)
         self._result, self._steps = result, loop.steps
-        self._seen = seen
+        self._seen, self._change = seen, change
         self._made: Model | None = None
         self._open = open_ or contextlib.ExitStack()
         self._walk = self._steps_of(loop, progress)
@@ -88,6 +92,29 @@ class Training:
         if self._made is None:
             self._made = self._result(self.state)
         return self._made
+
+    def change(self, **keys: Any) -> None:
+        """Other options of PPO from the next iteration on; the state goes on from where it is.
+
+        Args:
+          keys: as of `ice.ppo`, such as kl={"coef": 0.2}, score={"scale": "none"}, whiten_rewards=True,
+            policy_optimizer={"lr": 1e-5}; reward, a function in the place of the one there is, or several by name. One
+            that decides how the training was built, such as batch_size or the estimator, is refused.
+
+        >>> model = ice.load_model("models/policy")
+        >>> short = lambda prompts, responses, records: [-len(text) for text in responses]
+        >>> few = dict(iterations=2, batch_size=8, max_response_length=4, kl={"coef": 0.1, "adaptive": False})
+        >>> training = ice.ppo(model, ["the cat", "the end"], reward=short, **few)
+        >>> step, metrics, rollout = next(training)
+        >>> training.change(kl={"coef": 0.5})
+        >>> step, metrics, rollout = next(training)
+        >>> float(metrics["kl_coef"]), training.changes
+        (0.5, [(1, {'kl': {'coef': 0.5}})])
+        """
+        if self._change is None:
+            raise UserError("only a training of ice.ppo can change; begin this one anew with the other options.")
+        self.state = self._change(self.state, keys)
+        self.changes.append((self.metrics[-1]["step"] if self.metrics else 0, keys))
 
     def finish(self) -> Model:
         """Does the steps that are left; returns the model."""

@@ -25,6 +25,7 @@ class Wanted:
       section: of PPO, the names of sources and functions in it.
       weight: of the reward model; 0 where there is none.
       frozen: dtype of frozen trees.
+      options: all of them, as they were checked.
     """
 
     model: Model
@@ -34,6 +35,7 @@ class Wanted:
     critic: ValueOptions
     weight: float
     frozen: ParamDtype
+    options: Options
 
 
 def want(
@@ -67,7 +69,7 @@ def want(
         model=ModelOptions(path="given", dtype=model.config.dtype, param_dtype=param_dtype),
     )
     check(options)
-    return Wanted(model, scorer, functions, section, critic, options.reward_model, param_dtype)
+    return Wanted(model, scorer, functions, section, critic, options.reward_model, param_dtype, options)
 
 
 def _others(scorer: Model | None) -> tuple[str, ...]:

@@ -182,6 +182,19 @@ def make_iteration(
     )  # fmt: skip
 
 
+def changed(once: Iteration, state: TrainState, ppo: PPOOptions, *, rewards: Rewards, anew: bool) -> Iteration:
+    """The iteration with other options, of the same run.
+
+    Args:
+      state: the one that it goes on from.
+      anew: another kind of tree than before, for which its steps are compiled again.
+    """
+    run = once.run
+    sampler = sampler_for(run.tokenizer, ppo, run.lengths.max_response_length)
+    steps = {"score": jit_step(score, run.mesh, state), "update": jit_step(ppo_update, run.mesh, state)} if anew else {}
+    return dataclasses.replace(once, ppo=ppo, rewards=rewards, sampler=sampler, **steps)
+
+
 def kept(sampled: Sampled) -> tuple[Any, list[dict]]:
     """Of an iteration that was not finite the arrays, and a row for each response."""
     rows = [

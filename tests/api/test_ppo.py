@@ -172,12 +172,19 @@ def test_a_rollout_of_another_temperature_is_refused_by_the_update_steps(here, t
         ice.training.score(state, out.rollout(), opinions={"letters": opinion})
 
 
-@pytest.mark.parametrize("call, section", [(ice.ppo, sections.PPOOptions), (ice.sft, sections.SFTOptions),
-                                           (ice.train_reward, sections.RewardOptions)])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, section",
+    [
+        (ice.ppo, sections.PPOOptions),
+        (ice.sft, sections.SFTOptions),
+        (ice.train_reward, sections.RewardOptions),
+        (ice.pretrain, sections.SupervisedOptions),
+    ],
+)
 def test_the_defaults_are_those_of_the_command_line(call, section):
     """The section of an empty config, and of what stands beside it the defaults of the keys of the same name."""
     config = sections.Options()
-    group = {sections.PPOOptions: "ppo", sections.SFTOptions: "sft", sections.RewardOptions: "reward"}[section]
+    group = {"ppo": "ppo", "sft": "sft", "train_reward": "reward", "pretrain": "pretrain"}[call.__name__]
     assert settings.section(section(), None, {}, group) == getattr(config, group)
     keys = {**vars(config), "param_dtype": config.model.param_dtype, "normalize_on": config.reward.normalize_on,
             "reward_length": config.reward.length}  # fmt: skip
