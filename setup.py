@@ -26,11 +26,11 @@ INSTALL_REQUIRES = [
     "optax>=0.2.6",
     "orbax-checkpoint>=0.12",
     "pyarrow>=18",
+    "rich>=13.7",
     "safetensors>=0.6",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
     "tokenizers>=0.22",
-    "tqdm>=4.66",
     "transformers>=5",
 ]
 # The pages of docs/ as a site, the API from its docstrings; mkdocs 2 has no plugins.

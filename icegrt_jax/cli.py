@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from icegrt_jax import commands, refused
+from icegrt_jax import commands, refused, terminal
 from icegrt_jax.commands import flags as common_flags
 from icegrt_jax.commands.workdir import prepare as prepare_workdir
 from icegrt_jax.config import checks, convert
@@ -44,9 +44,14 @@ icegrt STAGE --config=FILE[:SWITCH] --workdir=DIR [--config.key=value ...]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command, `sys.argv[1:]` by default, and returns its exit code."""
+    with terminal.between_words():
+        return _exit_code(list(sys.argv[1:] if argv is None else argv))
+
+
+def _exit_code(argv: list[str]) -> int:
     try:
         with refused.told():
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            return _run(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -132,6 +132,10 @@ _COMMANDS = (
     ),
     Command("report", "the curves of a run as PNG files and one page", only_reads=True, in_run="curves and a page"),
     Command(
+        "status", "how far the run in a workdir is: stages, step, time left, last numbers, alarms", reads="files",
+        flags=f"{FLAGS}:status",
+    ),
+    Command(
         "export", "the model of a finished stage as a folder that transformers loads", only_reads=True,
         flags=f"{FLAGS}:export",
     ),

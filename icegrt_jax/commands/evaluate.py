@@ -7,13 +7,14 @@ tasks are answered greedily. Best-of-n samples n answers of ICE-Instruct and kee
 
 import collections
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from icegrt_jax import files
+from icegrt_jax import files, terminal
 from icegrt_jax.commands import leaving_models
 from icegrt_jax.config.options import (
     EvaluateOptions,
@@ -26,7 +27,7 @@ from icegrt_jax.config.options import (
 from icegrt_jax.data.encode import fit_prompts
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.data.tokenizers import ChatTokenizer
-from icegrt_jax.evaluation import paired, table
+from icegrt_jax.evaluation import drawn, paired, table
 from icegrt_jax.evaluation.intervals import task_interval
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
@@ -64,7 +65,7 @@ def compare(run: rundir.Run, config: Options) -> None:
     _audit(run, [*domain.prompts, *general.prompts])
     rows: dict[str, Row] = {}
     best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
-    with Progress(len(stages) + bool(best_of), "evaluate") as progress:
+    with Progress(len(stages) + bool(best_of), "evaluate", workdir=run.workdir) as progress:
         for name, model, params in stages:
             rows[name] = _evaluate(run, section, model, params, asked, progress, at_best=name != "base")
             progress.update(len(rows))
@@ -129,6 +130,9 @@ def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
 def show(folder: pathlib.Path) -> None:
     """Prints the table, the differences and the examples of a finished evaluation."""
     results = files.read_json(folder / "results.json")
+    if terminal.is_live(sys.stdout):
+        drawn.show(results, terminal.console(sys.stdout))
+        return
     parts = [
         table.format_table(results["rows"], table.columns_of(results)),
         table.format_note(results),

@@ -208,6 +208,12 @@ def data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def status(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt status`."""
+    parser.add_argument("workdir", metavar="WORKDIR", help="the run's folder")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="for programs")
+
+
 def export(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt export`."""
     add = parser.add_argument

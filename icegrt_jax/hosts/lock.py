@@ -12,7 +12,8 @@ import pathlib
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from icegrt_jax.errors import UserError
 
@@ -33,8 +34,8 @@ def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
         os.truncate(file, 0)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-        os.write(file, json.dumps(holder | {"command": command}).encode())
+        said = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        os.write(file, json.dumps(said | {"command": command}).encode())
     except BlockingIOError:
         raise _in_use(workdir) from None
     except OSError as error:
@@ -54,20 +55,28 @@ def hold(workdir: pathlib.Path, command: str) -> Callable[[], None]:
     return release
 
 
+def holder(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Who holds a workdir, {"pid", "host", "since", "command"} or empty where that is not known; None: nobody."""
+    path = workdir / FILE_NAME
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _said(path)
+    return None
+
+
 def _in_use(workdir: pathlib.Path) -> UserError:
     return UserError(
-        f"{workdir} is in use by {_holder(workdir / FILE_NAME)}; wait until that has ended, stop it, or choose another "
-        "--workdir."
+        f"{workdir} is in use by {named(_said(workdir / FILE_NAME))}; wait until that has ended, stop it, or choose "
+        "another --workdir."
     )
 
 
 def _check_free(workdir: pathlib.Path) -> None:
     """Refuses a workdir that another process holds; leaves it as it is."""
-    with contextlib.suppress(OSError), open(workdir / FILE_NAME, "rb") as file:  # no lock, or none to be had here
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _in_use(workdir) from None
+    if holder(workdir) is not None:
+        raise _in_use(workdir)
 
 
 def _locked(path: pathlib.Path) -> int:
@@ -88,9 +97,17 @@ def _locked(path: pathlib.Path) -> int:
         os.close(file)  # its last holder has removed it between our two calls
 
 
-def _holder(path: pathlib.Path) -> str:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']} (icegrt {holder['command']})"
-    except (OSError, ValueError, KeyError, TypeError):  # just being written
+def named(said: Mapping[str, Any]) -> str:
+    """A holder in words."""
+    if not said:
         return "another process"
+    return f"process {said['pid']} on {said['host']} since {said['since']} (icegrt {said['command']})"
+
+
+def _said(path: pathlib.Path) -> dict[str, Any]:
+    """What a lock file says of its holder; nothing where that is just being written."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return {name: said[name] for name in ("pid", "host", "since", "command")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -107,5 +107,6 @@ def _end(signum: int) -> None:
         return
     with contextlib.suppress(Exception):  # closed, or just being written to
         sys.stdout.flush()
-    os.write(2, (sentence(signum, "what was saved is kept") + "\n").encode())
+    over_the_bar = "\r\x1b[K" if os.isatty(2) else ""
+    os.write(2, f"{over_the_bar}{sentence(signum, 'what was saved is kept')}\n".encode())
     os._exit(128 + signum)

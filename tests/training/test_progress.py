@@ -1,16 +1,35 @@
 """Progress: few lines in a file, a bar on a terminal, the time of each phase."""
 
 import io
+import re
 import time
 
 import pytest
+from rich.console import Console
 
+from icegrt_jax.hosts import note
 from icegrt_jax.training.progress import Progress, print_header
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.fixture(autouse=True)
+def a_terminal_of_80_columns(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def drawn(progress, width=80):
+    """The bar's line as it is now, without colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as said:
+        console.print(progress._bar)
+    return said.get()
 
 
 def run(stream, *, total=100, start=0):
@@ -41,9 +60,84 @@ def test_what_takes_long_at_first_is_said_where_there_is_something_to_do():
     assert "compiles" not in bar.getvalue()
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_gets_a_bar_below_ten_lines_that_stay():
     text = run(Terminal())
-    assert "\r" in text and "100/100" in text
+    assert "\r" in text
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
+    stays = [line for line in plain.splitlines() if re.match(r"ppo  \d+/100 +\d+%", line)]
+    assert [line.split()[1] for line in stays] == [f"{n}/100" for n in range(10, 101, 10)]
+    assert "ppo  100/100 after " in plain
+
+
+def test_the_cursor_is_never_hidden_as_a_killed_program_could_not_bring_it_back():
+    assert "\x1b[?25" not in run(Terminal())
+
+
+def test_the_bar_fits_and_says_the_time_left_whatever_else_there_is(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    metrics = {f"reward/a_function_{i}": 0.25 for i in range(8)}
+    progress = Progress(300, "ppo", stream=Terminal())
+    for step in (1, 2, 3):
+        now[0] += 4.0
+        progress.update(step, {"score_raw": 0.5, **metrics})
+    with progress.phase("rollout"):
+        now[0] += 1.0
+    for width in (40, 60, 80, 120):
+        line = drawn(progress, width).rstrip("\n")
+        assert "\n" not in line and len(line) < width
+        assert line.endswith("4 s/step, 19:48 left")
+        assert ("3/300" in line) == ("score_raw 0.5" in line) == (width >= 60)
+    assert "reward/a_function_7" not in drawn(progress, 120)
+    progress.close()
+
+
+def test_while_the_first_step_compiles_the_bar_says_so_with_its_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    progress = Progress(300, "ppo", stream=Terminal())
+    with progress.phase("rollout"):
+        now[0] += 12.0
+        assert "0/300 rollout, compiling… 12.0 s" in " ".join(drawn(progress).split())
+    progress.update(1)
+    assert "compiling" not in drawn(progress)
+    progress.update(2)
+    with progress.phase("learn"):
+        now[0] += 61.0
+        assert "learn… 1:01" in drawn(progress)
+    progress.close()
+
+
+def test_ci_and_a_dumb_terminal_get_plain_lines(monkeypatch):
+    for name, value in (("CI", "true"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            text = run(Terminal())
+            assert "\r" not in text and "\x1b" not in text and len(text.splitlines()) == 11
+
+
+def test_no_color_leaves_the_bar_without_colours(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", run(Terminal()))
+    monkeypatch.delenv("NO_COLOR")
+    assert re.search(r"\x1b\[[0-9;]*3[0-9]m", run(Terminal()))
+
+
+def test_a_note_says_how_far_a_stage_is_and_goes_with_its_end(tmp_path):
+    with Progress(9, "sft", start=3, stream=io.StringIO(), workdir=tmp_path) as progress:
+        progress.begin()
+        said = note.read(tmp_path)
+        assert (said["stage"], said["step"], said["total"], said["compiling"]) == ("sft", 3, 9, True)
+    assert note.read(tmp_path) == {} and not list(tmp_path.iterdir())
+
+
+def test_a_note_of_a_stage_that_was_stopped_stays(tmp_path):
+    with pytest.raises(RuntimeError), Progress(9, "sft", stream=io.StringIO(), workdir=tmp_path) as progress:
+        progress.update(1, {"loss": 2.0})
+        progress.update(2, {"loss": 1.5})
+        raise RuntimeError
+    said = note.read(tmp_path)
+    assert (said["step"], said["compiling"], said["metrics"]) == (2, False, {"loss": 1.5})
 
 
 def test_a_resumed_run_counts_from_where_it_goes_on():

@@ -1,0 +1,46 @@
+"""How far the run in a workdir is, kept beside its lock for whoever asks (`icegrt status`); it is gone when it is done.
+
+A note is no part of a run: nothing that trains reads it, and where it cannot be written nothing is said.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+FILE_NAME = ".progress"
+SECONDS = 5.0  # between two notes
+
+
+class Note:
+    """Of one stage. `folder` None: none is kept."""
+
+    def __init__(self, folder: pathlib.Path | None):
+        self._path = None if folder is None else folder / FILE_NAME
+        self._written = -SECONDS
+
+    def write(self, said: dict[str, Any], *, now: bool = False) -> None:
+        """Keeps what is said and when, unless that was done just before; `now`: in any case."""
+        if self._path is None or not (now or time.monotonic() - self._written >= SECONDS):
+            return
+        self._written = time.monotonic()
+        temporary = self._path.with_name(f"{FILE_NAME}.tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps({**said, "at": time.time()}), encoding="utf-8")
+            os.replace(temporary, self._path)
+
+    def remove(self) -> None:
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """The last note in a workdir, empty where there is none."""
+    try:
+        said = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
