@@ -158,7 +158,7 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             print(f"{loop.stage}: going on from {loop.unit} {start}", flush=True)
         with contextlib.ExitStack() as open_:
             writer = open_.enter_context(Writers(make(folder, resume_step=start) for make in loop.writers))
-            progress = open_.enter_context(Progress(loop.steps, loop.stage, start=start or 0, workdir=run.workdir))
+            progress = open_.enter_context(Progress(loop.steps, loop.stage, start=start or 0, workdir=folder.parent))
             made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
             skips = Skips(loop.stage, loop.skipped, checkpoints.left)
             rows = _rows(loop, folder, start, checkpoints, writer, progress, skips)
