@@ -25,7 +25,8 @@ def test_every_spread_in_the_table_is_a_95_percent_interval():
     assert 4.303 * 10 / 3**0.5 == pytest.approx(24.8, abs=0.05)
     assert "95 % intervals" in text.splitlines()[0]
     assert f"| ICE-Instruct | {' | '.join(['20.0 ± 24.8'] * 7)} | 0.2 ± 0.2 |" in text
-    assert "- gold, less ICE-Instruct: +20.0 ± 24.8" in text and "- gold, less best-of-8: +10.0 ± 12.4" in text
+    assert "- gold, sampled, less ICE-Instruct: +20.0 ± 24.8" in text
+    assert "- gold, sampled, less best-of-8: +10.0 ± 12.4" in text
     assert "2.00 ± 2.48 nats" in text
 
 

@@ -24,6 +24,11 @@ import matplotlib.pyplot as plt
 HERE = pathlib.Path(__file__).parent
 CONFIG = "configs/quickstart.py"
 COLUMNS = ("verdict", "analysis", "gold", "gold_greedy", "gold_best", "general", "false_clear", "length")
+TITLES = {
+    "verdict": "right verdicts", "analysis": "analysis", "gold": "gold, sampled", "gold_greedy": "gold, greedy",
+    "gold_best": "gold, at its best temperature", "general": "general tasks", "false_clear": "false all-clears",
+    "greedy/false_clear": "false all-clears, greedy", "length": "tokens",
+}  # fmt: skip
 # What the claim rests on: of ICE-GRT less another row, a number.
 GAINS = (
     ("best-of-8", "gold"),
@@ -65,7 +70,7 @@ def interval(values: list[float]) -> dict[str, float]:
 def summarize(seeds: dict[str, dict]) -> dict:
     """Gains of ICE-GRT over the other rows, paired by seed."""
     gain = {
-        f"{name}, less {row}": interval([s["rows"]["ICE-GRT"][name] - s["rows"][row][name] for s in seeds.values()])
+        f"{TITLES[name]}, less {row}": interval([s["rows"]["ICE-GRT"][name] - s["rows"][row][name] for s in seeds.values()])
         for row, name in GAINS
     }
     return {"gain": gain, "late_kl": interval([s["late_kl"] for s in seeds.values()])}
@@ -74,8 +79,8 @@ def summarize(seeds: dict[str, dict]) -> dict:
 def table(seeds: dict[str, dict], summary: dict) -> str:
     """Markdown: means over seeds by stage, gold by seed, and the paired gains."""
     names = list(next(iter(seeds.values()))["rows"])
-    lines = [f"Means over {len(seeds)} seeds with their 95 % intervals; shares in per cent, length in tokens.", ""]
-    lines += ["| stage | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    lines = [f"Means over {len(seeds)} seeds with their 95 % intervals; shares in per cent.", ""]
+    lines += ["| stage | " + " | ".join(TITLES[name] for name in COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
     for name in names:
         cells = []
         for column in COLUMNS:
