@@ -44,6 +44,7 @@ EXTRAS_REQUIRE = {
         "axe-playwright-python>=0.1.4",
         "beartype>=0.20",
         "datasketch>=1.6",
+        "httpx2>=2.0",
         "hypothesis>=6.100",
         "ipykernel",
         "jaxtyping>=0.3",
@@ -58,7 +59,9 @@ EXTRAS_REQUIRE = {
         "requests>=2.32",
         "rouge-score>=0.1.2",
         "ruff>=0.12",
+        "starlette>=1.0",
         "torch>=2.6",
+        "uvicorn>=0.40",
     ],
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
@@ -69,6 +72,8 @@ EXTRAS_REQUIRE = {
     "judge": ["requests>=2.32"],
     # Krippendorff's alpha of people's ratings, with its levels of measurement and missing ratings.
     "people": ["krippendorff>=0.8"],
+    # The pages of `rank` and `chat --page`, and how far annotators agree.
+    "rank": ["krippendorff>=0.8", "starlette>=1.0", "uvicorn>=0.40"],
     # One judge's; it brings nltk, which nothing else here needs.
     "rouge": ["rouge-score>=0.1.2"],
     "tpu": ["jax[tpu]>=0.10"],
@@ -90,8 +95,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["icegrt_jax", "icegrt_jax.*"]),
-    # Type checkers read our annotations, lm-evaluation-harness the tasks.
-    package_data={"icegrt_jax": ["py.typed", "evaluation/tasks/*.yaml"]},
+    # Type checkers read our annotations, lm-evaluation-harness the tasks, browsers the pages.
+    package_data={"icegrt_jax": ["py.typed", "evaluation/tasks/*.yaml", "pages/static/*", "pages/templates/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["icegrt = icegrt_jax.__main__:main"]},

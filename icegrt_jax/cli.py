@@ -27,6 +27,8 @@ from icegrt_jax.version import __version__
 # Modules that only an extra installs.
 EXTRAS = {
     "datasketch": "filters",
+    "starlette": "rank",
+    "uvicorn": "rank",
     "lm_eval": "eval",
     "trl": "bench",
     "libtpu": "tpu",

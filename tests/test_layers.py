@@ -8,9 +8,9 @@ import re
 PACKAGE = pathlib.Path(__file__).parents[1] / "icegrt_jax"
 # From the top down; a room imports only from those below it. The files beside the rooms stand in the order as well.
 ROOMS = (
-    "__main__", "cli", "notebook", "__init__", "api", "commands", "report", "plan", "runs", "evaluation", "training",
-    "sampling", "models", "domains", "sharding", "data", "hosts", "config", "rl", "plugins", "terminal", "files",
-    "sums", "refused", "errors", "version",
+    "__main__", "cli", "notebook", "__init__", "api", "commands", "pages", "report", "plan", "runs", "evaluation",
+    "training", "sampling", "models", "domains", "sharding", "data", "hosts", "config", "rl", "plugins", "terminal",
+    "files", "sums", "refused", "errors", "version",
 )  # fmt: skip
 MOST = 15  # functions that take all options
 ALONE = {"rl"}  # imports nothing of ours

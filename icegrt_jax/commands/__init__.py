@@ -81,7 +81,7 @@ def _get(command: str, module: str, name: str) -> Any:
     return plugins.load(f"command {command}", f"{module}:{name}")
 
 
-FLAGS = "icegrt_jax.commands.flags"
+FLAGS, PAGE_FLAGS = "icegrt_jax.commands.flags", "icegrt_jax.commands.page_flags"
 POLICY, REWARD, VALUE = "policy", "reward", "value"
 
 
@@ -92,7 +92,10 @@ def _heldout(stage: str) -> tuple[str, ...]:
 
 # In the order of a run.
 _COMMANDS = (
-    Command("run", "every stage in order; those that have finished are not run again", distributed=True, doubts=True),
+    Command(
+        "run", "every stage in order; those that have finished are not run again", distributed=True, doubts=True,
+        flags=f"{PAGE_FLAGS}:run",
+    ),
     Command(
         "pretrain", "the base model, where none is given: next-token training on plain text", distributed=True,
         in_run="a base model from plain text", shaped_by={"pretrain": ("pretrain",)},
@@ -150,6 +153,14 @@ _COMMANDS = (
     Command(
         "judge", "which of two policies answers better, by a language model asked in both orders", reads="files",
         flags=f"{FLAGS}:judge",
+    ),
+    Command(
+        "rank", "a page where people rank answers, several at once, and their rankings as records to train on",
+        reads="files", flags=f"{PAGE_FLAGS}:rank",
+    ),
+    Command(
+        "chat", "the models of a run side by side, in the terminal or on a page", reads="files",
+        flags=f"{PAGE_FLAGS}:chat",
     ),
     Command(
         "people", "answers out as a blind CSV file for people to rate, and their ratings in", reads="files",

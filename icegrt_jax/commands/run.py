@@ -10,10 +10,15 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from icegrt_jax import commands
+import jax
+
+from icegrt_jax import commands, files
 from icegrt_jax.config.convert import to_config
 from icegrt_jax.config.options import Options
 from icegrt_jax.config.reruns import REPEATED
+from icegrt_jax.config.rounds import PEOPLE
+from icegrt_jax.domains import load as load_domain
+from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
 from icegrt_jax.runs import annotation, batch_check, begin, inputs, notes, provenance, rounds, rundir
 from icegrt_jax.runs.reward_model import Asked
@@ -31,9 +36,14 @@ class Step:
     do: Callable[[], None]
 
 
-def main(config: Options, workdir: pathlib.Path) -> None:
-    """Runs the stages that are not finished yet."""
+def main(config: Options, workdir: pathlib.Path, *, rank: bool = False, host: str = "", port: int = 0) -> None:
+    """Runs the stages that are not finished yet.
+
+    Args:
+      rank: where people rank between two rounds, show them a page and wait; it is at host and port.
+    """
     began, workdir = time.perf_counter(), pathlib.Path(workdir)
+    wait = _by_people(config.rounds, config.annotation.by, config.domain, host, port) if rank else None
     stages = [(command.get("STAGE"), command.in_run) for command in commands.in_run()]
     for stage, _ in stages:
         stage.check_config(config)
@@ -43,7 +53,7 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     notes.warn("run", inputs.check(config, workdir, *(stage for stage, _ in stages)))
     notes.warn("run", provenance.check(workdir, config.data_dir, [stage.name for stage, _ in stages]))
     due = [(stage, purpose) for stage, purpose in stages if stage.is_due(config)]
-    steps = _steps(due, config, workdir)
+    steps = _steps(due, config, workdir, wait)
     for number, step in enumerate(steps, start=1):
         print_header(step.name, step.purpose, number=number, total=len(steps))
         step.do()
@@ -53,7 +63,9 @@ def main(config: Options, workdir: pathlib.Path) -> None:
     print(f"finished in {minutes} min {seconds} s; open {workdir / 'report' / 'index.html'}")
 
 
-def _steps(stages: Sequence[tuple[Stage, str]], config: Options, workdir: pathlib.Path) -> list[Step]:
+def _steps(
+    stages: Sequence[tuple[Stage, str]], config: Options, workdir: pathlib.Path, wait: annotation.Wait | None
+) -> list[Step]:
     """All that is to be done, in order."""
     names, count = [stage.name for stage, _ in stages], config.rounds
     plain = [
@@ -80,7 +92,7 @@ def _steps(stages: Sequence[tuple[Stage, str]], config: Options, workdir: pathli
             options, options.lengths, options.mesh, folder_of(number), compile_cache=config.log.compile_cache
         )
         like = Asked([], config.ppo, config.evaluate.batch_size)
-        annotation.rank_answers(run, config.annotation, number + 1, config.domain, like)
+        annotation.rank_answers(run, config.annotation, number + 1, config.domain, like, wait)
         annotation.count(run, config.reward, number + 1, config.annotation.by)
 
     steps = plain[:first]
@@ -92,3 +104,30 @@ def _steps(stages: Sequence[tuple[Stage, str]], config: Options, workdir: pathli
             what = f"round {number + 1} of {count}: answers of the policy ranked, by {config.annotation.by}"
             steps.append(Step("annotate", what, functools.partial(annotate, number)))
     return [*steps, *plain[last:]]
+
+
+def _by_people(rounds: int, by: str, domain: str, host: str, port: int) -> annotation.Wait:
+    """Shows answers on a page until every prompt has been ranked by somebody or skipped."""
+    if rounds == 1 or by != PEOPLE:
+        raise UserError(
+            f"--rank, but rounds={rounds} and annotation.by={by!r}: nobody will be waited "
+            f"for; set rounds above 1 and annotation.by={PEOPLE!r}, or leave out --rank."
+        )
+    if jax.process_count() > 1:
+        raise UserError(
+            "--rank shows a page in one process; with several run the same command without it, and then the `icegrt "
+            "rank` that it names."
+        )
+    from icegrt_jax.pages.rank import service  # of the extra `rank`
+
+    def wait(asked: pathlib.Path, ranked: pathlib.Path) -> None:
+        folder = ranked.with_suffix("")
+        store = service.fill(folder, str(asked))
+        if domain:
+            store["guideline"] = load_domain(domain).domain.guideline
+        service.serve(folder, store, service.Place(host, port), service.Rules(votes=1), waits=True)
+        if not service.write(folder, apart=False)["records"]:
+            raise UserError(f"nothing has been ranked in {folder}; the same command shows the page again.")
+        files.write_text_atomic(ranked, (folder / "rankings.jsonl").read_text(encoding="utf-8"))
+
+    return wait

@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Writes `out`: one ranking record per prompt, or with one answer each an instruction record.
 
-    All ranks are 1, a tie that teaches nothing: whoever ranks the answers replaces them (1 is best).
+    All ranks are 1, a tie that teaches nothing: `icegrt rank` shows the answers to people and writes what they say.
 
     Args:
       checkpoint: "pretrain", "sft", "ppo" or another stage of this workdir that leaves a policy, or the path of a model
@@ -67,6 +67,7 @@ def main(
         print(f"{out}: {len(written)} prompts with their answer; {left_out} had an empty one")
     else:
         print(f"{out}: {len(written)} prompts to rank; {left_out} had fewer than two different answers")
+        print(f"people rank them with: icegrt rank --records={out} --out=DIR")
 
 
 def to_rank(asked: list[tuple[Prompt, list[str]]]) -> list[Ranking]:

@@ -20,6 +20,7 @@ class Domain(abc.ABC):
         WORKDIR/data/NAME.jsonl, for sources such as `jsonl:{workdir}/data/NAME.jsonl`.
       description: what it is, for the model card; empty: the name of the class.
       licence: of its records, for the model card.
+      guideline: what people go by who rank its answers, shown beside them; empty: nothing.
       needs: fields of a prompt that `rank` and `grade` read ("reference", "meta.NAME", or a `Need`): a record that
         lacks one is an error before the run.
       metrics: title of each number of `grade` that tables show beside gold; None: all, under their own names.
@@ -29,6 +30,7 @@ class Domain(abc.ABC):
     sets: ClassVar[Mapping[str, type[Record]]] = {}
     description: ClassVar[str] = ""
     licence: ClassVar[str] = "not known"
+    guideline: ClassVar[str] = ""
     needs: ClassVar[Sequence[Need | str]] = ()
     metrics: ClassVar[Mapping[str, str] | None] = None
     harms: ClassVar[Mapping[str, str]] = {}

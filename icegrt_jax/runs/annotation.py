@@ -29,15 +29,20 @@ COUNTS = "annotations.json"  # in WORKDIR/data: how much has been annotated in e
 
 Answered = tuple[Prompt, Sequence[str], str]  # a prompt, its answers and a seed
 Rank = Callable[[Sequence[Answered]], Sequence[Sequence[float]]]  # of the answers to each prompt
+# Waits until people have ranked the answers of the first file, and writes what they say as the second.
+Wait = Callable[[pathlib.Path, pathlib.Path], None]
 
 
-def rank_answers(run: Run, section: AnnotationOptions, number: int, domain: str, like: Asked) -> None:
+def rank_answers(
+    run: Run, section: AnnotationOptions, number: int, domain: str, like: Asked, wait: Wait | None = None
+) -> None:
     """Writes the rankings for round `number`, of answers of the policy that `run`, the round before it, has left.
 
-    Where people rank: writes what they are to rank, and raises UserError until it has been ranked.
+    Where people rank: writes what they are to rank, and waits or raises UserError until it has been ranked.
 
     Args:
       like: how the answers are drawn; its prompts are not looked at.
+      wait: for people; None: it is not waited.
     """
     data = (run.workdir / "data").resolve()  # an earlier round's is a link
     ranked, asked = data / file_of(number), data / f"to_rank_{name_of(number)}.jsonl"
@@ -48,11 +53,14 @@ def rank_answers(run: Run, section: AnnotationOptions, number: int, domain: str,
         if rank is not None or not there(asked):
             records = _answered(run, section, number, like, rank)
             sync.main_first(path, lambda: write_jsonl(path, records))
-        if rank is None:
+        if rank is None and wait is None:
             raise UserError(
-                f"round {number}: {asked} has the answers to be ranked; put a rank for each in place of the ones (1 is "
-                f"best, equal ones are ties) and save it as {ranked.name} beside it; the same command then goes on."
+                f"round {number}: {asked} has the answers to be ranked. With --rank the same command shows them on a "
+                f"page and waits; or have them ranked by `icegrt rank --records={asked} --out=DIR`, or by hand (1 is "
+                f"best, equal ones are ties), and save it as {ranked.name} beside it; the same command then goes on."
             )
+        if rank is None and wait is not None:
+            wait(asked, ranked)
     elif section.by == PEOPLE and asked.is_file():
         _check_ranked(ranked, asked)
 

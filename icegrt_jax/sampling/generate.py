@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,11 @@ from icegrt_jax.sharding.put import shard_batch
 from icegrt_jax.sharding.rules import row_parts
 
 BUCKET = 32  # prompt widths are rounded up to a multiple, so that few programs are compiled
+
+
+def in_buckets(longest: int) -> int:
+    """The width for prompts of so many tokens."""
+    return -(-longest // BUCKET) * BUCKET
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +101,14 @@ def prompt_ids(prompt, tokenizer: ChatTokenizer) -> list[int]:
 
 
 def prompt_arrays(
-    prompts: Sequence, tokenizer: ChatTokenizer, vocab_size: int | None = None
+    prompts: Sequence,
+    tokenizer: ChatTokenizer,
+    vocab_size: int | None = None,
+    width_of: Callable[[int], int] = in_buckets,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prompts as the sampler gets them: tokens i32[N, P], left-padded, and mask bool[N, P].
 
-    With `vocab_size`, the model's, ids beyond it are refused.
+    With `vocab_size`, the model's, ids beyond it are refused. `width_of` gives P from the tokens of the longest prompt.
     """
     if isinstance(prompts, str):
         raise UserError(f"prompts={prompts!r:.80}; expected a list of prompts, [{prompts!r:.80}].")
@@ -112,8 +120,7 @@ def prompt_arrays(
                 check_ids(ids[-1], vocab_size, "prompt")
     if not ids:
         raise UserError("no prompts to answer.")
-    width = -(-max(map(len, ids)) // BUCKET) * BUCKET
-    return left_pad(ids, width, tokenizer.pad_id)
+    return left_pad(ids, width_of(max(map(len, ids))), tokenizer.pad_id)
 
 
 def decode_responses(tokens: np.ndarray, mask: np.ndarray, tokenizer: ChatTokenizer) -> list[str]:
@@ -142,17 +149,19 @@ def generate_batches(
     num_samples: int = 1,
     batch_size: int = 64,
     layout: Mesh | None = None,
+    width_of: Callable[[int], int] = in_buckets,
 ) -> Generation:
     """Samples `num_samples` responses to every prompt, those of `batch_size` prompts in flight at a time.
 
     A response depends on the key, its prompt and its place in the list, not on the batch size. `layout` is the mesh
-    of `sampling.layout` on which `params` lie; without one they lie on one device.
+    of `sampling.layout` on which `params` lie; without one they lie on one device. `width_of` gives the tokens that
+    prompts are padded to: each width is a program to be compiled.
     """
     if not isinstance(num_samples, numbers.Integral):
         raise UserError(f"num_samples={num_samples!r}; expected a whole number.")
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}; expected 1 or more.")
-    tokens, mask = prompt_arrays(prompts, tokenizer, model.vocab_size)
+    tokens, mask = prompt_arrays(prompts, tokenizer, model.vocab_size, width_of)
     count, batch_size, within = len(tokens), min(batch_size, len(tokens)), contextlib.nullcontext()
     if layout is not None:
         batch_size = -(-batch_size // row_parts(layout)) * row_parts(layout)

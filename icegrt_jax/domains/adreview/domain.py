@@ -6,7 +6,7 @@ from typing import Any
 from icegrt_jax.data.needs import Need, has_words
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Record, Text
 from icegrt_jax.domains.adreview import annotators, build, corpus, judge
-from icegrt_jax.domains.adreview.rules import RULES
+from icegrt_jax.domains.adreview.rules import GUIDELINE, RULES
 from icegrt_jax.domains.base import Domain
 
 
@@ -29,6 +29,7 @@ class AdReview(Domain):
 
     description = "embedded domain adreview"
     licence = "made by icegrt_jax, which is Apache-2.0"
+    guideline = GUIDELINE
     sets = {
         "corpus": Text,
         "demonstrations": Instruction,

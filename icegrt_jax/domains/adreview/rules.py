@@ -38,3 +38,13 @@ RULES: Mapping[int, Rule] = {
         Rule(RICHES, "quick riches", "an ad may not promise easy money."),
     )
 }
+
+# For people who rank answers, beside them.
+GUIDELINE = "\n".join(
+    (
+        "The best answer has the right verdict, quotes every phrase that breaks a rule with its number, and accuses"
+        " none that is allowed. A right verdict counts most; then reasons that are right and complete; then few words.",
+        "",
+        *(f"{rule.number}. {rule.name}: {rule.text}" for rule in RULES.values()),
+    )
+)
