@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.12",
+    "plotly>=6",
     "pyarrow>=18",
     "rich>=13.7",
     "safetensors>=0.6",
@@ -96,7 +97,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["icegrt_jax", "icegrt_jax.*"]),
     # Type checkers read our annotations, lm-evaluation-harness the tasks, browsers the pages.
-    package_data={"icegrt_jax": ["py.typed", "evaluation/tasks/*.yaml", "pages/static/*", "pages/templates/*"]},
+    package_data={
+        "icegrt_jax": ["py.typed", "evaluation/tasks/*.yaml", "pages/static/*", "pages/templates/*", "report/assets/*"]
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["icegrt = icegrt_jax.__main__:main"]},

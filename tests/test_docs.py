@@ -24,8 +24,8 @@ from icegrt_jax.hosts import entry, launch
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = (
     "index", "first_expert", "coming_from", "faq", "api", "design", "training", "models", "sharding", "plans", "hosts",
-    "numerics", "config", "data", "adreview", "alarms", "evaluation", "judging", "lm_eval", "extending", "python",
-    "rank", "recipes", "reliability", "reward_models", "runs", "tpu",
+    "numerics", "config", "data", "adreview", "alarms", "report", "evaluation", "judging", "lm_eval", "extending",
+    "python", "rank", "recipes", "reliability", "reward_models", "runs", "tpu",
 )  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in DOCS))
 # A module, with a name defined in it or a config's switch; or a place in one of our folders. Other paths are a run's.

@@ -125,8 +125,7 @@ class ScoredRollout:
             raise UserError(f"i={i}; the rollout has {len(self)} responses, 0 to {len(self) - 1}.")
         i %= len(self)
         keep = self.mask[i]
-        decode = functools.partial(self._tokenizer.tokenizer.decode, skip_special_tokens=False)
-        names = [repr(decode([int(token)])) for token in self.tokens[i][keep]]
+        names = list(map(repr, self._tokenizer.pieces(self.tokens[i][keep])))
         arrays = (self.logprobs, self.ref_logprobs, self.values, self.advantages, self.rewards)
         columns = {name: x[i][keep] for name, x in zip(COLUMNS, arrays, strict=True) if x is not None}
         said = [] if self.scores is None else [f"reward model {self.scores[i]:.4g}"]

@@ -133,7 +133,10 @@ _COMMANDS = (
         "evaluate", "the table: every stage's model on the in-domain and the general tasks", distributed=True,
         in_run="what each stage bought", shaped_by={"evaluate": ("evaluate",)}, measured_by=("evaluate",),
     ),
-    Command("report", "the curves of a run as PNG files and one page", only_reads=True, in_run="curves and a page"),
+    Command(
+        "report", "a run as one page: table, curves, answers, config; or several runs laid over each other",
+        reads="files", only_reads=True, flags=f"{FLAGS}:report", in_run="one page of all of it",
+    ),
     Command(
         "status", "how far the run in a workdir is: stages, step, time left, last numbers, alarms", reads="files",
         flags=f"{FLAGS}:status",

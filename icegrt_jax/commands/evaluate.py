@@ -8,7 +8,7 @@ tasks are answered greedily. Best-of-n samples n answers of ICE-Instruct and kee
 import collections
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ from icegrt_jax.runs import (
     rundir,
     score_scale,
     scoring,
+    shown_answers,
     stage_models,
     trackers,
 )
@@ -50,7 +51,6 @@ from icegrt_jax.runs.stage import Stage
 from icegrt_jax.sampling.generate import prompt_arrays
 from icegrt_jax.training.progress import Progress
 
-Grades = list[dict[str, float]]
 OTHERS = "temperature_prompts"
 
 
@@ -91,8 +91,19 @@ def compare(run: rundir.Run, config: Options) -> None:
         "harms": domain.harms(),
         **({"heldout_reward": heldout} if heldout else {}),
         "differences": _differences(rows, [name for name, *_ in stages], f"best-of-{best_of}", general),
+        "best": paired.best(
+            {name: row.numbers for name, row in rows.items()}, domain.harms(), answers.tasks_of(general)
+        ),
     }
-    sync.main_first(folder / "results.json", lambda: answers.write(folder, results, rows, asked))
+    places = _spread(len(domain), config.log.browsed) if domain else []
+    reward = shown_answers.Reward.of(run, config.reward, config.ppo.score) if places else None
+    shown = shown_answers.measured(run, domain.prompts, places, section.batch_size, rows, stages, reward)
+
+    def write() -> None:
+        shown_answers.write(folder, shown)
+        answers.write(folder, results, rows, asked)
+
+    sync.main_first(folder / "results.json", write)
     numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row.metrics.items()}
     examples = "\n\n".join(table.format_examples(results["examples"]).splitlines())
     trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
@@ -114,7 +125,7 @@ def _differences(
     """What every stage after ICE-Instruct has more than that and than best-of-n, prompt by prompt."""
     later = stages[stages.index("ICE-Instruct") + 1 :] if "ICE-Instruct" in stages else []
     pairs = [(name, other) for name in later for other in (best_of, "ICE-Instruct") if other in rows]
-    return list(paired.differences({name: row.numbers for name, row in rows.items()}, pairs, _tasks(general)))
+    return list(paired.differences({name: row.numbers for name, row in rows.items()}, pairs, answers.tasks_of(general)))
 
 
 def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
@@ -188,7 +199,7 @@ def _evaluate(
         with progress.phase("in-domain"):
             ways = {"sampled": drawn(domain, config.temperature), "greedy": drawn(domain, 0.0)}
         row.add("sampled", ways["sampled"])
-        row.metrics |= _by_split(domain.prompts, ways["sampled"].by_prompt())
+        row.metrics |= answers.by_split(domain.prompts, ways["sampled"].by_prompt())
         row.metrics["length"] = ways["sampled"].length()
         row.add("greedy", ways["greedy"])
     if at_best and asked[OTHERS]:
@@ -203,8 +214,8 @@ def _evaluate(
     if general:
         with progress.phase("general"):
             found = drawn(general, 0.0)
-        gold, tasks = [grade["gold"] for grade in found.grades[0]], _tasks(general)
-        row.metrics |= _by_task(tasks, gold)
+        gold, tasks = [grade["gold"] for grade in found.grades[0]], answers.tasks_of(general)
+        row.metrics |= answers.by_task(tasks, gold)
         row.intervals["general"] = task_interval(gold, tasks)
         row.numbers["general"] = np.array(gold, dtype=np.float64)
         row.answers.append(("general", "greedy", found))
@@ -231,34 +242,13 @@ def _best_of(
             if scale is not None:
                 scores = scale.together(scores, rule)
             best = scores.reshape(-1, n).argmax(axis=1) + n * np.arange(len(domain))
-            draws.append(([out.text[i] for i in best], out.mask[best].sum(axis=1), out.finished[best]))
+            ids = answers.ids_of(out)
+            draws.append(([out.text[i] for i in best], [ids[i] for i in best], out.finished[best]))
     row, found = Row(), answers.graded(domain, config.temperature, draws)
     row.add("sampled", found)
-    row.metrics |= _by_split(domain.prompts, found.by_prompt())
+    row.metrics |= answers.by_split(domain.prompts, found.by_prompt())
     row.metrics["length"] = found.length()
     return row
-
-
-def _tasks(general: judging.Questions) -> list[str]:
-    return [record.meta.get("task", "general") for record in general.prompts]
-
-
-def _by_split(records: Sequence[Prompt], grades: Grades) -> dict[str, float]:
-    """Gold score of each kind of held-out prompt, where the records say which kind they are."""
-    gold = collections.defaultdict(list)
-    for record, grade in zip(records, grades, strict=True):
-        if "split" in record.meta:
-            gold[record.meta["split"]].append(grade["gold"])
-    return {f"gold/{split}": sum(gold[split]) / len(gold[split]) for split in sorted(gold)}
-
-
-def _by_task(tasks: list[str], gold: list[float]) -> dict[str, float]:
-    """Score of each general task, and `general`, the mean over the tasks."""
-    by_task = collections.defaultdict(list)
-    for task, grade in zip(tasks, gold, strict=True):
-        by_task[task].append(grade)
-    scores = {f"general/{task}": sum(by_task[task]) / len(by_task[task]) for task in sorted(by_task)}
-    return {"general": sum(scores.values()) / len(scores), **scores}
 
 
 def readings(section: EvaluateOptions, domain: str, longest: int, policy: ChatTokenizer) -> Iterator[Reading]:
@@ -295,5 +285,6 @@ STAGE = Stage(
     readings=lambda config, policy, _: readings(config.evaluate, config.domain, config.max_prompt_length, policy),
     check=lambda config, *more: check_others(config.evaluate, config, config, *more),
     only_measures=True,
+    title="Evaluation",
 )
 main = begin.program(STAGE)

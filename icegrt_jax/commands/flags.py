@@ -214,6 +214,17 @@ def status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", dest="as_json", help="for programs")
 
 
+def report(parser: argparse.ArgumentParser) -> None:
+    """Of `icegrt report`."""
+    add = parser.add_argument
+    add("--workdir", default="", metavar="DIR", help="the run; its page is DIR/report/index.html")
+    add("--compare", nargs="+", default=[], metavar="DIR", help="several runs, laid over each other in one page")
+    add("--out", default="", metavar="FILE.html", help="of --compare (default: report/compare.html in the first run)")
+    add(
+        "--config", default="", metavar="FILE[:SWITCH]", help="a config: keys of the run that differ from it are marked"
+    )
+
+
 def export(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt export`."""
     add = parser.add_argument

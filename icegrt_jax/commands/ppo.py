@@ -1,11 +1,10 @@
 """`icegrt ppo`: ICE-GRT. Every iteration samples, scores in one program, and learns in another."""
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from icegrt_jax import files
+from icegrt_jax.commands.report import while_training
 from icegrt_jax.config.checks import check_given_reward
 from icegrt_jax.config.options import KLOptions, LengthOptions, Options, PPOOptions, RecordOptions
 from icegrt_jax.data.encode import fit_examples, fit_prompts
@@ -30,6 +29,7 @@ from icegrt_jax.runs import (
     reward_check,
     rounds,
     rundir,
+    samples,
     scoring,
     trackers,
     warmup,
@@ -44,7 +44,6 @@ from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.state import TrainState, averaged
 
 TRIED = 2  # records of a source that reward functions are tried on
-SAMPLES_KEPT = 4  # rollouts written to samples.jsonl at a time
 
 
 def train(run: rundir.Run, config: Options) -> None:
@@ -80,9 +79,11 @@ def train(run: rundir.Run, config: Options) -> None:
             skipped=log.skipped, keep=iteration.kept,
             watchers=(
                 warm,
-                Samples(run.folder("ppo"), log.samples_every, warm.last),
+                samples.Samples(run.folder("ppo"), log.samples_every, warm.last, run.tokenizer),
+                *samples.followed(run, data.asked.prompts, log.followed, warm.last),
                 alarms,
                 _rates(ppo, state, warm),
+                *while_training(run.workdir, log),
             ),
             writers=trackers.writers(log),
         )  # fmt: skip
@@ -123,27 +124,6 @@ def _rates(ppo: PPOOptions, state: TrainState, warm: warmup.Warmup) -> rates.Rat
         steps=ppo.iterations,
         every=1,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """Writes some rollouts of every `every`-th iteration, the first and the last to samples.jsonl."""
-
-    folder: pathlib.Path
-    every: int
-    last: Callable[[], int]
-
-    def begin(self, step: int | None) -> bool:
-        if sync.is_main():
-            files.cut_jsonl(self.folder / "samples.jsonl", step)
-        return False
-
-    def after(self, step: int, outcome: loop.Outcome, write: loop.Write) -> bool:
-        if sync.is_main() and (step % self.every == 0 or step in (1, self.last())):
-            rows = _sample_rows(step, outcome.more, outcome.metrics)
-            files.append_jsonl(self.folder / "samples.jsonl", rows)
-            write({"samples/rollout": "\n\n---\n\n".join(map(_as_text, rows))})
-        return False
 
 
 def _show(run: rundir.Run, ppo: PPOOptions, state: TrainState) -> None:
@@ -196,24 +176,6 @@ def _data(run: rundir.Run, ppo: PPOOptions, domain: str, reader: scoring.Reader 
         report["reward tokenizer"] = reader.count([prompt.prompt for prompt in data.asked.prompts])
     notes.write_report(run, "ppo", report)
     return data
-
-
-def _sample_rows(step: int, sampled: iteration.Sampled, metrics: dict) -> list[dict]:
-    """The first rollouts with their raw scores: the reward model's, and by name those of the reward functions."""
-    scores, rows = metrics.get("score_histogram"), []
-    for i in range(min(SAMPLES_KEPT, len(sampled.responses))):
-        row = {"step": step, "prompt": list(sampled.records[i].prompt), "response": sampled.responses[i]}
-        score = {} if scores is None else {"score": float(scores[i])}
-        rewards = {"rewards": sampled.answer.of(i)} if sampled.answer.values else {}
-        rows.append({**row, **score, **rewards})
-    return rows
-
-
-def _as_text(row: dict) -> str:
-    """A rollout as TensorBoard shows it."""
-    scores = {**({"score": row["score"]} if "score" in row else {}), **row.get("rewards", {})}
-    said = ", ".join(f"{name} {value}" for name, value in scores.items())
-    return f"{row['prompt'][-1]['content']}\n\n**{said}**\n\n{row['response']}"
 
 
 def readings(ppo: PPOOptions, domain: str, lengths: LengthOptions, policy: ChatTokenizer) -> Iterator[Reading]:

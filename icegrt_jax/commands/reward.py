@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from icegrt_jax import files
+from icegrt_jax.commands.report import while_training
 from icegrt_jax.config.checks import check_given_reward, short_reward
 from icegrt_jax.config.choices import ParamDtype
 from icegrt_jax.config.options import LengthOptions, Options, RecordOptions, RewardOptions, Specs
@@ -100,7 +101,8 @@ def train(run: rundir.Run, config: Options) -> None:
     log = config.log
     state, step = loop.train_on_batches(
         run, "reward", section.steps, log, state, ranking_update(section), batches, shown=("loss", "accuracy"),
-        watchers=(*watchers, rates.of_updates(state, section.steps, log.every)), writers=trackers.writers(log),
+        watchers=(*watchers, rates.of_updates(state, section.steps, log.every), *while_training(run.workdir, log)),
+        writers=trackers.writers(log),
     )  # fmt: skip
     info = keeper.info() if keeper else {}
     if keeper and info.get("use") == "best":

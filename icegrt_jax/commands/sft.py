@@ -1,5 +1,6 @@
 """`icegrt sft`: ICE-Instruct, supervised fine-tuning on in-domain and general instructions."""
 
+from icegrt_jax.commands import report
 from icegrt_jax.data.records import Instruction
 from icegrt_jax.report import panels
 from icegrt_jax.runs import begin, sections, supervised
@@ -16,6 +17,7 @@ STAGE = Stage(
         config.log,
         lora=sections.lora_config(config.sft.lora),
         pretrained=bool(config.pretrain.steps),
+        watchers=report.while_training(run.workdir, config.log),
     ),  # fmt: skip
     steps=lambda config: config.sft.steps,
     due=lambda config: True,

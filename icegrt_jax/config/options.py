@@ -443,6 +443,9 @@ class LogOptions:
     checkpoint_every: Size = 100  # updates of the supervised stages
     ppo_checkpoint_every: Size = 10  # iterations
     samples_every: Size = 5  # iterations between rows of samples.jsonl
+    followed: Count = 4  # prompts that PPO answers again as it goes on, for the report; 0: none
+    browsed: Count = 64  # in-domain prompts whose answers `evaluate` scores token by token, for the report; 0: none
+    report_minutes: Amount = 2.0  # between two writings of the report while a stage trains; 0: only `report` writes it
     skipped: Size = 3  # updates in a row that end a stage; each is skipped as its loss or gradient is not finite
     writers: tuple[str, ...] = ()  # trackers of one's own beside TensorBoard, each FILE.py:CLASS, see docs/runs.md
     compile_cache: bool = True  # keep compiled programs in WORKDIR/compile_cache or $JAX_COMPILATION_CACHE_DIR

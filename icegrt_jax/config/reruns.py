@@ -12,7 +12,7 @@ GONE = {"ppo.bootstrap_truncated": False}
 ADDED: dict[str, Any] = {
     "ppo.judges": {}, "evaluate.judges": {}, "ppo.rewards": {}, "ppo.reward_weights": {}, "ppo.reward_scales": {},
     "ppo.reward_timeout": 600.0, "ppo.reward_workers": 0, "ppo.reward_failed": "stop",
-    "log.writers": (), "log.skipped": 3,
+    "log.writers": (), "log.skipped": 3, "log.followed": 4, "log.browsed": 64, "log.report_minutes": 2.0,
     "evaluate.samples": 1, "evaluate.temperatures": (), "evaluate.temperature_prompts": {},
     "evaluate.temperature_limit": 0, "evaluate.reward_model": "",
     "reward.lm_coef": 0.0, "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold", "rounds": 1,

@@ -7,8 +7,6 @@ from typing import Any
 
 from icegrt_jax.errors import UserError
 
-LONGEST_PLACE = 200  # characters of a field's name in an error
-
 
 @contextlib.contextmanager
 def read_at(where: str) -> Iterator[None]:
@@ -31,7 +29,6 @@ def refuse_half_characters(value: Any, name: str = "") -> None:
         return
     for place, text in _strings(value, name):
         if not text.isascii() and (half := next((c for c in text if "\ud800" <= c <= "\udfff"), None)):
-            place = place if len(place) <= LONGEST_PLACE else f"{place[:LONGEST_PLACE]}…"  # keys are anybody's words
             raise UserError(
                 f"field {place!r} holds {half!r}, half a character (a lone surrogate); write the whole character or"
                 " take it out."

@@ -117,6 +117,10 @@ class ChatTokenizer:
         """Text without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each token by itself, special ones as well."""
+        return [self.tokenizer.decode([int(token)], skip_special_tokens=False) for token in ids]
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes a Hugging Face tokenizer folder."""
         write_tokenizer(path, self.tokenizer)

@@ -3,7 +3,7 @@
 Both rows answer the same prompts, of which some are hard for either: that part of the noise is not in the difference.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,3 +66,28 @@ def differences(
                 "row": row, "minus": minus, "metric": metric, "difference": mean, "interval": [low, high],
                 "prompts": prompts,
             }  # fmt: skip
+
+
+def best(rows: Mapping[str, Numbers], less: Collection[str], tasks: Sequence[str] = ()) -> dict[str, str]:
+    """{metric: the row that is better in it than every other}, of the metrics where the intervals say so.
+
+    The row with the best mean is compared with each other row that has the metric, prompt by prompt: one whose interval
+    of the difference holds 0 might be as good.
+
+    Args:
+      less: metrics of which less is better, by their name behind the last slash.
+      tasks: of the prompts of "general".
+    """
+    found = {}
+    for metric in dict.fromkeys(name for row in rows.values() for name in row):
+        having = {name: row[metric] for name, row in rows.items() if metric in row and np.isfinite(row[metric]).any()}
+        if len(having) < 2:
+            continue
+        sign = -1.0 if metric.rpartition("/")[2] in less else 1.0
+        first = max(having, key=lambda name: sign * float(np.nanmean(having[name])))
+        apart = [sign * (having[first] - theirs) for name, theirs in having.items() if name != first]
+        lows = [difference(x, np.zeros_like(x), tasks if metric == "general" else ())[1]
+                for x in apart if np.isfinite(x).any()]  # fmt: skip
+        if lows and min(lows) > 0:
+            found[metric] = first
+    return found

@@ -1,5 +1,6 @@
 """Answers of a policy to an evaluation's prompts, drawn and graded; the temperature at which it answers best."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -34,7 +35,7 @@ class Answers:
     Attributes:
       temperature: they were drawn at; 0: greedy.
       texts, grades, tokens, finished: of each draw one for every prompt: `tokens` is how long it is, `finished` whether
-        it came to its end.
+        it came to its end, `ids` what its tokens are.
       scores: of each draw f64[N], a held-out reward model's; None where there is none.
     """
 
@@ -43,6 +44,7 @@ class Answers:
     grades: list[list[dict[str, float]]]
     tokens: list[np.ndarray]
     finished: list[np.ndarray]
+    ids: list[list[np.ndarray]]
     scores: list[np.ndarray] | None = None
 
     def by_prompt(self) -> list[dict[str, float]]:
@@ -117,13 +119,19 @@ def generate(
     return generation.generate(run, model, params, asked, key, sampler, num_samples=num_samples, batch_size=batch_size)
 
 
-Draw = tuple[list[str], np.ndarray, np.ndarray]  # texts, how long they are, and whether they came to their end
+Draw = tuple[list[str], list[np.ndarray], np.ndarray]  # texts, their tokens, and whether they came to their end
 
 
 def graded(questions: Questions, temperature: float, draws: Sequence[Draw]) -> Answers:
     """Answers with their grades."""
-    texts, tokens, finished = map(list, zip(*draws, strict=True))
-    return Answers(temperature, texts, [questions.grade(one) for one in texts], tokens, finished)
+    texts, ids, finished = map(list, zip(*draws, strict=True))
+    tokens = [np.array([len(row) for row in of_draw]) for of_draw in ids]
+    return Answers(temperature, texts, [questions.grade(one) for one in texts], tokens, finished, ids)
+
+
+def ids_of(out: Generation) -> list[np.ndarray]:
+    """The tokens of each answer, without padding."""
+    return [row[keep] for row, keep in zip(out.tokens, out.mask, strict=True)]
 
 
 def answer(
@@ -134,7 +142,7 @@ def answer(
     draws = []
     for key in keys if temperature else keys[:1]:
         out = generate(run, model, params, questions.prompts, key, temperature=temperature, batch_size=batch_size)
-        draws.append((out.text, out.mask.sum(axis=1), out.finished))
+        draws.append((out.text, ids_of(out), out.finished))
     return graded(questions, temperature, draws)
 
 
@@ -142,6 +150,29 @@ def keys_of(run: Session, stream: str, samples: int) -> list[jax.Array]:
     """A key for each answer to a prompt: the first is the same however many there are."""
     more = run.key(STREAMS[stream])
     return [run.key(stream), *(jax.random.fold_in(more, k) for k in range(1, samples))]
+
+
+def tasks_of(general: Questions) -> list[str]:
+    """The task of each prompt of the general ones."""
+    return [record.meta.get("task", "general") for record in general.prompts]
+
+
+def by_split(records: Sequence[Prompt], grades: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Gold score of each kind of held-out prompt, where the records say which kind they are."""
+    gold = collections.defaultdict(list)
+    for record, grade in zip(records, grades, strict=True):
+        if "split" in record.meta:
+            gold[record.meta["split"]].append(grade["gold"])
+    return {f"gold/{split}": sum(gold[split]) / len(gold[split]) for split in sorted(gold)}
+
+
+def by_task(tasks: list[str], gold: list[float]) -> dict[str, float]:
+    """Score of each general task, and `general`, the mean over the tasks."""
+    by_task = collections.defaultdict(list)
+    for task, grade in zip(tasks, gold, strict=True):
+        by_task[task].append(grade)
+    scores = {f"general/{task}": sum(by_task[task]) / len(by_task[task]) for task in sorted(by_task)}
+    return {"general": sum(scores.values()) / len(scores), **scores}
 
 
 def gold_by_temperature(

@@ -1,5 +1,6 @@
 """How a stage begins: its inputs looked at, its batches and the stages before it checked, the run's folder opened."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -7,7 +8,7 @@ from collections.abc import Callable
 
 from icegrt_jax.config.options import Options
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import batch_check, inputs, notes, own_code, provenance, rundir
+from icegrt_jax.runs import batch_check, history, inputs, notes, own_code, provenance, rundir
 from icegrt_jax.runs.stage import Stage
 
 
@@ -40,5 +41,7 @@ def carry_out(stage: Stage, config: Options, workdir: pathlib.Path, *, alone: bo
         annotator = config.annotation.by if config.rounds > 1 else ""
         code = own_code.names(config.domain, config.reward, config.ppo, config.evaluate, annotator)
         run = dataclasses.replace(run, readings=tuple(readings), own_code=code)
-        stage.train(run, config)
+        measured = stage.steps(config) or stage.only_measures
+        with history.recorded(run.folder(stage.name)) if measured else contextlib.nullcontext():
+            stage.train(run, config)
     stage.after(run, config)

@@ -26,7 +26,7 @@ from icegrt_jax.hosts import heap, sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import not_finite
 from icegrt_jax.runs.notes import write_compiles
-from icegrt_jax.runs.rows import Means, Single
+from icegrt_jax.runs.rows import Means, Phases, Single
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.session import Session
 from icegrt_jax.runs.skips import Skips
@@ -162,6 +162,7 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             made = open_.enter_context(Ahead(loop.make, stop=loop.steps + 1))
             skips = Skips(loop.stage, loop.skipped, checkpoints.left)
             rows = _rows(loop, folder, start, checkpoints, writer, progress, skips)
+            phases = Phases(progress, loop.row_every or 1)
             step = begun = start or 0
             due = False  # a checkpoint, put off
             seen: tuple[int, Any] | None = None  # the last step, and what it has come to
@@ -170,6 +171,7 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             steps = iter(()) if ended else walked(loop, state, begun, made, rows, writer, progress)
             try:
                 for step, outcome, last in steps:
+                    phases.after(step, functools.partial(writer.write, step))
                     state, stopping, seen = outcome.state, preemption.reached(step), (step, outcome.more)
                     if last or stopping or due or step % loop.save_every == 0:
                         with progress.phase(loop.waits):

@@ -92,3 +92,21 @@ class Single:
 
     def settle(self, step: int, *, last: bool) -> None:
         """Nothing is held back."""
+
+
+class Phases:
+    """Writes how long each phase has taken since the last time it did, in seconds: `time/rollout_s` and so on.
+
+    Args:
+      every: steps to a row.
+    """
+
+    def __init__(self, progress: Progress, every: int):
+        self._progress, self._every, self._before = progress, every, progress.phases()
+
+    def after(self, step: int, write: Callable[[dict[str, Any]], None]) -> None:
+        if step % self._every and step != 1:
+            return
+        now = self._progress.phases()
+        write({f"time/{name}_s": round(seconds - self._before.get(name, 0.0), 6) for name, seconds in now.items()})
+        self._before = now

@@ -1,6 +1,6 @@
 """Next-token training of the policy: the base model from plain text, ICE-Instruct from conversations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -76,11 +76,13 @@ def train_policy(
     *,
     lora: LoRAConfig | None = None,
     pretrained: bool = False,
+    watchers: Sequence[loop.Watcher] = (),
 ) -> None:
     """Trains the policy, or an adapter of it, and keeps the result.
 
     Args:
       base: the base model. pretrained: it is the one of the run's own `pretrain`.
+      watchers: further ones of the loop.
     """
     model, params = stage_models.before_sft(run, base, pretrained=pretrained)
     generation.show_mesh(run, stage, {"policy": model})
@@ -109,12 +111,13 @@ def train_policy(
         run.adapter_key("sft"),
     )
     del params  # under an adapter only the stored base is held
-    keeper, watchers = heldout.watch(
+    keeper, measuring = heldout.watch(
         run, stage, section, section.steps, lambda: heldout_loss.measure_loss(run, section, kind)
     )
     _, step = loop.train_on_batches(
         run, stage, section.steps, log, state, sft_update, batches, shown=("loss", "target_prob"),
-        watchers=(*watchers, rates.of_updates(state, section.steps, log.every)), writers=trackers.writers(log),
+        watchers=(*measuring, rates.of_updates(state, section.steps, log.every), *watchers),
+        writers=trackers.writers(log),
     )  # fmt: skip
     info = keeper.info() if keeper else {}
     rundir.finish(run, stage, step=step, models={"policy": model}, parts=records, **info)

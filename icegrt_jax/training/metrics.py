@@ -1,9 +1,10 @@
 """Metrics of a stage, in `metrics.jsonl` and in TensorBoard's event files.
 
 `metrics.jsonl` has one JSON object per write: `{"step": 12, "loss": 0.31, ...}`,
-scalars only, and of them those that a repeated run would write again. JSON
-has no NaN or infinity: a value that is not finite is null in
-the file and NaN when read back. Arrays go to TensorBoard, as histograms, and texts as texts.
+scalars only, and of them those that a repeated run would write again; speed and
+learning rate are in `times.jsonl`. JSON has no NaN or infinity: a value that is not
+finite is null in the file and NaN when read back. Arrays go to TensorBoard and to
+`histograms.jsonl`, as counts, and texts to TensorBoard as texts.
 """
 
 import contextlib
@@ -18,9 +19,13 @@ import numpy as np
 import tensorboardX
 
 from icegrt_jax import files
+from icegrt_jax.training import times
 
 # Groups that metrics.jsonl does not keep: the config tells them, or another run of the same would differ in them.
 EVENTS_ONLY = ("optimizer/", "time/", "evaluate/")
+TIMED = ("optimizer/", "time/")  # of them those that times.jsonl keeps
+HISTOGRAMS = "histograms.jsonl"
+BINS = 24
 
 
 class Writer(Protocol):
@@ -77,7 +82,8 @@ class MetricsWriter:
         self._events = None
         if jax.process_index() == 0:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            files.cut_jsonl(self._path, resume_step)
+            for path in (self._path, self._path.with_name(HISTOGRAMS)):
+                files.cut_jsonl(path, resume_step)
             self._events = self._new_run() if resume_step is None else self._continued_run(resume_step)
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
@@ -93,18 +99,23 @@ class MetricsWriter:
         for name in [name for name, value in metrics.items() if isinstance(value, str)]:
             self._events.add_text(name, metrics[name], step)
         metrics = {name: value for name, value in metrics.items() if not isinstance(value, str)}
-        row, fetched = {}, jax.device_get(metrics)
+        row, histograms, fetched = {}, {}, jax.device_get(metrics)
         for name in metrics:  # in the caller's order; device_get sorts
             value = np.asarray(fetched[name])
             if value.ndim > 0:
-                self._write_histogram(step, name, value.astype(np.float64).ravel())
+                if counted := self._write_histogram(step, name, value.astype(np.float64).ravel()):
+                    histograms[name] = counted
                 continue
             row[name] = _plain(value)
             if row[name] is not None:
                 self._events.add_scalar(name, row[name], step)
+        if timed := {name: value for name, value in row.items() if name.startswith(TIMED)}:
+            times.append(self._path.parent, {"step": int(step)} | timed)
         row = {name: value for name, value in row.items() if not name.startswith(EVENTS_ONLY)}
         if row:
             files.append_jsonl(self._path, [{"step": int(step)} | row])
+        if histograms:
+            files.append_jsonl(self._path.with_name(HISTOGRAMS), [{"step": int(step)} | histograms])
 
     def flush(self) -> None:
         """Puts TensorBoard's events on disk; call it before a checkpoint is saved."""
@@ -132,10 +143,14 @@ class MetricsWriter:
             str(self._path.parent), purge_step=step + 1, filename_suffix=f".from_{step}", flush_secs=30
         )
 
-    def _write_histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        values = values[np.isfinite(values)]  # TensorBoard's bins cannot hold the others
-        if values.size and self._events is not None:
-            self._events.add_histogram(name, values, step)
+    def _write_histogram(self, step: int, name: str, values: np.ndarray) -> dict[str, Any]:
+        """Gives it to TensorBoard; returns its counts for the file, nothing of no number."""
+        values = values[np.isfinite(values)]  # bins cannot hold the others
+        if not values.size or self._events is None:
+            return {}
+        self._events.add_histogram(name, values, step)
+        counts, edges = np.histogram(values, BINS)
+        return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:

@@ -31,6 +31,7 @@ KEYS = {
     "ppo.policy_optimizer.schedule": "constant", "ppo.value_optimizer.schedule": "constant",
     "evaluate.batch_size": 8, "evaluate.best_of": 2,
     "log.every": 2, "log.checkpoint_every": 3, "log.ppo_checkpoint_every": 2, "log.samples_every": 2,
+    "log.followed": 2,
 }  # fmt: skip
 PLAIN = """
 import sys

@@ -76,7 +76,7 @@ def test_a_source_that_has_changed_or_is_gone_is_refused_at_every_start(source, 
     shard.write_bytes(content)
     moved = tmp_path / "moved"
     source.rename(moved)
-    error = refused(capsys, "report", branch, **small)
+    error = refused(capsys, "evaluate", branch, **small)
     assert f"has its pretrain stage from {source}, which is no longer there" in error and "--from=PLACE:reward" in error
     assert "is not there" in refused(capsys, "ppo", branch, f"--from={tmp_path}:reward", **small)
     assert call("ppo", branch, f"--from={moved}:reward", **small) == 0

@@ -9,8 +9,9 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.data.records import Ranking, read_jsonl
+from icegrt_jax.training import times
 from icegrt_jax.training.metrics import read_metrics
-from tests.commands.runs import KEYS, call, copy_parts, run
+from tests.commands.runs import KEYS, SIZES, call, copy_parts, run
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "evaluate")
 CURVES = {
@@ -32,9 +33,7 @@ def test_every_stage_finishes_and_leaves_its_files(finished):
         assert "⟦" in (workdir / stage / "example.txt").read_text(encoding="utf-8"), stage
     assert (workdir / "ppo" / "replay_example.txt").is_file()
     assert (workdir / "config.json").is_file() and (workdir / "tokenizer" / "tokenizer.json").is_file()
-    assert (workdir / "report" / "index.html").is_file()
-    pictures = list((workdir / "report").glob("*.png"))
-    assert pictures and all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    assert "What each stage bought" in (workdir / "report" / "index.html").read_text(encoding="utf-8")
     assert not [path for path in workdir.rglob("*") if path.name.endswith(".tmp") or "checkpoint-tmp" in path.name]
 
 
@@ -67,6 +66,41 @@ def test_samples_of_the_rollouts_are_kept_with_their_scores(finished):
     rows = files.read_jsonl(workdir / "ppo" / "samples.jsonl")
     assert sorted({row["step"] for row in rows}) == [1, 2, 4, 5]
     assert all(row["prompt"][-1]["content"] and math.isfinite(row["score"]) for row in rows)
+    for row in rows:
+        assert len(row["tokens"]) == len(row["kl"]) == len(row["advantages"]) == len(row["values"]) > 0
+    again = files.read_jsonl(workdir / "ppo" / "followed.jsonl")
+    assert [row["step"] for row in again] == [1, 1, 2, 2, 4, 4, 5, 5]
+    assert len({row["prompt"][-1]["content"] for row in again}) == 2
+    histograms = files.read_jsonl(workdir / "ppo" / "histograms.jsonl")
+    assert [row["step"] for row in histograms] == [1, 2, 3, 4, 5]
+    assert sum(histograms[0]["score_histogram"]["counts"]) == KEYS["ppo.batch_size"]
+
+
+def test_times_are_kept_apart_from_what_a_repeated_run_writes_again(finished):
+    workdir, _ = finished
+    for stage in STAGES:
+        rows = times.read(workdir / stage)
+        assert rows[0]["devices"]["platform"] == "cpu" and rows[-1]["how"] == "finished" and rows[-1]["seconds"] > 0
+    speed = times.by_step(times.read(workdir / "ppo"))
+    assert [row["step"] for row in speed] == [1, 2, 3, 4, 5]
+    assert all(
+        row["time/rollout_s"] > 0 and row["time/learn_s"] > 0 and row["optimizer/policy_lr"] > 0 for row in speed
+    )
+
+
+def test_answers_that_the_report_shows_have_score_and_kl_by_token(finished):
+    workdir, _ = finished
+    lines = files.read_jsonl(workdir / "evaluate" / "shown.jsonl")
+    by_prompt = files.read_jsonl(workdir / "evaluate" / "by_prompt.jsonl")
+    said = {(row["row"], row["decoding"], row["prompt"]): row for row in by_prompt if row["group"] == "domain"}
+    assert len(lines) == SIZES["eval_prompts"]
+    for line in lines:
+        for answer in line["answers"]:
+            known = said[answer["row"], answer["decoding"], line["place"]]
+            assert (answer["answer"], answer["length"]) == (known["answer"], known["tokens"])
+            assert math.isfinite(answer["score"])
+            assert ("kl" in answer) == (answer["row"] == "ICE-GRT")
+            assert len(answer.get("kl", answer.get("tokens", []))) in (0, answer["length"])
 
 
 def test_the_reward_stage_ranks_its_own_answers_and_measures_itself(finished):
@@ -137,7 +171,9 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
     for stage in ("pretrain", "sft", "reward", "ppo"):
         assert same(workdir, whole, f"{stage}/metrics.jsonl"), stage
         assert same(workdir, whole, f"{stage}/done.json"), stage
-    assert same(workdir, whole, "ppo/samples.jsonl") and same(workdir, whole, "reward/calibration.json")
+    for name in ("ppo/samples.jsonl", "ppo/followed.jsonl", "ppo/histograms.jsonl", "evaluate/shown.jsonl"):
+        assert same(workdir, whole, name), name
+    assert same(workdir, whole, "reward/calibration.json")
 
 
 @pytest.mark.slow
@@ -159,7 +195,7 @@ def test_a_signal_in_a_last_step_or_after_it_stops_the_run_there_and_costs_no_st
         ("ppo", 5, signal.SIGTERM, "ppo", ["4", "5"]),
         (f"{package}.commands.ppo:_report_kl", 1, signal.SIGTERM, "ppo", ["4", "5"]),
         (f"{package}.commands.evaluate:_best_of", 1, signal.SIGTERM, "evaluate", []),
-        (f"{package}.report.build:_save", 2, signal.SIGINT, "report", []),
+        (f"{package}.report.build:rendered", 1, signal.SIGINT, "report", []),
     ]
     for where, step, number, stage, steps in stops:
         process = run("run", workdir, stop=(where, step, int(number)))

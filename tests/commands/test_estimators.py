@@ -46,4 +46,4 @@ def test_a_run_without_a_critic_keeps_none_and_goes_on_bit_for_bit(finished, tmp
     assert call("export", whole, "--stage=ppo", "--role=value", f"--out={tmp_path / 'value'}", **small) == 2
     assert "--role=value: the ppo stage has no such model; it has policy." in capfd.readouterr().err
     assert call("report", whole, **small) == 0
-    assert (whole / "report" / "ppo.png").is_file()
+    assert "ICE-GRT: PPO" in (whole / "report" / "index.html").read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from icegrt_jax.commands import data
-from icegrt_jax.data import content
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, read_jsonl, user
 from icegrt_jax.data.sources import load_source
 from icegrt_jax.data.tfds_builder import build_dataset
@@ -143,9 +142,3 @@ def test_contents_in_parts_of_type_text_are_their_texts_joined(tmp_path):
 def test_other_contents_are_refused_with_line_and_field(tmp_path, content, problem):
     with pytest.raises(UserError, match=rf"rows\.jsonl, line 2: field 'prompt\[0\]\.{problem}"):
         read_jsonl(write(tmp_path, {"prompt": [{"role": "user", "content": content}]}), Prompt)
-
-
-def test_a_field_s_name_of_any_length_is_cut_in_the_sentence():
-    with pytest.raises(UserError, match="half a character") as error:
-        content.refuse_half_characters({"meta": {"9" * 5000: {"a": "\ud83d"}}})
-    assert str(error.value).startswith("field 'meta.999") and len(str(error.value)) < 400

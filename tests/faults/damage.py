@@ -27,7 +27,7 @@ from tests.faults.damages import WAYS, damage
 # Not compared: times, what is only shown, what JAX makes again, and what is kept of a damage. Nor are Orbax's own
 # files, which have times; that their arrays are the same is what their checksums say.
 IGNORED = re.compile(
-    r"events\.out\.|compile_cache/|compiles\.json|report/|\.broken|\.lock|/(checkpoints|best|average)/"
+    r"events\.out\.|compile_cache/|compiles\.json|times\.jsonl|report/|\.broken|\.lock|/(checkpoints|best|average)/"
 )
 GOOD = ("a sentence", "the same files")
 UNTOUCHED = re.compile(r"events\.out\.|report/|\.lock|\.broken")

@@ -35,6 +35,9 @@ HALF = 2  # PPO iterations that are kept
 LEFT_OUT = (
     "events.out.*",
     "compiles.json",
+    "times.jsonl",
+    "histograms.jsonl",
+    "followed.jsonl",
     ".lock",
     "checksums.json",
     "corpus.jsonl",
