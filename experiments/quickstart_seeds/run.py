@@ -70,7 +70,9 @@ def interval(values: list[float]) -> dict[str, float]:
 def summarize(seeds: dict[str, dict]) -> dict:
     """Gains of ICE-GRT over the other rows, paired by seed."""
     gain = {
-        f"{TITLES[name]}, less {row}": interval([s["rows"]["ICE-GRT"][name] - s["rows"][row][name] for s in seeds.values()])
+        f"{TITLES[name]}, less {row}": interval(
+            [s["rows"]["ICE-GRT"][name] - s["rows"][row][name] for s in seeds.values()]
+        )
         for row, name in GAINS
     }
     return {"gain": gain, "late_kl": interval([s["late_kl"] for s in seeds.values()])}

@@ -12,9 +12,10 @@ from orbax.checkpoint import v1 as ocp
 from icegrt_jax.training.metrics import read_metrics
 
 # Not compared: TensorBoard's events, which have times; the programs that JAX keeps; compiles.json, the seconds and
-# numbers of what a process compiled; the lock. Orbax's files have times: of a checkpoint the arrays are compared.
+# numbers of what a process compiled; times.jsonl, and the report, which shows them; the lock. Orbax's files have times:
+# of a checkpoint the arrays are compared.
 EXCEPT = re.compile(
-    r"(^|/)(events\.out\.[^/]*|compiles\.json|\.lock)$|^compile_cache/|/(checkpoints|best|average)/\d+/"
+    r"(^|/)(events\.out\.[^/]*|compiles\.json|times\.jsonl|\.lock)$|^(compile_cache|report)/|/(checkpoints|best|average)/\d+/"
 )
 CHECKPOINT = "_CHECKPOINT_METADATA"
 
