@@ -67,6 +67,7 @@ EXTRAS_REQUIRE = {
     # TRL 1.13 removed PPO, the thing we compare with.
     "bench": ["torch>=2.6", "transformers>=5", "trl>=1.0,<1.13"],
     "eval": ["lm-eval>=0.4.13"],
+    "cuda": ["jax[cuda12]>=0.10"],
     # One command's: MinHash for `data filter --near-duplicates`.
     "filters": ["datasketch>=1.6"],
     # A judge at an endpoint: proxies and certificates as the machine has them, which a client of one's own would lack.

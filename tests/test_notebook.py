@@ -1,107 +1,116 @@
-"""The notebook, executed from top to bottom with the smoke config, and what is said about such a run."""
+"""The notebooks, executed from top to bottom in their small setting, one after another in one folder."""
 
 import pathlib
 import re
 
 import pytest
 
-from icegrt_jax import files
 from tests.commands.runs import one_device
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
-OWN_REWARD = ROOT / "notebooks" / "own_reward.ipynb"
-STAGES = ("pretrain", "sft", "reward", "ppo")
+NOTEBOOKS = ROOT / "notebooks"
+# In this order: the first one leaves ICE-Instruct, with which the others begin.
+ORDER = ("quickstart", "reward_model", "ppo_lab", "bring_your_model")
 
 pytestmark = pytest.mark.slow
 
 
+def read(name):
+    nbformat = pytest.importorskip("nbformat", reason="nbformat reads the notebooks: pip install -e '.[test]'")
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook with its outputs, and the folder under which its run is runs/quickstart."""
-    reason = "nbclient runs the notebook: pip install -e '.[test]'"
-    nbformat = pytest.importorskip("nbformat", reason=reason)
-    nbclient = pytest.importorskip("nbclient", reason=reason)
-    pytest.importorskip("ipykernel", reason=reason)
-    folder = tmp_path_factory.mktemp("notebook")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    """{name: the notebook with its outputs}; all have one working folder, one kernel after another."""
+    nbclient = pytest.importorskip("nbclient", reason="nbclient runs the notebooks: pip install -e '.[test]'")
+    pytest.importorskip("ipykernel", reason="the notebooks run in it: pip install -e '.[test]'")
+    folder, found = tmp_path_factory.mktemp("notebooks"), {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ICEGRT_NOTEBOOK_CONFIG", f"{ROOT / 'configs' / 'quickstart.py'}:smoke")
-        patch.setenv("ICEGRT_NOTEBOOK_WORKDIR", str(folder / "runs" / "quickstart"))
+        patch.setenv("ICEGRT_NOTEBOOK_SMALL", "1")
+        patch.setenv("ICEGRT_NOTEBOOK_MODEL", "models/policy")
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         patch.setenv("XLA_FLAGS", one_device()["XLA_FLAGS"])  # as in a user's session
-        client = nbclient.NotebookClient(
-            notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-        )
-        client.execute()  # raises at the first cell that fails
-    return notebook, folder
+        for name in ORDER:
+            notebook, where = read(name), {"metadata": {"path": str(folder)}}
+            client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where)
+            client.execute()  # raises at the first cell that fails
+            found[name] = notebook
+    return found
 
 
-def printed(notebook):
-    """Everything written to stdout, as one text."""
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+def outputs(notebook, beginning):
+    """What the cell with this line has shown: a MIME bundle each."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and beginning in cell.source]
+    assert len(cells) == 1, f"{len(cells)} cells with {beginning!r}"
+    return [output.get("data", {}) for output in cells[0].outputs]
 
 
-def test_every_cell_runs_and_the_table_and_three_prompts_are_shown(executed):
-    notebook, _ = executed
-    text = printed(notebook)
-    for row in ("base", "ICE-Instruct", "best-of-8", "ICE-GRT"):
-        assert re.search(rf"^{row} .*%", text, re.MULTILINE), f"no row {row!r} in the table"
-    assert re.search(r"^ +verdict +analysis +gold", text, re.MULTILINE)
-    assert text.count("\n> review this ad.") == 3
+def rows(bundle):
+    """Of a table the texts of its cells."""
+    found = re.findall(r"<tr>(.*?)</tr>", bundle["text/html"], re.DOTALL)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in found]
 
 
-def test_every_stage_draws_its_curves_once(executed):
-    notebook, _ = executed
-    pictures = [
-        sum("image/png" in output.get("data", {}) for output in cell.outputs)
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "_figure(" in cell.source
-    ]
-    assert pictures == [1, 1, 2, 1, 1]
+def test_all_notebooks_are_these():
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(ORDER)
 
 
-def test_the_notebook_of_a_reward_function_draws_its_curve_and_a_response(executed):
-    _, folder = executed
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.read(OWN_REWARD, as_version=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ICEGRT_NOTEBOOK_RUN", str(folder / "runs" / "quickstart"))
-        patch.setenv("ICEGRT_NOTEBOOK_ITERATIONS", "2")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
-        patch.setenv("XLA_FLAGS", one_device()["XLA_FLAGS"])
-        where = {"metadata": {"path": str(folder)}}
-        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
-    shown = [output.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in data for data in shown) == 1
-    assert sum("<table>" in data.get("text/html", "") for data in shown) == 1
-    assert "2: form " in printed(notebook) and "after PPO: " in printed(notebook)
+def test_the_quickstart_draws_every_stage_and_grades_it(executed):
+    notebook = executed["quickstart"]
+    for stage in ("ice.pretrain(", "ice.sft(", "ice.train_reward(", "ice.ppo("):
+        assert any("image/png" in data for data in outputs(notebook, stage)), stage
+    (table,) = outputs(notebook, "nb.graded(models")
+    assert [row[0] for row in rows(table)] == ["model", "base", "ICE-Instruct", "ICE-GRT"]
+    assert rows(table)[0][1:] == ["verdict", "analysis", "gold", "false_clear"]
+    (heldout,) = outputs(notebook, "ice.train_reward(")[-1:]
+    assert "heldout/accuracy" in heldout["text/plain"]
 
 
-@pytest.mark.parametrize("path", [NOTEBOOK, OWN_REWARD], ids=lambda path: path.stem)
-def test_the_notebook_is_stored_without_outputs_and_defines_nothing(path):
-    nbformat = pytest.importorskip("nbformat", reason="nbformat reads the notebook: pip install -e '.[test]'")
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+def test_the_reward_model_learns_from_the_orders_in_the_notebook_and_is_looked_into(executed):
+    notebook = executed["reward_model"]
+    (letters,) = outputs(notebook, "nb.to_rank(")
+    assert rows(letters)[0] == ["prompt", "A", "B", "C"] and len(rows(letters)) == 7
+    assert outputs(notebook, "orders = [")[0]["text/plain"] == "5"
+    assert "image/png" in outputs(notebook, "nb.calibration(")[0]
+    (tokens,) = outputs(notebook, "best = one.responses")
+    assert tokens["text/html"].count("<span") > 3
+
+
+def test_a_changed_coefficient_changes_the_curve_of_ppo(executed):
+    """The two trainings of `ppo_lab` are the same to the change, and apart after it."""
+    notebook = executed["ppo_lab"]
+    assert any("image/png" in data for data in outputs(notebook, 'nb.curves({"left alone": left_alone, "changed"'))
+    (table,) = outputs(notebook, "last = {name")
+    (_, *alone), (_, *changed) = rows(table)[1:]
+    assert float(alone[0]) != float(changed[0]), "the KL"
+    (same,) = [d["text/plain"] for d in outputs(notebook, "before = ")]
+    assert same == "True"
+
+
+def test_a_response_is_shown_token_by_token(executed):
+    (shown,) = outputs(executed["ppo_lab"], "rollout.scaled.argmax()")
+    assert rows(shown)[0] == ["token", "log-prob", "reference", "value", "advantage", "reward"]
+
+
+def test_a_folder_and_a_file_become_an_expert(executed):
+    notebook = executed["bring_your_model"]
+    (table,) = outputs(notebook, "nb.graded(")
+    assert [row[0] for row in rows(table)] == ["model", "your model", "ICE-Instruct", "ICE-GRT"]
+    assert "model.safetensors" in outputs(notebook, "ice.save_model(")[0]["text/plain"]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_notebook_is_stored_without_outputs_defines_nothing_and_installs_first(name):
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
-    assert not any(re.search(r"^\s*(def|class|async def)\b|lambda", cell.source, re.MULTILINE) for cell in cells)
+    own = [cell.source for cell in cells if not cell.source.startswith("%%writefile")]  # which is the user's own file
+    assert not any(re.search(r"^\s*(def|class|async def)\b|lambda", source, re.MULTILINE) for source in own)
+    assert 'find_spec("icegrt_jax") is None' in cells[0].source and "git clone" in cells[0].source
 
 
-def test_the_python_of_the_readme_runs_after_a_quickstart(executed, monkeypatch):
-    _, folder = executed
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert snippets
-    monkeypatch.chdir(folder)
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {})
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_metric_of_a_run_is_explained(executed, stage):
-    _, folder = executed
-    rows = files.read_jsonl(folder / "runs" / "quickstart" / stage / "metrics.jsonl")
-    text = (ROOT / "docs" / "numerics.md").read_text(encoding="utf-8")
-    names = {name for row in rows for name in row} - {"step"}
-    assert names and {name for name in names if f"`{name}`" not in text} == set()
+def test_the_readme_has_a_badge_for_each():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ORDER:
+        assert re.search(rf"colab\.research\.google\.com/github/\S+/notebooks/{name}\.ipynb", text), name

@@ -20,6 +20,7 @@ import tensorboardX
 
 from icegrt_jax import files
 from icegrt_jax.training import times
+from icegrt_jax.training.event_names import tag
 
 # Groups that metrics.jsonl does not keep: the config tells them, or another run of the same would differ in them.
 EVENTS_ONLY = ("optimizer/", "time/", "evaluate/")
@@ -97,7 +98,7 @@ class MetricsWriter:
         if self._events is None:
             return
         for name in [name for name, value in metrics.items() if isinstance(value, str)]:
-            self._events.add_text(name, metrics[name], step)
+            self._events.add_text(tag(name), metrics[name], step)
         metrics = {name: value for name, value in metrics.items() if not isinstance(value, str)}
         row, histograms, fetched = {}, {}, jax.device_get(metrics)
         for name in metrics:  # in the caller's order; device_get sorts
@@ -108,7 +109,7 @@ class MetricsWriter:
                 continue
             row[name] = _plain(value)
             if row[name] is not None:
-                self._events.add_scalar(name, row[name], step)
+                self._events.add_scalar(tag(name), row[name], step)
         if timed := {name: value for name, value in row.items() if name.startswith(TIMED)}:
             times.append(self._path.parent, {"step": int(step)} | timed)
         row = {name: value for name, value in row.items() if not name.startswith(EVENTS_ONLY)}
@@ -148,7 +149,7 @@ class MetricsWriter:
         values = values[np.isfinite(values)]  # bins cannot hold the others
         if not values.size or self._events is None:
             return {}
-        self._events.add_histogram(name, values, step)
+        self._events.add_histogram(tag(name), values, step)
         counts, edges = np.histogram(values, BINS)
         return {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
 

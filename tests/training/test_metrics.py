@@ -9,6 +9,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.errors import UserError
+from icegrt_jax.training.event_names import tag
 from icegrt_jax.training.metrics import MetricsWriter, read_metrics
 
 
@@ -62,6 +63,17 @@ def test_a_run_without_a_checkpoint_starts_a_new_file(tmp_path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
 
+def test_every_metric_of_ppo_has_a_heading_and_groups_stay_what_they_are():
+    named = {
+        "score_raw": "score", "gold_verdict": "score", "rewards": "score", "kl_coef": "kl", "approx_kl": "kl",
+        "value_loss": "critic", "advantage_std": "critic", "ratio_max_dev": "agreement", "eos_rate": "answers",
+        "policy_loss": "train", "grad_norm": "train", "clip_frac": "train", "accuracy": "train",
+    }  # fmt: skip
+    assert {name: tag(name) for name in named} == {name: f"{group}/{name}" for name, group in named.items()}
+    for name in ("heldout/loss", "optimizer/lr", "time/tokens_per_s", "samples/rollout", "reward/form"):
+        assert tag(name) == name
+
+
 def test_reading_skips_a_half_written_last_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.')
@@ -75,7 +87,7 @@ def test_tensorboard_gets_scalars_histograms_and_what_to_purge(tmp_path):
         writer.write(1, {"loss": 0.5})
     events = [e for path in sorted(tmp_path.glob("events.out.tfevents.*")) for e in read_events(path)]
     tags = {(value.tag, value.WhichOneof("value")) for event in events for value in event.summary.value}
-    assert tags == {("loss", "simple_value"), ("scores", "histo"), ("bad", "histo")}
+    assert tags == {("train/loss", "simple_value"), ("score/scores", "histo"), ("train/bad", "histo")}
     assert any(event.HasField("session_log") and event.step == 1 for event in events)
     assert "scores" not in read_metrics(tmp_path / "metrics.jsonl")[0]
 
