@@ -11,7 +11,7 @@ import numpy as np
 from icegrt_jax.api import records, settings
 from icegrt_jax.api.change import Changing
 from icegrt_jax.api.rollout import ScoredRollout
-from icegrt_jax.api.training import Training, one_device
+from icegrt_jax.api.training import Training, complete
 from icegrt_jax.api.wanted import Wanted, want
 from icegrt_jax.config.choices import OverlongPrompts, ParamDtype
 from icegrt_jax.config.options import (
@@ -156,7 +156,7 @@ def _training(
         "ppo", section.iterations, data.batch, changing.advance, save_every=section.iterations, shown=shown,
         waits="learn", watchers=(Warmup(section), alarms),
     )  # fmt: skip
-    result = lambda state: Model(model.config, one_device(averaged(state).full("policy")), model.tokenizer)
+    result = lambda state: Model(model.config, complete(averaged(state), "policy"), model.tokenizer)
     seen = lambda outcome: ScoredRollout(outcome.more, outcome.metrics, outcome.state.ppo, model.tokenizer)
     return Training(
         session, steps, state, result, seen=seen, change=changing.change, progress=progress, open_=open_

@@ -8,7 +8,7 @@ import jax
 
 from icegrt_jax.api import records, settings
 from icegrt_jax.api.supervised import look_at, section_of
-from icegrt_jax.api.training import Training, one_device
+from icegrt_jax.api.training import Training, complete
 from icegrt_jax.config import check
 from icegrt_jax.config.options import (
     LengthOptions,
@@ -107,5 +107,5 @@ def pretrain(
         session, "pretrain", section.steps, state, sft_update, batches, save_every=section.steps,
         shown=("loss", "target_prob"),
     )  # fmt: skip
-    result = lambda state: Model(model.config, one_device(state.full("policy")), model.tokenizer)
+    result = lambda state: Model(model.config, complete(state, "policy"), model.tokenizer)
     return Training(session, steps, state, result, progress=progress)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icegrt_jax.api import records, settings
-from icegrt_jax.api.training import Training, one_device
+from icegrt_jax.api.training import Training, complete
 from icegrt_jax.config.checks import check
 from icegrt_jax.config.choices import OverlongPrompts, ParamDtype
 from icegrt_jax.config.options import (
@@ -99,7 +99,7 @@ def sft(
         session, "sft", section.steps, state, sft_update, batches, save_every=section.steps,
         shown=("loss", "target_prob"),
     )  # fmt: skip
-    result = lambda state: Model(model.config, one_device(state.full("policy")), model.tokenizer)
+    result = lambda state: Model(model.config, complete(state, "policy"), model.tokenizer)
     return Training(session, steps, state, result, progress=progress)
 
 
@@ -185,7 +185,7 @@ def train_reward(
         session, "reward", section.steps, state, reward_model.ranking_update(section), batches,
         save_every=section.steps, shown=("loss", "accuracy"), watchers=(ending,),
     )  # fmt: skip
-    result = lambda state: Model(model.config, one_device(state.full("reward")), model.tokenizer, ending.measured)
+    result = lambda state: Model(model.config, complete(state, "reward"), model.tokenizer, ending.measured)
     return Training(session, steps, state, result, progress=progress)
 
 

@@ -12,6 +12,7 @@ import jax
 from icegrt_jax.data.prefetch import Ahead
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
+from icegrt_jax.models.lora import merged
 from icegrt_jax.runs.loop import Loop, Outcome, walked
 from icegrt_jax.runs.rows import Single
 from icegrt_jax.runs.session import Session
@@ -176,6 +177,8 @@ def interrupts_wait() -> Iterator[None]:
         before(asked[0], None)
 
 
-def one_device(tree):
-    """The arrays of a tree, whole, as new ones on the first device."""
-    return jax.device_put(jax.device_get(tree), jax.devices()[0])
+def complete(state: TrainState, role: str) -> dict:
+    """The parameters of a role as new arrays on the first device, an adapter merged in as a finished stage does."""
+    part, own = dict(state.parts).get(role), state.params[role]
+    whole = own if part is None else merged(state.full(part.base), own, part.lora)
+    return jax.device_put(jax.device_get(whole), jax.devices()[0])

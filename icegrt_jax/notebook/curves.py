@@ -1,6 +1,7 @@
 """Curves that grow while a training goes on, of several trainings over each other, and how sure a reward model is."""
 
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -42,7 +43,7 @@ def watch(training: Training, *names: str, every: float = SECONDS) -> Iterator[t
     """
     from IPython.display import display
 
-    shown, drawn = None, 0.0
+    shown, drawn = None, -math.inf
     try:
         for given in training:
             yield given

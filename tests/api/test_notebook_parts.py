@@ -92,5 +92,5 @@ def test_answers_grades_and_scores_by_token(here):
     assert tokens.values[-1] == pytest.approx(float(ice.score(reward, ["the cat"], ["sat on"])[0]), abs=1e-5)
     assert "".join(tokens.tokens).startswith("sat on") and tokens._repr_html_().count("<span") == len(tokens.tokens)
     picture = nb.calibration(reward, nb.ranked(PROMPTS, SAID, ["A > B", "B > A"]))
-    assert "in 2 pairs" in picture.figure.axes[0].get_title(loc="left")
+    assert "of 2 pairs" in picture.figure.axes[0].get_title(loc="left")
     assert np.isfinite(tokens.values).all()
