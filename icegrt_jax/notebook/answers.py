@@ -58,8 +58,7 @@ def graded(
       judge: a name or FILE.py:FUNCTION as in a config, or a function of a record and an answer that returns a number in
         [0, 1], or several by name.
     """
-    named = isinstance(judge, str)
-    one = judges.load("judge", judge) if named else judges.Judge("judge", judge)
+    one = judges.load("judge", judge) if isinstance(judge, str) else judges.Judge("judge", judge)
     one.check(prompts)
     means = {}
     for name, model in models.items():
