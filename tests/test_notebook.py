@@ -81,7 +81,7 @@ def test_the_reward_model_learns_from_the_orders_in_the_notebook_and_is_looked_i
 def test_a_changed_coefficient_changes_the_curve_of_ppo(executed):
     """The two trainings of `ppo_lab` are the same to the change, and apart after it."""
     notebook = executed["ppo_lab"]
-    assert any("image/png" in data for data in outputs(notebook, 'nb.curves({"left alone": left_alone, "changed"'))
+    assert any("image/png" in data for data in outputs(notebook, '"changed": changed}, "kl"'))
     (table,) = outputs(notebook, "last = {name")
     (_, *alone), (_, *changed) = rows(table)[1:]
     assert float(alone[0]) != float(changed[0]), "the KL"
@@ -90,7 +90,7 @@ def test_a_changed_coefficient_changes_the_curve_of_ppo(executed):
 
 
 def test_a_response_is_shown_token_by_token(executed):
-    (shown,) = outputs(executed["ppo_lab"], "rollout.scaled.argmax()")
+    (shown,) = outputs(executed["ppo_lab"], "paused.scaled.argmax()")
     assert rows(shown)[0] == ["token", "log-prob", "reference", "value", "advantage", "reward"]
 
 

@@ -64,7 +64,8 @@ def graded(
     for name, model in models.items():
         texts = _said(model, prompts, max_new_tokens, temperature, seed)
         means[name] = judges.mean_grades(judges.grade_all([one] * len(texts), prompts, texts))
-    columns = list(dict.fromkeys(what for row in means.values() for what in row))
+    names = dict.fromkeys(what for row in means.values() for what in row)
+    columns = [*one.shows(names), "gold", *(name for name in one.harms if name in names)]
     return Table(["model", *columns], [[name, *(row[what] for what in columns)] for name, row in means.items()])
 
 
