@@ -1,7 +1,14 @@
 """Progress: few lines in a file, a bar on a terminal, the time of each phase."""
 
+import contextlib
 import io
+import os
+import pathlib
+import pty
 import re
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,6 +16,8 @@ from rich.console import Console
 
 from icegrt_jax.hosts import note
 from icegrt_jax.training.progress import Progress, print_header
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Terminal(io.StringIO):
@@ -191,3 +200,35 @@ def test_a_stage_starts_with_what_it_does():
     stream = io.StringIO()
     print_header("reward", "ranking loss", number=3, total=6, stream=stream)
     assert stream.getvalue() == "[3/6] reward: ranking loss\n"
+
+
+BAR = """
+import time
+from icegrt_jax.hosts import signals
+signals.of_program()
+from icegrt_jax import terminal
+from icegrt_jax.training.progress import Progress
+with terminal.between_words(), Progress(500, "ppo") as progress:
+    for step in range(1, 501):
+        time.sleep(0.05)
+        progress.update(step, {"kl": 1.25})
+"""
+
+
+def test_a_signal_ends_the_program_with_its_sentence_where_the_bar_was():
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    process = subprocess.Popen([sys.executable, "-c", BAR], env=env, start_new_session=True, **streams)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while chunk := os.read(ours, 65536):
+            said += chunk
+            if b"kl 1.25" in said and b"SIGTERM" not in said:
+                process.send_signal(signal.SIGTERM)
+    os.close(ours)
+    assert process.wait() == 128 + signal.SIGTERM
+    *_, last = said.replace(b"\r\n", b"").split(b"\r")
+    assert last == b"\x1b[KSIGTERM: what was saved is kept; run the same command to continue."
+    assert b"\x1b[?25l" not in said, "the cursor has been there all the time"
