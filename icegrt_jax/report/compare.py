@@ -114,11 +114,21 @@ def _table(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _bars(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each chart the last row of every run beside each other: what it has come to."""
-    charts: dict[str, dict[str, Any]] = {}
+    of_title: dict[str, dict[str, dict[str, Any]]] = {}
     for run, one in results.items():
         for chart in evaluation.bars(one):
-            at = charts.setdefault(chart["title"], {"title": chart["title"], "labels": chart["labels"], "bars": []})
-            if chart["labels"] == at["labels"] and chart["bars"]:
-                last = chart["bars"][-1]
-                at["bars"].append({**last, "name": f"{run}: {last['name']}", "colour": list(results).index(run)})
-    return [chart for chart in charts.values() if len(chart["bars"]) > 1]
+            if chart["bars"]:
+                of_title.setdefault(chart["title"], {})[run] = chart
+    charts = []
+    for title, of_run in of_title.items():
+        labels = list(dict.fromkeys(label for chart in of_run.values() for label in chart["labels"]))
+        drawn = []
+        for run, chart in of_run.items():
+            last, at = chart["bars"][-1], {label: i for i, label in enumerate(chart["labels"])}
+            values = {
+                key: [last[key][at[label]] if label in at else None for label in labels] for key in ("y", "bounds")
+            }
+            drawn.append({"name": f"{run}: {last['name']}", "colour": list(results).index(run), **values})
+        if len(drawn) > 1:
+            charts.append({"title": title, "labels": labels, "bars": drawn})
+    return charts

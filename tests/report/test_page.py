@@ -61,6 +61,18 @@ def test_the_page_is_read_in_the_dark_and_on_a_phone(browser, url):
         assert seen.page.evaluate("document.documentElement.dataset.theme") == "light"
 
 
+def test_paper_is_white_and_has_every_chart(browser, url):
+    from playwright.sync_api import expect
+
+    with visit(browser, url, dark=True) as seen:
+        places, drawn = seen.page.locator(".plot"), seen.page.locator(".plot .plot-container")
+        draws(seen.page, "charts-evaluation")
+        assert 0 < drawn.count() < places.count(), "charts are drawn when they come into sight"
+        assert seen.page.pdf(format="A4").startswith(b"%PDF")
+        expect(drawn).to_have_count(places.count())
+        assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark" and seen.errors == []
+
+
 def test_runs_laid_over_each_other_are_a_page_of_their_own(browser, url, tmp_path):
     folders = [made.write(tmp_path / name, iterations=10, prompts=2) for name in ("one", "two")]
     report.main(compare=[str(folder) for folder in folders])

@@ -209,6 +209,9 @@ def test_two_runs_are_laid_over_each_other(workdir, tmp_path):
         ("run", 0, 300),
         ("other", 1, 20),
     ]
+    [gold, general] = data_of(text)["bars"]
+    assert [(one["name"], one["y"]) for one in gold["bars"]] == [("run: ICE-GRT", [0.8]), ("other: ICE-GRT", [0.8])]
+    assert general["labels"] == ["copy"]
     assert "<code>ppo.lam</code></th><td>0.95</td><td>0.5</td>" in text and "<code>ppo.gamma" not in text
     with pytest.raises(UserError, match="named twice"):
         compare.names_of([workdir, workdir])

@@ -227,10 +227,14 @@ onTheme.push(() => {
   for (const [plot, held] of drawn) if (held.done) draw(plot).catch(failed);
 });
 
+// Paper is white, and shows all charts: the library is there by then.
+addEventListener("load", () => { if (drawn.size) plotly().catch(failed); });
 addEventListener("beforeprint", () => {
   document.querySelectorAll("details.stage").forEach((stage) => { stage.open = true; });
-  for (const [plot, held] of drawn) if (!held.done) draw(plot).catch(failed);
+  root.dataset.theme = "light";
+  for (const plot of drawn.keys()) draw(plot).catch(failed);
 });
+addEventListener("afterprint", applyTheme);
 
 function panelsInto(panels, parent, first = []) {
   // A grid for each group of panels under its heading; `first` are charts that stand before the panels of the first.
