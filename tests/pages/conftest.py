@@ -1,6 +1,5 @@
 """Records to be ranked, and the ranking page in this process."""
 
-import json
 import pathlib
 
 import pytest
@@ -12,18 +11,9 @@ from starlette.testclient import TestClient  # noqa: E402
 from icegrt_jax.pages import access  # noqa: E402
 from icegrt_jax.pages.rank import app, desk, items  # noqa: E402
 from icegrt_jax.pages.rank.store import Store  # noqa: E402
+from tests.pages.records import write_records  # noqa: E402
 
 TOKENS = {access.USER: "annotators-token", access.LEAD: "leaders-token-1"}
-
-
-def write_records(path: pathlib.Path, count: int, answers: int = 4) -> pathlib.Path:
-    """Answers as `icegrt sample` writes them."""
-    rows = [
-        {"prompt": f"question {i}", "responses": [f"answer {k} to {i}" for k in range(answers)], "ranks": [1] * answers}
-        for i in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 class Rank:

@@ -15,7 +15,8 @@ from icegrt_jax.pages.chat.talk import Answer, Settings, Talk, Voice
 from icegrt_jax.pages.rank import items
 from tests.api.tiny import write_models
 from tests.browser import browser, visit  # noqa: F401 - a fixture
-from tests.pages.conftest import TOKENS, Rank, write_records
+from tests.pages.conftest import TOKENS, Rank
+from tests.pages.records import write_records
 
 PHONE = 390
 

@@ -13,7 +13,8 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.pages import access
 from icegrt_jax.pages.rank import agree, export, items, order, service
 from icegrt_jax.pages.rank.store import Decision, Judgement, Store
-from tests.pages.conftest import TOKENS, Rank, TestClient, write_records
+from tests.pages.conftest import TOKENS, Rank, TestClient
+from tests.pages.records import write_records
 
 BEST_FIRST = {"answer 0": 1, "answer 1": 2, "answer 2": 3, "answer 3": 4}
 WORST_FIRST = {"answer 0": 4, "answer 1": 3, "answer 2": 2, "answer 3": 1}
@@ -116,6 +117,7 @@ def test_one_in_n_is_shown_again_blind_and_measures_agreement_with_oneself(opene
 def test_votes_share_the_prompts_out(opened):
     page = opened(count=6, votes=1)
     people = {name: page.browser(name) for name in ("ann", "bob")}
+    assert "0 saved, 0 of 6 ranked by all together" in people["ann"].get("/rank").text
     ranked = [page.rank(people[name], name, BEST_FIRST) for name in ("ann", "bob") * 3]
     assert sorted(ranked) == [1, 2, 3, 4, 5, 6] and page.desk.next("ann") is page.desk.next("bob") is None
     assert page.store.untouched() == 0

@@ -149,6 +149,7 @@ class Pages:
         return self._page(
             request, "rank.html", title="Rank", shown=shown, answers=shown.answers(),
             done=sum(not said.again for said in own), total=len(self.desk.keys), any_before=bool(own),
+            ranked=len(self.desk.store.counts()) if self.desk.votes else None,
             changes=shown.said is not None, skipped=shown.said is not None and shown.said.ranks is None,
             note=shown.said.note if shown.said else "", opened=desk.tick(), guideline=self.settings.guideline,
         )  # fmt: skip
