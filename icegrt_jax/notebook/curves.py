@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from icegrt_jax import rl
 from icegrt_jax.api.models import score
@@ -91,6 +92,7 @@ def curves(trainings: Training | Mapping[str, Training], *names: str) -> Picture
             for step, _ in training.changes:
                 axis.axvline(step + 0.5, color=color, linestyle="--", linewidth=1)
         axis.set_title(name, loc="left")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(color="#e3e6ea")
         axis.spines[["top", "right"]].set_visible(False)
     if isinstance(trainings, Mapping):
