@@ -26,15 +26,19 @@ class Note:
         if self._path is None or not (now or time.monotonic() - self._written >= SECONDS):
             return
         self._written = time.monotonic()
-        temporary = self._path.with_name(f"{FILE_NAME}.tmp")
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps({**said, "at": time.time()}), encoding="utf-8")
-            os.replace(temporary, self._path)
+            _beside(self._path).write_text(json.dumps({**said, "at": time.time()}), encoding="utf-8")
+            os.replace(_beside(self._path), self._path)
 
     def remove(self) -> None:
-        if self._path is not None:
+        """Leaves nothing, nor what a killed process may have left half-written."""
+        for path in () if self._path is None else (self._path, _beside(self._path)):
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                path.unlink()
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.tmp")
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:

@@ -133,6 +133,10 @@ def test_no_color_leaves_the_bar_without_colours(monkeypatch):
 
 
 def test_a_note_says_how_far_a_stage_is_and_goes_with_its_end(tmp_path):
+    (tmp_path / ".progress.tmp").write_text("{")  # a process was killed while it wrote
+    with Progress(9, "sft", start=9, stream=io.StringIO(), workdir=tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
     with Progress(9, "sft", start=3, stream=io.StringIO(), workdir=tmp_path) as progress:
         progress.begin()
         said = note.read(tmp_path)
