@@ -9,6 +9,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.commands import report
+from icegrt_jax.config.options import LogOptions
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import paired
 from icegrt_jax.report import about, browse, build, compare, evaluation, lines, live, page, panels, settings, words
@@ -232,6 +233,7 @@ def test_a_report_that_cannot_be_written_never_stops_a_training(tmp_path, monkey
     said = capsys.readouterr().out
     assert said.count("the report is not written while this stage trains (ZeroDivisionError") == 1
     assert page_path.stat().st_mtime_ns == first, "the old page stays"
+    assert report.while_training(tmp_path, LogOptions(report_minutes=0.0)) == ()
     rarely = live.Live(tmp_path / "run", report.stages, minutes=60.0)
     rarely.after(1, None, print)
     assert "not written" not in capsys.readouterr().out, "nothing is due"
