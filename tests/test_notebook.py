@@ -34,7 +34,7 @@ def executed(tmp_path_factory):
         patch.setenv("XLA_FLAGS", one_device()["XLA_FLAGS"])  # as in a user's session
         for name in ORDER:
             notebook, where = read(name), {"metadata": {"path": str(folder)}}
-            client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where)
+            client = nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=where)
             client.execute()  # raises at the first cell that fails
             found[name] = notebook
     return found
