@@ -3,9 +3,9 @@
     python -m tests.faults.soak --iterations=320 --workdir=/tmp/soak
 
 The smallest run; its stages up to the reward model are made first, in processes of their own. Memory is what the
-process keeps resident, in MiB, the median of ten iterations in a row: behind `--warmup` of them, and at the end. Every
-size of rows that the packing chooses is a program, compiled once. Exit 1 where memory has grown by 2 % or more, a
-descriptor has stayed open, or a program was compiled twice.
+process keeps resident, in MiB, the median of forty iterations in a row: behind `--warmup` of them, and at the end.
+Every size of rows that the packing chooses is a program, compiled once. Exit 1 where memory has grown by 2 % or more,
+a descriptor has stayed open, or a program was compiled twice.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from icegrt_jax.runs import iteration, loop
 from tests.commands.runs import command, run
 
 GROWTH = 0.02
-MEDIAN_OF = 10
+MEDIAN_OF = 40  # the heap breathes by some percent from one iteration to the next
+STEP = "compiled"  # in the name of every program that `sharding.steps` makes
 KEYS = {"log.ppo_checkpoint_every": 10, "log.samples_every": 50}
 
 
@@ -103,14 +104,11 @@ def told(measured: Measured, warmup: int) -> bool:
     growth, opened = after / before - 1, last - first
     print(f"{len(measured.memory)} iterations: {before:.1f} MiB behind {warmup}, {after:.1f} MiB at the end, "
           f"{growth:+.2%}; {opened:+.0f} descriptors, at most {max(measured.threads[warmup:])} threads")  # fmt: skip
-    sizes = collections.Counter(name for name, _ in measured.shapes)
-    twice = {}
-    for name, count in sorted(sizes.items()):
-        compiled = measured.programs[name] or measured.programs["compiled"]
-        print(f"{name}: {count} sizes of arguments, {compiled} programs", flush=True)
-    if measured.programs["compiled"] > sum(sizes.values()):  # the name that all steps have within jit_step
-        twice["compiled"] = measured.programs["compiled"]
-    return growth < GROWTH and opened <= 0 and not twice
+    for name, sizes in sorted(collections.Counter(name for name, _ in measured.shapes).items()):
+        print(f"{name}: {sizes} sizes of arguments")
+    steps = sum(n for name, n in measured.programs.items() if STEP in name)
+    print(f"{len(measured.shapes)} sizes in all, {steps} programs compiled for them", flush=True)
+    return growth < GROWTH and opened <= 0 and steps == len(measured.shapes)
 
 
 if __name__ == "__main__":
