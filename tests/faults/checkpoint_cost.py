@@ -1,6 +1,6 @@
 """What checkpoints cost a stage of a finished run: at the config's own interval and with the last one alone, in turn.
 
-    python -m tests.faults.checkpoint_cost RUN sft --times=3 --keys sft.steps=1200 -- --config=configs/quickstart.py
+    python -m tests.faults.checkpoint_cost RUN sft --config=configs/quickstart.py --times=3 --keys sft.steps=900
 
 RUN stays as it is: each time the stages before this one are copied from it. Prints for each run the seconds that the
 loop took, those in which it waited for a checkpoint to be saved, and the CPU seconds that the process had in it,
@@ -88,7 +88,7 @@ if __name__ == "__main__":
     parser.add_argument("stage", choices=[*BEFORE])
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--keys", nargs="*", default=[], help="KEY=VALUE of the config")
-    parser.add_argument("arguments", nargs="*", help="--config=FILE, behind --")
+    parser.add_argument("--config", required=True, metavar="FILE[:SWITCH]", help="of the run")
     given = parser.parse_args()
-    keys = [f"--config.{key}" for key in given.keys]
-    sys.exit(main(given.run.absolute(), given.stage, given.times, [*given.arguments, *keys]))
+    arguments = [f"--config={given.config}", *(f"--config.{key}" for key in given.keys)]
+    sys.exit(main(given.run.absolute(), given.stage, given.times, arguments))

@@ -17,7 +17,8 @@ import statistics
 import sys
 import threading
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"  # read by the next: else there are eight
+if __name__ == "__main__":  # read by the next import: else there are eight
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 from tests import conftest  # noqa: I001
 
 import jax

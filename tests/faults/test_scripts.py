@@ -2,11 +2,14 @@
 
 import json
 import random
+import runpy
 import signal
+import sys
 
 import pytest
 
-from tests.faults import compare, kills
+from icegrt_jax import files
+from tests.faults import compare, damage_stages, kills, process_counts, soak
 from tests.faults.kills import Ending, Moment
 
 WALK = [
@@ -83,3 +86,55 @@ def test_the_table_counts_every_portion_and_says_what_was_bad(capsys):
     assert "| ppo/learn | 1 | 1 | 0 | 1.25 |" in said and "| (a checkpoint was half written) | 1 | 0 | 0 |" in said
     assert not kills.told([*rows, {**end, "bad": "a traceback"}])
     assert not kills.told([*rows, {**rows[-1], "differences": ["ppo/metrics.jsonl"]}])
+
+
+def test_of_every_kind_folder_and_way_a_file_is_damaged(tmp_path):
+    names = ("config.json", "data/a.jsonl", "data/b.jsonl", "sft/done.json", "sft/metrics.jsonl", "sft/.lock",
+             "sft/checkpoints/3/state/d/abc", "sft/checkpoints/3/_METADATA")  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    chosen = damage_stages.chosen(tmp_path, 1, random.Random(0))
+    assert len(chosen) == len(set(chosen)) == 5 * 6, "of the two data sets one each time, of the lock none"
+    assert {name for name, _ in chosen} >= {"config.json", "sft/done.json", "sft/metrics.jsonl"}
+    assert len(damage_stages.chosen(tmp_path, 2, random.Random(0))) == 5 * 7
+
+
+def test_runs_on_two_meshes_are_compared_by_steps_numbers_and_texts(tmp_path):
+    rows = [{"step": step, "loss": 2.0, "score": 1.0} for step in (1, 2, 3)]
+    samples = [{"step": 1, "response": "Yes."}]
+
+    def run(name, rows, samples=samples):
+        files.append_jsonl(tmp_path / name / "ppo" / "metrics.jsonl", rows)
+        files.append_jsonl(tmp_path / name / "ppo" / "samples.jsonl", samples)
+        return tmp_path / name
+
+    whole = run("whole", rows)
+    compared = lambda *more: process_counts.compared("ppo", run(*more), whole)
+    near = [{**row, "loss": 2.0015, "score": 1.01} for row in rows]
+    most, of, bad = compared("near", near)
+    assert not bad and most == pytest.approx(0.5, abs=0.02) and of.startswith(("loss of step", "score of step"))
+    assert compared("far", [*rows[:2], {**rows[2], "loss": 2.004}])[2][0].startswith("loss of step 3")
+    assert compared("skipped", [rows[0], rows[2]])[2] == ["rows of steps [1, 3], expected [1, 2, 3]"]
+    assert compared("repeated", [*rows, rows[2]])[2]
+    assert compared("texts", rows, [{"step": 1, "response": "No."}])[2] == ["other texts were sampled"]
+
+
+def test_a_soak_sees_what_grows_and_what_is_compiled_twice(capsys):
+    measured = soak.Measured()
+    measured.memory = [500.0 + i % 7 for i in range(200)]
+    measured.descriptors, measured.threads = [21] * 200, [9] * 200
+    measured.shapes, measured.programs["jit_compiled"] = {("score", "a"), ("score", "b"), ("ppo_update", "a")}, 3
+    assert soak.told(measured, 40) and "score: 2 sizes of arguments" in capsys.readouterr().out
+    measured.programs["jit_compiled"] = 4
+    assert not soak.told(measured, 40)
+    measured.programs["jit_compiled"], measured.descriptors = 3, [21] * 150 + [22] * 50
+    assert not soak.told(measured, 40)
+    measured.descriptors, measured.memory = [21] * 200, [500.0 + i / 10 for i in range(200)]
+    assert not soak.told(measured, 40)
+
+
+def test_without_atheris_the_guided_fuzzer_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "atheris", None)
+    with pytest.raises(SystemExit, match="pip install atheris"):
+        runpy.run_module("tests.faults.fuzz_guided")
