@@ -44,7 +44,7 @@ def chosen(workdir: pathlib.Path, each: int, rng: random.Random) -> list[tuple[s
     return [one for group in groups.values() for one in rng.sample(group, min(each, len(group)))]
 
 
-def main(folder: pathlib.Path, each: int, seed: int, only: list[str]) -> bool:
+def main(folder: pathlib.Path, each: int, most: int, seed: int, only: list[str]) -> bool:
     """Whether every damage has ended well."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -54,7 +54,9 @@ def main(folder: pathlib.Path, each: int, seed: int, only: list[str]) -> bool:
         if only and stage not in only:
             continue
         arguments = [one for one in command(stage, workdir) if not one.startswith("--workdir=")]
-        counts = damage.tried(workdir, arguments, chosen(workdir, each, rng), rng, env=env)
+        damages = chosen(workdir, each, rng)
+        damages = rng.sample(damages, min(most, len(damages)))
+        counts = damage.tried(workdir, arguments, damages, rng, env=env)
         print(f"{'finished' if stage == 'run' else f'stopped in {stage}'}: {_said(counts)}", flush=True)
         for kind, ends in counts.items():
             all_[kind] += ends
@@ -68,9 +70,10 @@ def _said(counts: dict[str, collections.Counter]) -> dict[str, int]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--each", type=int, default=1, help="files of each kind, folder and way")
+    parser.add_argument("--most", type=int, default=10**9, help="damages of a state, drawn from these by the seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], help="states: stages that were stopped; run: the finished one")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a folder for all files; emptied first")
     given = parser.parse_args()
     assert conftest.XLA_FLAGS
-    sys.exit(not main(given.workdir.absolute(), given.each, given.seed, given.only))
+    sys.exit(not main(given.workdir.absolute(), given.each, given.most, given.seed, given.only))

@@ -41,6 +41,7 @@ SENTENCE = re.compile(r"^SIG(TERM|INT): .+; run the same command to continue\.$"
 EARLY = 8.0  # seconds of an attempt in which a moment may be drawn by time alone
 BEHIND = 0.3  # seconds behind the call of a save, in which the checkpoint is written in the background
 LATE = 2.0  # seconds of a later stage in which an attempt ends that has not come to its moment
+IN_REPORT = 2  # attempts of a chain that only the report is left of: it is short, and would take all that are left
 HALF_WRITTEN = re.compile(r"orbax-checkpoint-tmp|\.partial_save")
 
 
@@ -196,10 +197,11 @@ class Trial:
     def chain(self, signals: list[int]) -> None:
         """One chain, which takes from `signals` what it is ended by, and is compared once it is finished."""
         self.chains += 1
-        workdir, tries = self.folder / f"chain_{self.seed}_{self.chains}" / "run", 0
+        workdir, tries, last = self.folder / f"chain_{self.seed}_{self.chains}" / "run", 0, 0
         while True:
-            number = signals[-1] if signals else signal.SIGKILL
-            moment = drawn(self.rng, self.known, due_stage(workdir)) if signals else None
+            number, due = signals[-1] if signals else signal.SIGKILL, due_stage(workdir)
+            last += due == STAGES[-1]
+            moment = drawn(self.rng, self.known, due) if signals and last <= IN_REPORT else None
             ending, tries = self._run(workdir, moment, number), tries + 1
             self._note(ending, moment, number, workdir, tries)
             if ending.place and ending.code:

@@ -82,17 +82,18 @@ def compared(stage: str, workdir: pathlib.Path, whole: pathlib.Path) -> tuple[fl
     return most, of, bad
 
 
-def main(folder: pathlib.Path) -> bool:
+def main(folder: pathlib.Path, whole: pathlib.Path | None, stages: list[str], first: int) -> bool:
     """Whether every change has left the numbers as they were."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "compiled").mkdir(parents=True)
-    whole, good = folder / "whole", True
-    for stage in ("pretrain", "sft", "reward", "ppo"):
-        made = run(stage, whole)
+    good = True
+    if whole is None:
+        whole = folder / "whole"
+        made = run("run", whole)
         assert made.returncode == 0, made.stderr
-    for stage, parts in BEFORE.items():
-        for before, after in CHANGES:
-            workdir = copy_parts((whole,), folder / "run", *parts)
+    for stage in stages:
+        for before, after in CHANGES[:first]:
+            workdir = copy_parts((whole,), folder / "run", *BEFORE[stage])
             (workdir / "compile_cache").symlink_to(folder / "compiled")
             carried_out(stage, workdir, before, stop=True)
             saved = max(int(path.name) for path in (workdir / stage / "checkpoints").glob("[0-9]*"))
@@ -108,6 +109,10 @@ def main(folder: pathlib.Path) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="a folder for all files; emptied first")
+    parser.add_argument("--whole", type=pathlib.Path, help="the uninterrupted run; made where none is given")
+    parser.add_argument("--stages", nargs="*", default=[*BEFORE], choices=[*BEFORE])
+    parser.add_argument("--first", type=int, default=len(CHANGES), help="so many of the changes")
     given = parser.parse_args()
     assert conftest.XLA_FLAGS
-    sys.exit(not main(given.workdir.absolute()))
+    whole = given.whole and given.whole.absolute()
+    sys.exit(not main(given.workdir.absolute(), whole, given.stages, given.first))
