@@ -1,6 +1,6 @@
 """Whole chains ended at random moments, each gone on with by the same command until it is finished: what that changes.
 
-    python -m tests.faults.kills --kills=200 --signals=100 --seed=0 --workdir=/tmp/kills
+    python -m tests.faults.kills --kills=200 --signals=100 --seed=0 --workdir=runs/kills
 
 Or in several portions, with the same folder and other seeds; --kills=0 --signals=0 is the table of all of them.
 

@@ -1,6 +1,6 @@
 """PPO for hundreds of iterations, in one process: memory, descriptors, threads and programs, before and after.
 
-    python -m tests.faults.soak --iterations=320 --workdir=/tmp/soak
+    python -m tests.faults.soak --iterations=320 --workdir=runs/soak
 
 The smallest run; its stages up to the reward model are made first, in processes of their own. Memory is what the
 process keeps resident, in MiB, the median of forty iterations in a row: behind `--warmup` of them, and at the end.
