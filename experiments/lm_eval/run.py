@@ -2,12 +2,14 @@
 
     ICEGRT_DATA=DIR python experiments/lm_eval/run.py --model=models/smollm2-135m-instruct --part=batch_sizes
     ICEGRT_DATA=DIR python experiments/lm_eval/run.py --model=models/smollm2-135m-instruct
+    ICEGRT_DATA=DIR python experiments/lm_eval/run.py --model=models/smollm2-135m-instruct --part=exact
 
 Six tasks of docs/lm_eval.md, the same rows for both, float32, one after the other in one process, task by task. The
 first part finds the batch size at which the `hf` backend is fastest, the second takes it. Times are of the answers
 alone: neither loading nor reading the data counts; the first time that a task is asked has our compilation in it, the
-times after that have not. Tasks that have been asked are not asked again. Writes batch_sizes.json, lm_eval.json and
-table.md into results/ beside this file.
+times after that have not. Tasks that have been asked are not asked again. The third part says how far each of the two
+is from the `hf` backend in float64, norms, rotations and softmax included, where the answers are longest. Writes
+batch_sizes.json, lm_eval.json, table.md and exact.json into results/ beside this file.
 """
 
 import argparse
@@ -35,6 +37,7 @@ TASKS = {
 BATCH_SIZES = (1, 8, 16, 32)  # of the hf backend
 TRIED = {"icegrt_arc_challenge": 5, "icegrt_hellaswag": 5, "icegrt_piqa": 5}  # rows, to choose among them
 ROUNDS = 1
+EXACT = ("icegrt_hellaswag", "icegrt_piqa")
 WARM_UP = 2  # rows of each task that the hf backend is asked before; ours has its first answers for that
 
 
@@ -54,6 +57,8 @@ def main(model: pathlib.Path, out: pathlib.Path, part: str, tasks: list[str], ro
     theirs = HFLM(str(model), device="cpu", dtype="float32", batch_size=8)
     if part == "batch_sizes":
         return files.write_json_atomic(out / "batch_sizes.json", batch_sizes(theirs, manager))
+    if part == "exact":
+        return files.write_json_atomic(out / "exact.json", exactness(model, theirs, manager))
     tried = files.read_json(out / "batch_sizes.json")
     theirs.batch_size_per_gpu = int(min(tried, key=lambda size: tried[size]))
     both = {"hf": theirs, "icegrt": HarnessModel(model, data=1)}
@@ -75,6 +80,56 @@ def batch_sizes(theirs, manager) -> dict[int, float]:
         tried[size] = sum(asked(theirs, task, rows, manager)["seconds"] for task, rows in TRIED.items())
         print(f"hf, batch size {size}: {tried[size]:.1f} s for {sum(TRIED.values())} rows", flush=True)
     return tried
+
+
+def exactness(model: pathlib.Path, theirs, manager) -> dict[str, dict[str, float]]:
+    """Of each task the largest distance of a log-likelihood, in nats: of each float32 model to the float64 one, and
+    between the two."""
+    from lm_eval.models.huggingface import HFLM
+
+    from icegrt_jax.runs.harness import HarnessModel
+
+    exact = HFLM(str(model), device="cpu", dtype="float64", batch_size=8, softmax_dtype="float64")
+    in_float64(exact.model)
+    models = {"hf": theirs, "icegrt": HarnessModel(model, data=1), "exact": exact}
+    found = {}
+    for task in EXACT:
+        answers = {name: [x for x, _ in asked(m, task, TASKS[task], manager)["answers"]] for name, m in models.items()}
+        found[task] = {
+            "hf": farthest(answers["hf"], answers["exact"]),
+            "icegrt": farthest(answers["icegrt"], answers["exact"]),
+            "between": farthest(answers["hf"], answers["icegrt"]),
+        }
+        found[task]["requests"] = len(answers["exact"])
+        print(task, found[task], flush=True)
+    return found
+
+
+def farthest(one: list[float], other: list[float]) -> float:
+    """The largest difference."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def in_float64(model) -> None:
+    """Has a Llama of `transformers` compute in float64 what it casts to float32 whatever its dtype is."""
+    import torch
+
+    def normed(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def rotations(self, x, position_ids):
+        width = model.config.head_dim
+        exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+        theta = model.config.rope_parameters["rope_theta"]
+        angles = position_ids[..., None].double() / theta**exponents
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+    for module in model.modules():
+        if type(module).__name__ == "LlamaRMSNorm":
+            module.forward = normed.__get__(module)
+        elif type(module).__name__ == "LlamaRotaryEmbedding":
+            module.forward = rotations.__get__(module)
 
 
 def rounds_of(both: dict, task: str, rounds: int, manager) -> dict[str, list[dict]]:
@@ -182,7 +237,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=pathlib.Path, required=True, help="a Hugging Face folder")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "results", help="where the results go")
-    parser.add_argument("--part", choices=("batch_sizes", "compare"), default="compare", help="(default compare)")
+    parser.add_argument(
+        "--part", choices=("batch_sizes", "compare", "exact"), default="compare", help="(default compare)"
+    )
     parser.add_argument("--tasks", default=",".join(TASKS), help="of those above, commas between them (default all)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="times that each is timed without compilation")
     arguments = parser.parse_args()

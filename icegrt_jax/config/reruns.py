@@ -1,5 +1,6 @@
 """What of a run's config may change between two commands in one workdir: what nothing there has been shaped by."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,6 +57,7 @@ ADDED: dict[str, Any] = {
 }  # fmt: skip
 
 
+TIMES = "times.jsonl"  # of a stage: when it was worked on
 REPEATED = ("reward", "ppo")  # the first and the last part of a round
 
 
@@ -95,4 +97,10 @@ def _of_rounds(workdir: pathlib.Path, names: Sequence[str], later: Sequence[str]
 
 
 def _there(path: pathlib.Path) -> bool:
-    return path.exists() or path.is_symlink()
+    """Whether something has been made there; when a stage was begun is all that one killed at once leaves."""
+    return path.is_symlink() or (path.exists() and not is_bare(path))
+
+
+def is_bare(folder: pathlib.Path) -> bool:
+    """Whether nothing is in a folder but the times at which it was worked on."""
+    return folder.is_dir() and os.listdir(folder) == [TIMES]

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 
+from icegrt_jax.config.reruns import is_bare
 from icegrt_jax.hosts import sync
 from icegrt_jax.training import times
 from icegrt_jax.version import __version__
@@ -22,7 +24,10 @@ PROGRAMS = ("icegrt", "__main__.py")  # whose arguments are a command of ours
 
 @contextlib.contextmanager
 def recorded(folder: pathlib.Path) -> Iterator[None]:
-    """Notes in the stage's folder that work on it begins, and when it has ended: by itself, or stopped by an error."""
+    """Notes in the stage's folder that work on it begins, and when it has ended: by itself, or stopped by an error.
+
+    One that is stopped before it has made anything, as a check of its first batch does, leaves no folder.
+    """
     if not sync.is_main():
         yield
         return
@@ -32,7 +37,10 @@ def recorded(folder: pathlib.Path) -> Iterator[None]:
         yield
         ended = "finished"
     finally:
-        times.append(folder, {"ends": now(), "seconds": round(time.perf_counter() - began, 3), "how": ended})
+        if is_bare(folder):
+            shutil.rmtree(folder)
+        else:
+            times.append(folder, {"ends": now(), "seconds": round(time.perf_counter() - began, 3), "how": ended})
 
 
 def now() -> str:

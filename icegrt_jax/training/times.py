@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-FILE = "times.jsonl"
+from icegrt_jax.config.reruns import TIMES as FILE
 
 
 def append(folder: pathlib.Path, row: Mapping[str, Any]) -> None:

@@ -35,6 +35,14 @@ def test_a_key_has_shaped_its_own_part_and_those_after_it(workdir):
     assert names(workdir, "seed") is None and names(workdir, "pretraining") is None
 
 
+def test_a_stage_that_was_killed_before_it_made_anything_is_shaped_by_nothing(workdir):
+    (workdir / "evaluate").mkdir()
+    (workdir / "evaluate" / "times.jsonl").touch()
+    assert names(workdir, "evaluate.limit") == []
+    (workdir / "evaluate" / "by_prompt.jsonl").touch()
+    assert names(workdir, "evaluate.limit") == ["evaluate"]
+
+
 def test_what_an_earlier_part_has_read_of_a_later_section_counts_there(workdir):
     own = "data/own_rankings.jsonl"
     assert names(workdir, "ppo.temperature") == [own, "reward", "ppo"], "own answers are sampled at it"
