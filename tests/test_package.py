@@ -55,7 +55,19 @@ def test_the_runtime_needs_neither_torch_nor_tensorflow(metadata):
 
 def test_the_extras_are_the_documented_ones(metadata):
     extras = {extra: names(requirements) for extra, requirements in metadata["extras_require"].items()}
-    assert set(extras) == {"test", "bench", "docs", "eval", "filters", "judge", "people", "rank", "rouge", "tpu"}
+    assert set(extras) == {
+        "test",
+        "bench",
+        "cuda",
+        "docs",
+        "eval",
+        "filters",
+        "judge",
+        "people",
+        "rank",
+        "rouge",
+        "tpu",
+    }
     assert {"pytest", "torch", "nbclient", "nbformat", "ipykernel", "ruff"} <= extras["test"]
     assert {"torch", "transformers", "trl"} <= extras["bench"]
     assert "lm-eval" in extras["eval"]

@@ -15,6 +15,7 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.runs import generation, iteration, loop
 from icegrt_jax.runs.rundir import Run
 from icegrt_jax.runs.sections import sampler_for
+from icegrt_jax.sampling.generate import NotFinite
 
 KEPT = 4  # rollouts written at a time
 ROLLOUTS, FOLLOWED = "samples.jsonl", "followed.jsonl"
@@ -118,10 +119,13 @@ class Followed:
             return False
         run, state = self._run, outcome.state
         greedy = sampler_for(run.tokenizer, DrawOptions(temperature=0.0), run.lengths.max_response_length)
-        out = generation.generate(
-            run, state.model("policy"), state.full("policy"), self._prompts, run.key("heldout"), greedy,
-            batch_size=len(self._prompts),
-        )  # fmt: skip
+        try:
+            out = generation.generate(
+                run, state.model("policy"), state.full("policy"), self._prompts, run.key("heldout"), greedy,
+                batch_size=len(self._prompts),
+            )  # fmt: skip
+        except NotFinite:
+            return False  # a step that has ruined the policy is refused, by name, where it would be saved
         if sync.is_main():
             lengths = out.mask.sum(axis=1)
             rows = [

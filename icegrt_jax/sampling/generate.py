@@ -128,11 +128,15 @@ def decode_responses(tokens: np.ndarray, mask: np.ndarray, tokenizer: ChatTokeni
     return [tokenizer.decode(row[keep]) for row, keep in zip(tokens, mask, strict=True)]
 
 
+class NotFinite(UserError):
+    """Answers of logits that are no numbers."""
+
+
 def check_logprobs(logprobs: np.ndarray) -> None:
     """Refuses answers f32[N, T] of logits that are no numbers: whatever they say, nobody has said it."""
     bad = int((~np.isfinite(logprobs)).any(axis=1).sum())
     if bad:
-        raise UserError(
+        raise NotFinite(
             f"the log-probs of {bad} of {len(logprobs)} answers are not finite: the model's logits are no numbers. Its "
             "weights or its ids are wrong; with dtype='bfloat16' try float32."
         )

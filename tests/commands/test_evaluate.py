@@ -181,7 +181,8 @@ def test_the_best_temperature_is_the_first_of_those_with_the_highest_gold(monkey
 
     def generate(run, model, params, prompts, key, *, temperature, batch_size):
         drawn.append((temperature, jax.random.key_data(key).tolist()))
-        return Generation(None, None, None, np.ones((2, 3), bool), np.ones(2, bool), None, said[temperature])
+        ids, mask = np.zeros((2, 3), int), np.ones((2, 3), bool)
+        return Generation(None, None, ids, mask, np.ones(2, bool), None, said[temperature])
 
     monkeypatch.setattr(evaluate.answers, "generate", generate)
     run = types.SimpleNamespace(key=lambda stream: jax.random.key(len(stream)))
@@ -211,7 +212,7 @@ def test_stages_that_have_not_finished_have_no_row(finished, tmp_path, capsys):
 def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     texts = [f"{prompt}{answer}" for prompt in "ab" for answer in "012"]
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]
-    out = Generation(None, None, None, mask, mask[:, 3], None, texts)
+    out = Generation(None, None, np.zeros(mask.shape, int), mask, mask[:, 3], None, texts)
     scores = np.array([0.1, 0.9, 0.3, -5.0, -4.0, -6.0])
     stage = types.SimpleNamespace(mesh=make_mesh(), folder=pathlib.Path)
     monkeypatch.setattr(evaluate.stage_models, "stage_params", lambda *args: (None, None))
@@ -228,7 +229,7 @@ def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
 
 
 def test_general_tasks_weigh_the_same_whatever_their_number_of_prompts():
-    scores = evaluate._by_task(["copy", "copy", "copy", "sort"], [1.0, 0.0, 0.0, 1.0])
+    scores = evaluate.answers.by_task(["copy", "copy", "copy", "sort"], [1.0, 0.0, 0.0, 1.0])
     assert scores == pytest.approx({"general": (1 / 3 + 1) / 2, "general/copy": 1 / 3, "general/sort": 1.0})
 
 

@@ -313,7 +313,7 @@ def test_best_of_n_is_chosen_by_a_reward_model_that_reads_text(rewarded, second,
         return scored(params, config=config, tokens=tokens, mask=mask)
 
     monkeypatch.setattr(scoring, "compiled_scores", compiled_scores)
-    assert call("evaluate", workdir, **keys, **{"pretrain.steps": 0}) == 0
+    assert call("evaluate", workdir, **keys, **{"pretrain.steps": 0, "log.browsed": 0}) == 0
     starts = [second.encode_answer(prompt.prompt, "", finished=False)[0][:-1] for prompt in prompts]
     for ids, start in zip(read, itertools.chain.from_iterable((start, start) for start in starts), strict=True):
         assert ids[: len(start)] == start

@@ -21,7 +21,7 @@ CALLED = {  # by name, what is a place while it runs
     "icegrt_jax.commands.reward:fit_normalization": "normalisation",
     "icegrt_jax.commands.ppo:_report_kl": "KL reported",
     "icegrt_jax.runs.rundir:finish": "end of the stage",
-    "icegrt_jax.report.build:_save": "a picture",
+    "icegrt_jax.report.build:rendered": "the page",
     "icegrt_jax.files:write_text_atomic": "a small file",
     "icegrt_jax.files:append_jsonl": "a row appended",
     "icegrt_jax.files:cut_jsonl": "rows cut",

@@ -1,5 +1,6 @@
 """What the scripts of this folder draw, count and compare; the runs themselves are in the scripts."""
 
+import importlib
 import json
 import random
 import runpy
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from icegrt_jax import files
-from tests.faults import compare, kills, soak
+from tests.faults import compare, kills, places, soak
 from tests.faults.kills import Ending, Moment
 
 WALK = [
@@ -17,6 +18,12 @@ WALK = [
     (2.2, "-ppo/begin"), (2.5, "+ppo/rollout"), (2.6, "-ppo/begin"), (3.0, "+evaluate/begin"),
     (9.0, "+evaluate/in-domain"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", places.CALLED)
+def test_what_is_a_place_while_it_runs_is_there(name):
+    module, _, function = name.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_places_have_the_times_that_were_spent_in_them():

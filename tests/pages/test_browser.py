@@ -143,6 +143,7 @@ def test_a_chat_in_the_browser(browser, tmp_path, monkeypatch):  # noqa: F811
     with served(pages.app({access.USER: TOKENS[access.USER]})) as url:
         for width, dark in ((1280, True), (PHONE, False)):
             with visit(browser, f"{url}/?token={TOKENS[access.USER]}", width=width, height=844, dark=dark) as seen:
+                seen.page.locator("#text:focus").wait_for()
                 seen.page.keyboard.type("<b>hello</b>")
                 seen.page.keyboard.press("Enter")
                 seen.page.get_by_text("ICE-GRT: <b>hello</b>").wait_for()

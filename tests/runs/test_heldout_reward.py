@@ -48,7 +48,7 @@ def rows():
     ended = np.array([True, True, True, False])
     for name, texts in TEXTS.items():
         found[name] = Row()
-        draws = [(one, np.ones(4, int), ended) for one in texts]
+        draws = [(one, [np.zeros(1, int)] * 4, ended) for one in texts]
         found[name].add("sampled", graded(asked, 1.0, draws))
         if name.startswith("ICE"):
             found[name].add("greedy", graded(asked, 0.0, draws[:1]))
