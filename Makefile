@@ -28,10 +28,8 @@ smollm2: $(VENV)/runtime
 # Test files are shared out to processes whole, so that a file's compiled functions are made once; in the order of their
 # names, where the longest ones are early: by default those of few tests are last, which the longest are. At the end
 # stands where the time has gone.
-# Three workers for two cores: many tests wait, for a process of their own or for time to pass.
-WORKERS ?= $$($(RUN) -c "import os; print(3 * (os.cpu_count() or 2) // 2)")
 test: $(VENV)/test
-	$(RUN) -m pytest -n $(WORKERS) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=15 $(ARGS)
+	$(RUN) -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 lint: $(VENV)/test
 	$(RUN) -m ruff check .
