@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from icegrt_jax.api import records, settings
-from icegrt_jax.api.supervised import look_at, section_of
-from icegrt_jax.api.training import Training, complete
+from icegrt_jax.api.supervised import policy_training, section_of
+from icegrt_jax.api.training import Training
 from icegrt_jax.config import check
 from icegrt_jax.config.options import (
     LengthOptions,
@@ -18,16 +18,13 @@ from icegrt_jax.config.options import (
     SupervisedOptions,
     TokenizerOptions,
 )
-from icegrt_jax.data.pipeline import sft_batches
 from icegrt_jax.data.records import Text
 from icegrt_jax.data.tokenizers import train_bpe
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
 from icegrt_jax.models.heads import init_params
-from icegrt_jax.runs import batch_check, generation, loop, supervised
 from icegrt_jax.runs.session import STREAMS
 from icegrt_jax.runs.stage_models import scratch_config
-from icegrt_jax.training.updates import sft_update
 
 
 def new_model(
@@ -92,20 +89,5 @@ def pretrain(
     section = section_of(SupervisedOptions(), options, keys, "pretrain", given)
     check(Options(pretrain=section))
     session = settings.session(model, seed, mesh)
-    batch_check.check_rows({"pretrain": section}, session.mesh)
-    generation.show_mesh(session, "pretrain", {"policy": model.config})
-    batches = sft_batches(
-        given, section.weights, model.tokenizer, batch_size=section.batch_size, length=section.length,
-        seed=session.data_seed("pretrain"), packing=section.packing, overlong=section.overlong, share=session.share,
-    )  # fmt: skip
-    look_at("pretrain", batches, session, cut=True)  # texts are split over rows, and only the last piece has EOS
-    state, _ = supervised.first_state(
-        section, "float32", session.key("pretrain"), model.config, settings.Parameters(model, donate).take(), None, {},
-        session.adapter_key("sft"),
-    )  # fmt: skip
-    steps = loop.over_batches(
-        session, "pretrain", section.steps, state, sft_update, batches, save_every=section.steps,
-        shown=("loss", "target_prob"),
-    )  # fmt: skip
-    result = lambda state: Model(model.config, complete(state, "policy"), model.tokenizer)
-    return Training(session, steps, state, result, progress=progress)
+    # Texts are split over rows, and only the last piece has EOS.
+    return policy_training("pretrain", model, given, section, session, cut=True, donate=donate, progress=progress)

@@ -17,11 +17,13 @@ from icegrt_jax.config.options import (
     Options,
     RewardOptions,
     SFTOptions,
+    SupervisedOptions,
 )
 from icegrt_jax.data.pipeline import Batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model
+from icegrt_jax.models.lora import LoRAConfig
 from icegrt_jax.models.quantize import stored_as
 from icegrt_jax.runs import batch_check, generation, loop, notes, reward_model, score_scale, supervised
 from icegrt_jax.runs.roles import INSTRUCT
@@ -77,26 +79,36 @@ def sft(
     section = section_of(SFTOptions(), options, keys, "sft", given)
     check(Options(sft=section, model=dataclasses.replace(GIVEN, param_dtype=param_dtype)))
     session = settings.session(model, seed, mesh)
-    batch_check.check_rows({"sft": section}, session.mesh)
-    generation.show_mesh(session, "sft", {"policy": model.config})
+    return policy_training(
+        "sft", model, given, section, session, param_dtype=param_dtype, lora=lora_config(section.lora),
+        cut=section.overlong == "cut", donate=donate, progress=progress,
+    )  # fmt: skip
+
+
+def policy_training(
+    stage: str, model: Model, given: Mapping[str, Sequence], section: SupervisedOptions, session: Session, *,
+    param_dtype: ParamDtype = ModelOptions.param_dtype, lora: LoRAConfig | None = None,
+    cut: bool, donate: bool, progress: bool,
+) -> Training:  # fmt: skip
+    """Next-token training of a language model on checked sources, as a stage of a run does it.
+
+    Args:
+      lora: of an adapter; None: all parameters are trained.
+      cut: rows may lack the end of what is in them.
+    """
+    batch_check.check_rows({stage: section}, session.mesh)
+    generation.show_mesh(session, stage, {"policy": model.config})
     batches = sft_batches(
-        given,
-        section.weights,
-        model.tokenizer,
-        batch_size=section.batch_size,
-        length=section.length,
-        seed=session.data_seed("sft"),
-        packing=section.packing,
-        overlong=section.overlong,
-        share=session.share,
-    )
-    look_at("sft", batches, session, cut=section.overlong == "cut")
+        given, section.weights, model.tokenizer, batch_size=section.batch_size, length=section.length,
+        seed=session.data_seed(stage), packing=section.packing, overlong=section.overlong, share=session.share,
+    )  # fmt: skip
+    look_at(stage, batches, session, cut=cut)
     state, _ = supervised.first_state(
-        section, param_dtype, session.key("sft"), model.config, settings.Parameters(model, donate).take(),
-        lora_config(section.lora), INSTRUCT, session.adapter_key("sft"),
+        section, param_dtype, session.key(stage), model.config, settings.Parameters(model, donate).take(), lora,
+        INSTRUCT, session.adapter_key("sft"),
     )  # fmt: skip
     steps = loop.over_batches(
-        session, "sft", section.steps, state, sft_update, batches, save_every=section.steps,
+        session, stage, section.steps, state, sft_update, batches, save_every=section.steps,
         shown=("loss", "target_prob"),
     )  # fmt: skip
     result = lambda state: Model(model.config, complete(state, "policy"), model.tokenizer)

@@ -73,7 +73,12 @@ def compare(run: rundir.Run, config: Options) -> None:
                 given = (run, section, config.reward, config.ppo.score, model, params, domain, progress)
                 rows[f"best-of-{best_of}"] = _best_of(*given)
                 progress.update(len(rows))
-    heldout = heldout_reward.measure(run, section, rows, domain.prompts, stages[1:]) if domain else {}
+        with progress.phase("held-out reward"):
+            heldout = heldout_reward.measure(run, section, rows, domain.prompts, stages[1:]) if domain else {}
+        with progress.phase("answers for the report"):
+            places = _spread(len(domain), config.log.browsed) if domain else []
+            reward = shown_answers.Reward.of(run, config.reward, config.ppo.score) if places else None
+            shown = shown_answers.measured(run, domain.prompts, places, section.batch_size, rows, stages, reward)
     results = {
         "rows": [_told(name, row) for name, row in rows.items()],
         "prompts": {"domain": len(domain), "general": len(general)},
@@ -95,9 +100,6 @@ def compare(run: rundir.Run, config: Options) -> None:
             {name: row.numbers for name, row in rows.items()}, domain.harms(), answers.tasks_of(general)
         ),
     }
-    places = _spread(len(domain), config.log.browsed) if domain else []
-    reward = shown_answers.Reward.of(run, config.reward, config.ppo.score) if places else None
-    shown = shown_answers.measured(run, domain.prompts, places, section.batch_size, rows, stages, reward)
 
     def write() -> None:
         shown_answers.write(folder, shown)
@@ -192,12 +194,12 @@ def _evaluate(
     """One stage's row; `at_best`: measured at its best temperature as well, where there are some to try."""
     row, domain, general, size = Row(), asked["domain"], asked["general"], config.batch_size
     keys = answers.keys_of(run, "evaluate", config.samples)
-    drawn = lambda questions, temperature: answers.answer(
+    ask = lambda questions, temperature: answers.answer(
         run, model, params, questions, keys, temperature=temperature, batch_size=size
     )
     if domain:
         with progress.phase("in-domain"):
-            ways = {"sampled": drawn(domain, config.temperature), "greedy": drawn(domain, 0.0)}
+            ways = {"sampled": ask(domain, config.temperature), "greedy": ask(domain, 0.0)}
         row.add("sampled", ways["sampled"])
         row.metrics |= answers.by_split(domain.prompts, ways["sampled"].by_prompt())
         row.metrics["length"] = ways["sampled"].length()
@@ -209,11 +211,11 @@ def _evaluate(
             )
             best = max(row.gold_by_temperature, key=row.gold_by_temperature.__getitem__)
             known = {found.temperature: found for found in ways.values()}
-            row.add("best", known[best] if best in known else drawn(domain, best))
+            row.add("best", known[best] if best in known else ask(domain, best))
         row.metrics["temperature"] = best
     if general:
         with progress.phase("general"):
-            found = drawn(general, 0.0)
+            found = ask(general, 0.0)
         gold, tasks = [grade["gold"] for grade in found.grades[0]], answers.tasks_of(general)
         row.metrics |= answers.by_task(tasks, gold)
         row.intervals["general"] = task_interval(gold, tasks)

@@ -20,6 +20,7 @@ from icegrt_jax.config.rounds import PEOPLE
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
+from icegrt_jax.report.words import duration
 from icegrt_jax.runs import annotation, batch_check, begin, inputs, notes, provenance, rounds, rundir
 from icegrt_jax.runs.reward_model import Asked
 from icegrt_jax.runs.stage import Stage
@@ -59,8 +60,7 @@ def main(config: Options, workdir: pathlib.Path, *, rank: bool = False, host: st
         step.do()
         sync.barrier(f"{step.name} ends")
         stop_if_asked()
-    minutes, seconds = divmod(round(time.perf_counter() - began), 60)
-    print(f"finished in {minutes} min {seconds} s; open {workdir / 'report' / 'index.html'}")
+    print(f"finished in {duration(time.perf_counter() - began)}; open {workdir / 'report' / 'index.html'}")
 
 
 def _steps(

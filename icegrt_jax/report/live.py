@@ -10,6 +10,8 @@ from icegrt_jax.report import build
 from icegrt_jax.runs import loop
 from icegrt_jax.runs.stage import Stage
 
+LOOKS = 5.0  # seconds between two looks at how old the page is: a workdir may lie on a mounted bucket
+
 
 class Live:
     """Writes the page of a run when it is older than so many minutes.
@@ -22,7 +24,7 @@ class Live:
 
     def __init__(self, workdir: pathlib.Path, stages: Callable[[], Sequence[Stage]], minutes: float):
         self._workdir, self._stages, self._seconds = workdir, stages, 60 * minutes
-        self._failed = False
+        self._failed, self._looked = False, -LOOKS
 
     def begin(self, step: int | None) -> bool:
         return False
@@ -40,7 +42,10 @@ class Live:
         return False
 
     def _is_due(self) -> bool:
-        """Whether the page, or without one the run, is older than it may be."""
+        """Whether the page, or without one the run, is older than it may be; not looked at after every step."""
+        if time.monotonic() - self._looked < min(LOOKS, self._seconds):
+            return False
+        self._looked = time.monotonic()
         for name in (pathlib.Path("report", "index.html"), FILE_NAME):
             try:
                 return time.time() - (self._workdir / name).stat().st_mtime >= self._seconds
