@@ -18,6 +18,7 @@ from typing import Any
 from icegrt_jax.errors import UserError
 
 ROUNDS = "rounds"  # the folder in a workdir in which each round has one
+LOOKS, PAUSE = 5, 0.05  # times, and seconds between them: who looks at a lock has it shared for an instant
 FILE_NAME = ".lock"  # in the workdir; says who holds it, which a crash leaves there and nobody believes
 
 
@@ -81,13 +82,18 @@ def _check_free(workdir: pathlib.Path) -> None:
 
 def _locked(path: pathlib.Path) -> int:
     """A descriptor of the file, locked. BlockingIOError where another has it."""
+    looks = 0
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
-            raise
+            looks += 1
+            if looks == LOOKS:
+                raise
+            time.sleep(PAUSE)
+            continue
         except OSError as error:
             print(f"warning: {path} cannot be locked ({error.strerror}); start no second run there.", file=sys.stderr)
             return file

@@ -43,5 +43,5 @@ def score_by_token(model: Model, prompt: Any, response: str) -> Tokens:
     ids, start = model.tokenizer.encode_answer(messages_of(prompt), response)
     tokens = jnp.asarray([ids], jnp.int32)
     values = np.asarray(model.values(model.params, tokens, jnp.ones(tokens.shape, bool)))[0]
-    names = [model.tokenizer.tokenizer.decode([token]) for token in ids[start:]]
-    return Tokens(f"score {values[-1]:.3f} of the answer to: {words_of(prompt)}", names, values[start:])
+    pieces = model.tokenizer.pieces(ids[start:])
+    return Tokens(f"score {values[-1]:.3f} of the answer to: {words_of(prompt)}", pieces, values[start:])

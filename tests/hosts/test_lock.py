@@ -1,5 +1,6 @@
 """Two runs in one workdir: the second is refused, and a crash leaves nothing to clear away."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -44,6 +45,16 @@ def test_a_second_process_is_refused_with_who_has_the_workdir(tmp_path, other):
     text = str(error.value)
     assert f"{tmp_path / 'run'} is in use by process {other.pid} on {socket.gethostname()} since 20" in text
     assert text.endswith("(icegrt ppo); wait until that has ended, stop it, or choose another --workdir.")
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path, monkeypatch):
+    """`icegrt status` has the lock shared for an instant."""
+    (tmp_path / lock.FILE_NAME).touch()
+    looking, pauses = open(tmp_path / lock.FILE_NAME, "rb"), []
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: pauses.append(seconds) or looking.close())
+    lock.hold(tmp_path, "ppo")()
+    assert pauses == [lock.PAUSE]
 
 
 def test_a_round_of_a_run_is_held_with_the_run(tmp_path, other):
