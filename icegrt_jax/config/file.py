@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FieldReference, config_flags
 
 from icegrt_jax import sums
 from icegrt_jax.errors import UserError
@@ -292,12 +292,16 @@ def _override(config: ConfigDict, override: str, named: Sequence[str]) -> None:
         raise UserError(f"--config.{key} is a {expected.__name__}, which only the config file can set.")
     if not has_value and expected is not bool:
         raise UserError(f"--config.{key} has no value; write --config.{key}=VALUE, with {_EXPECTED[expected]}.")
-    # Flags of its own for each override: absl's global ones would remember it in the next call.
+    # Flags of its own for each override: absl's global ones would remember it in the next call. And a config of this
+    # key alone: a flag writes its whole default as YAML, which of all keys is a thirtieth of a second.
     values = flags.FlagValues()
     arguments, before = ["", override], leaves[key]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    alone = ConfigDict({name: FieldReference(before, field_type=expected)})
+    whole = functools.reduce(lambda inner, part: ConfigDict({part: inner}), reversed(key.split(".")[:-1]), alone)
+    config_flags.DEFINE_config_dict("config", whole, flag_values=values, sys_argv=arguments)
     try:
         values(arguments)
+        holder[name] = _holder(whole, group)[name]
         if expected is tuple:
             _check_elements(before, holder[name])
     except (flags.Error, TypeError, ValueError) as error:
