@@ -11,13 +11,12 @@ from icegrt_jax.files import write_text_atomic
 from icegrt_jax.runs import again, branching, more_rounds
 
 # Keys that change what a run prints and keeps but not its numbers, when it says that something goes wrong, and what is
-# done where a reward function fails: a rerun in the same workdir may change them.
+# done where a reward function fails; and the mesh, onto any of which a checkpoint is read. A rerun in the same workdir
+# may change them.
 FREE_KEYS = (
-    "log", "ppo.alarms", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed",
+    "log", "mesh", "ppo.alarms", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed",
     *(f"annotation.judge_model.{name}" for name in ("key_env", "at_once", "timeout", "retries", "cache")),
 )  # fmt: skip
-# And those that a run may change which goes on from another's finished stages: these are read onto any mesh.
-FREE_IN_BRANCH = (*FREE_KEYS, "mesh")
 
 
 def prepare(
@@ -53,7 +52,7 @@ def _take(
     stages = [c.name for c in commands.in_run() if c.leaves]
     named = branching.parse(source, command.name, stages)
     last = list(commands.TABLE[named.stage].shaped_by)[-1]
-    return branching.take(named, config, workdir, stages, commands.parts(), last, FREE_IN_BRANCH)
+    return branching.take(named, config, workdir, stages, commands.parts(), last, FREE_KEYS)
 
 
 def _settle(

@@ -214,6 +214,17 @@ def test_a_signal_in_a_last_step_or_after_it_stops_the_run_there_and_costs_no_st
         assert same(workdir, whole, name), name
 
 
+def test_a_stage_that_was_stopped_on_one_device_goes_on_over_a_mesh_of_eight_with_its_numbers(finished, tmp_path):
+    workdir = copy_parts(finished, tmp_path / "run", "data", "tokenizer", "pretrain")
+    assert run("sft", workdir, stop=("sft", 3, signal.SIGTERM)).returncode == 143
+    assert call("sft", workdir, **{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}) == 0
+    one, eight = (read_metrics(folder / "sft" / "metrics.jsonl") for folder in (finished[0], workdir))
+    assert [row["step"] for row in eight] == [row["step"] for row in one]
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([row[name] for row in eight], [row[name] for row in one], rtol=1e-3, err_msg=name)
+    assert files.read_json(workdir / "config.json")["mesh"]["tensor"] == 2
+
+
 @pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 2, "tensor": 2}])
 def test_ppo_on_eight_devices_has_the_numbers_of_one(finished, tmp_path, mesh):
     workdir = copy_parts(finished, tmp_path, "data", "tokenizer", "sft", "reward")

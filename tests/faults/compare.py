@@ -29,7 +29,7 @@ def tree(workdir: pathlib.Path) -> dict[str, str]:
             place = path.parent.relative_to(workdir).as_posix()
             found |= {f"{place}:{array}": digest for array, digest in arrays(path.parent).items()}
         if not EXCEPT.search(name):
-            found[name] = hashlib.sha256(_content(path)).hexdigest()
+            found[name] = hashlib.sha256(content(path)).hexdigest()
     return found
 
 
@@ -37,12 +37,12 @@ def arrays(checkpoint: pathlib.Path) -> dict[str, str]:
     """SHA-256 of each array of a checkpoint, by its name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(ocp.load(checkpoint))
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    content = lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x).tobytes()
+    data = lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x).tobytes()
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    return {name(path): hashlib.sha256(content(leaf)).hexdigest() for path, leaf in leaves}
+    return {name(path): hashlib.sha256(data(leaf)).hexdigest() for path, leaf in leaves}
 
 
-def _content(path: pathlib.Path) -> bytes:
+def content(path: pathlib.Path) -> bytes:
     """Of checksums.json without the line of a file that is not compared."""
     if path.name != "checksums.json":
         return path.read_bytes()

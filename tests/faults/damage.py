@@ -18,17 +18,20 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 
 from tests.commands.forked import Forked
 from tests.commands.runs import PLAIN
+from tests.faults import compare
 from tests.faults.damages import WAYS, damage
 
 # Not compared: times, what is only shown, what JAX makes again, and what is kept of a damage. Nor are Orbax's own
-# files, which have times; that their arrays are the same is what their checksums say.
+# files, which have times: of what the command saves the arrays are compared.
 IGNORED = re.compile(
     r"events\.out\.|compile_cache/|compiles\.json|times\.jsonl|report/|\.broken|\.lock|/(checkpoints|best|average)/"
 )
 UNTOUCHED = re.compile(r"events\.out\.|report/|\.lock|\.broken")
+WELL = ("a sentence", "the same files")
 KINDS = {
     "arrays of checkpoints": r"/(checkpoints|best|average)/.*/d/",
     "metadata of checkpoints": r"/(checkpoints|best|average)/",
@@ -42,27 +45,31 @@ def files_of(workdir: pathlib.Path) -> list[str]:
     return sorted(p.relative_to(workdir).as_posix() for p in workdir.rglob("*") if p.is_file())
 
 
-def tree(workdir: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file that is compared, and which checkpoints there are."""
+def tree(workdir: pathlib.Path, stage: str) -> dict[str, str]:
+    """SHA-256 of every file that is compared and of each array of the stage's checkpoints; which others there are."""
     names = [name for name in files_of(workdir) if not IGNORED.search(name)]
-    found = {name: hashlib.sha256((workdir / name).read_bytes()).hexdigest() for name in names}
-    kept = {path.parent.relative_to(workdir).as_posix() for path in workdir.rglob("_CHECKPOINT_METADATA")}
-    return found | {name: "a checkpoint" for name in kept if ".broken" not in name}
+    found = {name: hashlib.sha256(compare.content(workdir / name)).hexdigest() for name in names}
+    kept = {path.parent.relative_to(workdir).as_posix() for path in workdir.rglob(compare.CHECKPOINT)}
+    kept = {name for name in kept if ".broken" not in name}
+    for name in kept:
+        arrays = compare.arrays(workdir / name) if name.startswith(f"{stage}/") else {}
+        found |= {name: "a checkpoint", **{f"{name}:{array}": digest for array, digest in arrays.items()}}
+    return found
 
 
 def kind_of(name: str) -> str:
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
 
 
-def run(command: list[str], workdir: pathlib.Path) -> tuple[int, str]:
+def run(command: list[str], workdir: pathlib.Path, env: Mapping[str, str]) -> tuple[int, str]:
     """Exit code, and what it said on stderr."""
-    process = Forked(PLAIN, [*command, f"--workdir={workdir}"], env=os.environ, cwd=os.getcwd())
+    process = Forked(PLAIN, [*command, f"--workdir={workdir}"], env=env, cwd=os.getcwd())
     _, said = process.communicate()
     return process.returncode, said
 
 
 def outcome(code: int, said: str, found: dict[str, str], expected: dict[str, str]) -> str:
-    """How the command has ended: the first two are as they should be."""
+    """How the command has ended; well where it is one of `WELL`."""
     sentences = [line for line in said.splitlines() if line.startswith("error: ")]
     if "Traceback" in said or code not in (0, 2):
         return "TRACEBACK"
@@ -71,33 +78,55 @@ def outcome(code: int, said: str, found: dict[str, str], expected: dict[str, str
     return "the same files" if found == expected else "OTHER FILES"
 
 
-def main(workdir: pathlib.Path, command: list[str], limit: int, seed: int) -> bool:
-    """Whether every damage has ended well."""
-    rng, counts, bad = random.Random(seed), collections.defaultdict(collections.Counter), 0
+def damages(workdir: pathlib.Path) -> list[tuple[str, str]]:
+    """Every file of a run that is damaged, in every way."""
+    return [(name, way) for name in files_of(workdir) if not UNTOUCHED.search(name) for way in WAYS]
+
+
+def tried(
+    workdir: pathlib.Path,
+    command: list[str],
+    damages: list[tuple[str, str]],
+    rng: random.Random,
+    env: Mapping[str, str],
+) -> dict[str, collections.Counter]:
+    """How often a damage of each kind of file has ended how; tells of each that has ended badly."""
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as temporary:
         place = pathlib.Path(temporary) / "run"
         shutil.copytree(workdir, place, symlinks=True)
-        code, said = run(command, place)
+        code, said = run(command, place, env)
         assert code == 0, said
-        expected = tree(place)
-        damages = [(name, way) for name in files_of(workdir) if not UNTOUCHED.search(name) for way in WAYS]
-        rng.shuffle(damages)
-        for name, way in damages[:limit]:
+        expected = tree(place, command[0])
+        for name, way in damages:
             shutil.rmtree(place)
             shutil.copytree(workdir, place, symlinks=True)
             damage(place / name, way, rng)
-            code, said = run(command, place)
-            found = tree(place)
+            code, said = run(command, place, env)
+            found = tree(place, command[0]) if code == 0 else {}
             ended = outcome(code, said, found, expected)
             counts[kind_of(name)][ended] += 1
-            if ended not in ("a sentence", "the same files"):
-                bad += 1
-                differing = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
+            if ended not in WELL:
+                differing = compare.differences(found, expected) if code == 0 else []
                 print(f"{name}, {way}: {ended}, exit {code}, {differing[:8]}\n{said[-1500:]}", flush=True)
+    return counts
+
+
+def table(counts: Mapping[str, collections.Counter], seed: int) -> bool:
+    """Prints how the damages have ended, and says whether all have ended well."""
+    sums = sum(counts.values(), collections.Counter())
+    bad = sums.total() - sum(sums[end] for end in WELL)
     for kind, ends in sorted(counts.items()):
-        print(f"| {kind} | {sum(ends.values())} | {', '.join(f'{end}: {n}' for end, n in sorted(ends.items()))} |")
-    print(f"{sum(sum(ends.values()) for ends in counts.values())} damages, seed {seed}: {bad} ended badly", flush=True)
+        print(f"| {kind} | {ends.total()} | {', '.join(f'{end}: {n}' for end, n in sorted(ends.items()))} |")
+    print(f"{sums.total()} damages, seed {seed}: {bad} ended badly", flush=True)
     return not bad
+
+
+def main(workdir: pathlib.Path, command: list[str], limit: int, seed: int) -> bool:
+    """Whether every damage has ended well."""
+    rng, chosen = random.Random(seed), damages(workdir)
+    rng.shuffle(chosen)
+    return table(tried(workdir, command, chosen[:limit], rng, os.environ), seed)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ STOPS = (("pretrain", 4), ("sft", 5), ("reward", 4), ("ppo", 3), ("evaluate", 2)
 
 
 def states(folder: pathlib.Path, env: dict[str, str]) -> dict[str, pathlib.Path]:
-    """Workdirs, each under the command that goes on there."""
+    """Workdirs, each under the command that goes on there, and each with all compiled programs."""
     workdir, found = folder / "run", {}
     for stage, step in STOPS:
         process = ended(begin(command("run", workdir), stop=(stage, step, int(signal.SIGKILL)), env=env))
@@ -33,6 +33,8 @@ def states(folder: pathlib.Path, env: dict[str, str]) -> dict[str, pathlib.Path]
         shutil.copytree(workdir, found[stage])
     process = ended(begin(command("run", workdir), env=env))
     assert process.returncode == 0, process.stderr
+    for other in found.values():
+        shutil.copytree(workdir / "compile_cache", other / "compile_cache", dirs_exist_ok=True)
     return {**found, "run": workdir}
 
 
@@ -48,7 +50,7 @@ def main(folder: pathlib.Path, each: int, most: int, seed: int, only: list[str])
     """Whether every damage has ended well."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    env = one_device() | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    env = {name: value for name, value in one_device().items() if name != "JAX_COMPILATION_CACHE_DIR"}
     rng, all_ = random.Random(seed), collections.defaultdict(collections.Counter)
     for stage, workdir in states(folder, env).items():
         if only and stage not in only:

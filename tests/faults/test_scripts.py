@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from icegrt_jax import files
-from tests.faults import compare, kills, places, soak
+from tests.faults import compare, damage_stages, kills, places, process_counts, soak
 from tests.faults.kills import Ending, Moment
 
 WALK = [
@@ -113,6 +113,38 @@ def test_a_chain_of_which_only_the_report_is_left_is_finished_and_compared(tmp_p
     assert len(signals) == 5 - kills.IN_REPORT and not workdir.exists()
     rows = files.read_jsonl(tmp_path / "ends.jsonl")
     assert [row.get("exit") for row in rows] == [-9, -9, None] and rows[-1]["attempts"] == 3
+
+
+def test_of_every_kind_folder_and_way_a_file_is_damaged(tmp_path):
+    names = ("config.json", "data/a.jsonl", "data/b.jsonl", "sft/done.json", "sft/metrics.jsonl", "sft/.lock",
+             "sft/checkpoints/3/state/d/abc", "sft/checkpoints/3/_METADATA")  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    chosen = damage_stages.chosen(tmp_path, 1, random.Random(0))
+    assert len(chosen) == len(set(chosen)) == 5 * 6, "of the two data sets one each time, of the lock none"
+    assert {name for name, _ in chosen} >= {"config.json", "sft/done.json", "sft/metrics.jsonl"}
+    assert len(damage_stages.chosen(tmp_path, 2, random.Random(0))) == 5 * 7
+
+
+def test_runs_on_two_meshes_are_compared_by_steps_numbers_and_texts(tmp_path):
+    rows = [{"step": step, "loss": 2.0, "score": 1.0} for step in (1, 2, 3)]
+    samples = [{"step": 1, "response": "Yes."}]
+
+    def run(name, rows, samples=samples):
+        files.append_jsonl(tmp_path / name / "ppo" / "metrics.jsonl", rows)
+        files.append_jsonl(tmp_path / name / "ppo" / "samples.jsonl", samples)
+        return tmp_path / name
+
+    whole = run("whole", rows)
+    compared = lambda *more: process_counts.compared("ppo", run(*more), whole)
+    near = [{**row, "loss": 2.0015, "score": 1.01} for row in rows]
+    most, of, bad = compared("near", near)
+    assert not bad and most == pytest.approx(0.5, abs=0.02) and of.startswith(("loss of step", "score of step"))
+    assert compared("far", [*rows[:2], {**rows[2], "loss": 2.004}])[2][0].startswith("loss of step 3")
+    assert compared("skipped", [rows[0], rows[2]])[2] == ["rows of steps [1, 3], expected [1, 2, 3]"]
+    assert compared("repeated", [*rows, rows[2]])[2]
+    assert compared("texts", rows, [{"step": 1, "response": "No."}])[2] == ["other texts were sampled"]
 
 
 def test_a_soak_sees_what_grows_and_what_is_compiled_twice(capsys):
