@@ -54,7 +54,7 @@ def test_what_an_earlier_part_has_read_of_a_later_section_counts_there(workdir):
 def test_every_section_of_a_stage_is_known():
     sections = {key for keys in commands.parts().values() for key in keys if "." not in key}
     groups = {name for name, value in default_config().items() if hasattr(value, "items")}
-    assert groups - sections == {"domain_sizes", "mesh", "tokenizer", "model", "log"}, "shape everything; mesh and log nothing, see commands/workdir.py"
+    assert groups - sections == {"domain_sizes", "mesh", "tokenizer", "model", "log"}, "shape all; mesh, log nothing"
     for keys in commands.parts().values():
         for key in keys:
             assert any(f"{flat}.".startswith(f"{key}.") for flat in config_file.flatten(default_config())), key

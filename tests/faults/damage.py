@@ -93,14 +93,17 @@ def tried(
     """How often a damage of each kind of file has ended how; tells of each that has ended badly."""
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as temporary:
-        place = pathlib.Path(temporary) / "run"
-        shutil.copytree(workdir, place, symlinks=True)
+        place, begun = pathlib.Path(temporary) / "run", pathlib.Path(temporary) / "begun"
+        for copy in (place, begun):
+            shutil.copytree(workdir, copy, symlinks=True)
         code, said = run(command, place, env)
         assert code == 0, said
         expected = tree(place, command[0])
+        if (place / "compile_cache").exists():  # what has been compiled once is read each time
+            shutil.copytree(place / "compile_cache", begun / "compile_cache", dirs_exist_ok=True)
         for name, way in damages:
             shutil.rmtree(place)
-            shutil.copytree(workdir, place, symlinks=True)
+            shutil.copytree(begun, place, symlinks=True)
             damage(place / name, way, rng)
             code, said = run(command, place, env)
             found = tree(place, command[0]) if code == 0 else {}
