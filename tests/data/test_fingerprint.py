@@ -38,6 +38,7 @@ def test_the_same_content_is_the_same_wherever_it_lies_and_another_is_another(ro
 
 
 def test_a_file_is_read_once_while_its_size_and_time_stay(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 10)
     read = []
     hashed = module.files.sha256
     monkeypatch.setattr(module.files, "sha256", lambda path: read.append(path) or hashed(path))
@@ -50,7 +51,16 @@ def test_a_file_is_read_once_while_its_size_and_time_stay(rows, tmp_path, monkey
     assert fingerprint(f"jsonl:{rows}", cache=cache) == changed and len(read) == 3, "a fresh file is not trusted yet"
 
 
-def test_a_cache_that_is_broken_or_cannot_be_written_is_done_without(rows, tmp_path):
+def test_of_a_small_file_nothing_is_kept(rows, tmp_path, monkeypatch):
+    first = fingerprint(f"jsonl:{rows}", cache=tmp_path / "cache.json")
+    assert not (tmp_path / "cache.json").exists()
+    monkeypatch.setattr(module, "SMALL", rows.stat().st_size)
+    assert fingerprint(f"jsonl:{rows}", cache=tmp_path / "cache.json") == first
+    assert (tmp_path / "cache.json").exists()
+
+
+def test_a_cache_that_is_broken_or_cannot_be_written_is_done_without(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 10)
     first = fingerprint(f"jsonl:{rows}", cache=tmp_path / "cache.json")
     for content in ("{", "[]"):
         (tmp_path / "broken.json").write_text(content)
