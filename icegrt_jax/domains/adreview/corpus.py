@@ -11,7 +11,6 @@ accuracy after some 0.6 to 0.9 million tokens. Without, it still failed at 0.7 m
 
 import functools
 import random
-from collections.abc import Iterator
 
 from icegrt_jax.data.records import Text
 from icegrt_jax.domains.adreview import answer, generator, phrases, splits
@@ -40,17 +39,18 @@ def corpus(seed: int | str, n: int) -> list[Text]:
     return [Text(_TEXTS[kind](rng), {"kind": kind}) for kind in kinds]
 
 
-def training_text(seed: int | str = 0, n: int = 6000) -> Iterator[str]:
+@functools.lru_cache(maxsize=1)  # a new run asks twice: for the check of its inputs, and for its own tokenizer
+def training_text(seed: int | str = 0, n: int = 6000) -> tuple[str, ...]:
     """Texts to train a tokenizer on: the corpus, then prompts and ideal reviews, n in all.
 
     Held-out brands and phrasings are not in it, so evaluation meets them in pieces.
     """
-    for record in corpus(f"tokenizer/{seed}", n - n // 2):
-        yield record.text
+    texts = [record.text for record in corpus(f"tokenizer/{seed}", n - n // 2)]
     rng = random.Random(f"tokenizer/{seed}")
     for _ in range(n // 2):
         ad = generator.sample_ad(rng)
-        yield f"{generator.prompt(ad)}\n{ideal(generator.annotation(ad))}"
+        texts.append(f"{generator.prompt(ad)}\n{ideal(generator.annotation(ad))}")
+    return tuple(texts)
 
 
 def _ad_text(rng: random.Random) -> str:
