@@ -5,6 +5,7 @@ python -m icegrt_jax.config.page > docs/config.md
 
 import ast
 import dataclasses
+import functools
 import inspect
 import json
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ def page() -> str:
     return f"{HEAD}{groups}"
 
 
+@functools.cache  # the whole file is parsed for each section
 def comments(section: type) -> dict[str, str]:
     """What the source says of each field: the comment lines above it, or the one behind it."""
     source = inspect.getsource(section)
