@@ -70,11 +70,12 @@ def encode_examples(
     Args as for `encode_conversation`, whose result comes first. Where an earlier turn does not stand in it as it
     would be sampled, in words or in tokens, the conversation up to that turn follows, its mask on that turn only.
     """
-    known = Beginnings(tokenizer)
+    known, all_of_it = Beginnings(tokenizer), None
     with contextlib.suppress(UserError):  # of the turns, the first that the template refuses says so
-        known.encode(render(tokenizer, messages, generate=False))
+        all_of_it = render(tokenizer, messages, generate=False)
+        known.encode(all_of_it)
     turns = [
-        _turn(tokenizer, messages[: i + 1], end_ids, known=known)
+        _turn(tokenizer, messages[: i + 1], end_ids, known=known, text=all_of_it if i + 1 == len(messages) else None)
         for i, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
@@ -132,14 +133,18 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, separator: str = "") 
 
 def _turn(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict], end_ids: Sequence[int], separator: str = "", *,
-    as_it_stands: bool = True, known: Beginnings | None = None,
+    as_it_stands: bool = True, known: Beginnings | None = None, text: str | None = None,
 ) -> _Turn:  # fmt: skip
-    """The conversation up to its last message, which is the assistant's and has to be written `as_it_stands`."""
+    """The conversation up to its last message, which is the assistant's and has to be written `as_it_stands`.
+
+    `text` is what the template makes of it, where that is known already.
+    """
     if len(messages) == 1:
         raise UserError(
             "the chat template has nothing in front of the assistant's first words; begin with a user message."
         )
-    text, prompt = render(tokenizer, messages, generate=False), render(tokenizer, messages[:-1], generate=True)
+    text = render(tokenizer, messages, generate=False) if text is None else text
+    prompt = render(tokenizer, messages[:-1], generate=True)
     if not text.startswith(prompt):
         raise UserError(_rewritten(tokenizer, text, prompt, messages[:-1]))
     ids, places, start = _after(tokenizer, prompt, text, separator, known)
