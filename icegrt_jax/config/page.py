@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -29,17 +30,22 @@ def page() -> str:
     return f"{HEAD}{groups}"
 
 
-@functools.cache  # the whole file is parsed for each section
 def comments(section: type) -> dict[str, str]:
     """What the source says of each field: the comment lines above it, or the one behind it."""
-    source = inspect.getsource(section)
-    lines, found = source.splitlines(), {}
-    [definition] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    for node in definition.body:
+    (lines, classes), found = _parsed(section.__module__), {}
+    for node in classes[section.__name__].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             found[node.target.id] = said_of(lines, node)
     inherited = [comments(base) for base in section.__bases__ if dataclasses.is_dataclass(base)]
     return {name: text for base in inherited for name, text in base.items()} | found
+
+
+@functools.cache
+def _parsed(module: str) -> tuple[list[str], dict[str, ast.ClassDef]]:
+    """The lines of a module's source, and its classes by name."""
+    source = inspect.getsource(sys.modules[module])
+    classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    return source.splitlines(), {node.name: node for node in classes}
 
 
 def said_of(lines: list[str], node: ast.stmt) -> str:
