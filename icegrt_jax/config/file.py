@@ -270,16 +270,27 @@ def _holder(group: Any, name: str) -> Any:
     return functools.reduce(operator.getitem, filter(None, name.split(".")), group)
 
 
+def _leaf(config: Group, key: str) -> Any:
+    """The value of a dotted key, `ABSENT` of one that is none or a group of keys."""
+    found: Any = config
+    for part in key.split("."):
+        if not isinstance(found, ConfigDict) or part not in found:
+            return ABSENT
+        found = found[part]
+    return ABSENT if isinstance(found, ConfigDict) and found else found
+
+
 def _override(config: ConfigDict, override: str, named: Sequence[str]) -> None:
     """Sets one key of `config` in place, a new one in a group of `named`, through `ml_collections.config_flags`."""
     flag, has_value, value = override.partition("=")
     key = flag.lstrip("-").removeprefix("no").removeprefix("config.")
-    leaves, (group, _, name) = flatten(config), key.rpartition(".")
-    if key not in leaves and group in named and name and has_value:
+    before, (group, _, name) = _leaf(config, key), key.rpartition(".")
+    if before is ABSENT and group in named and name and has_value:
         with _holder(config, group).unlocked() as holder:
             holder[name] = _literal(value)
         return
-    if key not in leaves:
+    if before is ABSENT:
+        leaves = flatten(config)
         if any(leaf.startswith(f"{key}.") for leaf in leaves):
             inner = ", ".join(f"--config.{leaf}" for leaf in leaves if leaf.startswith(f"{key}."))
             raise UserError(f"--config.{key} is a group of keys; set one of {inner}.")
@@ -295,7 +306,7 @@ def _override(config: ConfigDict, override: str, named: Sequence[str]) -> None:
     # Flags of its own for each override: absl's global ones would remember it in the next call. And a config of this
     # key alone: a flag writes its whole default as YAML, which of all keys is a thirtieth of a second.
     values = flags.FlagValues()
-    arguments, before = ["", override], leaves[key]
+    arguments = ["", override]
     alone = ConfigDict({name: FieldReference(before, field_type=expected)})
     whole = functools.reduce(lambda inner, part: ConfigDict({part: inner}), reversed(key.split(".")[:-1]), alone)
     config_flags.DEFINE_config_dict("config", whole, flag_values=values, sys_argv=arguments)
