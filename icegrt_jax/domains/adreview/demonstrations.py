@@ -11,8 +11,9 @@ from icegrt_jax.domains.adreview import flaws, generator
 from icegrt_jax.domains.adreview.answer import ideal
 from icegrt_jax.errors import UserError
 
-# Kinds of wrong answer, as against one that only lacks analysis.
-WRONG = tuple(name for name in flaws.FLAWS if name != "verdict_only")
+# Kinds of wrong answer that people write, as against one that only lacks analysis. None excuses an offence with the
+# words for what is allowed: a policy that is paid for reasons comes to that, and only rankings hold it.
+WRONG = tuple(name for name in flaws.FLAWS if name not in ("verdict_only", "explained_away"))
 
 
 def demonstrations(seed: int | str, n: int, *, verdict_only: float = 0.30, wrong: float = 0.25) -> list[Instruction]:

@@ -93,6 +93,16 @@ def wrong_reason(rng: random.Random, meta: Mapping) -> str | None:
     return f"{explain(decoy['quote'], reason)} {_review([])}"
 
 
+def explained_away(rng: random.Random, meta: Mapping) -> str | None:
+    """One violation is excused with the reason of a decoy of its rule; if it was the only one, the ad is approved."""
+    if not meta["violations"]:
+        return None
+    excused = rng.choice(meta["violations"])
+    excuse = explain(excused["quote"], rng.choice(sorted({reason for _, reason in phrases.DECOYS[excused["rule"]]})))
+    citations = [cite(v["quote"], v["rule"]) for v in meta["violations"] if v is not excused]
+    return f"{excuse} {_review(citations)}"
+
+
 def rambling(rng: random.Random, meta: Mapping) -> str:
     """The ideal review, and then it goes on: sentences said again."""
     review = ideal(meta)
@@ -104,7 +114,7 @@ FLAWS: Mapping[str, Callable[[random.Random, Mapping], str | None]] = {
     flaw.__name__: flaw
     for flaw in (
         verdict_only, wrong_verdict, missed_violation, wrong_rule, no_quote, wrong_quote,
-        invented_quote, false_alarm, extra_rule, wrong_reason, rambling,
+        invented_quote, false_alarm, extra_rule, wrong_reason, rambling, explained_away,
     )
 }  # fmt: skip
 

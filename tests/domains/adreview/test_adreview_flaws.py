@@ -5,7 +5,7 @@ import pytest
 
 from icegrt_jax.domains.adreview import demonstrations, flaws, generator
 from icegrt_jax.domains.adreview.answer import ideal, parse
-from icegrt_jax.domains.adreview.judge import grade
+from icegrt_jax.domains.adreview.judge import false_clear, grade
 
 
 def _metas(n):
@@ -29,7 +29,7 @@ def test_each_flaw_hurts_the_grade_it_is_about():
         "wrong_verdict": "verdict", "missed_violation": "rule_recall", "wrong_rule": "rule_precision",
         "no_quote": "evidence", "wrong_quote": "evidence", "invented_quote": "evidence",
         "false_alarm": "rule_precision", "extra_rule": "rule_precision", "wrong_reason": "evidence",
-        "rambling": "concision", "verdict_only": "analysis",
+        "rambling": "concision", "verdict_only": "analysis", "explained_away": "rule_recall",
     }  # fmt: skip
     assert set(hurt) == set(flaws.FLAWS)
     rng = random.Random("hurt")
@@ -54,11 +54,22 @@ def test_an_invented_quote_is_not_in_the_ad():
         assert any(c.quote not in meta["ad"] for c in review.citations)
 
 
+def test_an_offence_that_is_explained_away_alone_clears_the_ad():
+    rng = random.Random("excused")
+    for meta in _metas(300):
+        review = flaws.explained_away(rng, meta)
+        assert (review is None) == (not meta["violations"])
+        if review is not None:
+            assert false_clear(meta, review) == (len(meta["violations"]) == 1)
+            excuse = parse(review).explanations[0]
+            assert excuse.quote in [v["quote"] for v in meta["violations"]]
+
+
 def test_demonstrations_mix_as_asked():
     n = 1000
     kinds = collections.Counter(r.meta["kind"] for r in demonstrations.demonstrations(0, n))
     assert kinds["ideal"] == 450 and kinds["verdict_only"] == 300
-    assert set(kinds) == {"ideal", *flaws.FLAWS}
+    assert set(kinds) == {"ideal", *flaws.FLAWS} - {"explained_away"}
     assert {r.meta["kind"] for r in demonstrations.demonstrations(0, 50, verdict_only=0.0, wrong=0.0)} == {"ideal"}
     kinds = collections.Counter(
         r.meta["kind"] for r in demonstrations.demonstrations(0, 200, verdict_only=0.1, wrong=0.0)
