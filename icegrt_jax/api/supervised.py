@@ -178,6 +178,7 @@ def train_reward(
         seed=session.data_seed("reward"),
         overlong=section.overlong,
         starts=bool(section.lm_coef),
+        trees=reward_model.reads_trees(section, model.config, session.mesh),
         share=session.share,
     )
     look_at("reward", batches, session, cut=section.overlong == "cut")

@@ -55,6 +55,7 @@ from icegrt_jax.runs.reward_model import (
     measure_accuracy,
     normalization_prompts,
     ranking_update,
+    reads_trees,
     sample_instruct,
 )
 from icegrt_jax.runs.roles import INSTRUCT
@@ -77,6 +78,9 @@ def train(run: rundir.Run, config: Options) -> None:
     if config.domain and section.on_policy_k and (domain := load_domain(config.domain)).ranks:
         rank_own_answers(run, domain, asked, section.on_policy_k)
     sources = run.load(section.sources, Ranking)
+    heldout = heldout_batches(run, tokenizer, section)
+    source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
+    model, state, records = ensembles.first_states(run, tokenizer, section, frozen, source)
     batches = ranking_batches(
         sources,
         section.weights,
@@ -86,12 +90,10 @@ def train(run: rundir.Run, config: Options) -> None:
         seed=run.data_seed("reward"),
         overlong=section.overlong,
         starts=bool(section.lm_coef),
+        trees=reads_trees(section, model, run.mesh),
         more_seeds=ensembles.data_seeds(run, section),
         share=run.share,
     )
-    heldout = heldout_batches(run, tokenizer, section)
-    source = INSTRUCT if section.init == "sft" else stage_models.kept_path(section.init)
-    model, state, records = ensembles.first_states(run, tokenizer, section, frozen, source)
     generation.show_mesh(run, "reward", {"reward": model})
     notes.audit(run, "reward", batches, tokenizer, cut=section.overlong == "cut")
     write_inputs(run, tokenizer, reader, asked, {**batches.report, **_counts(heldout)})

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.data.trees import sequences_of
 from icegrt_jax.errors import UserError
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -98,6 +99,12 @@ def _rows(batch: dict, cut: bool) -> Iterator[Sequence]:
 
 def _rankings(batch: dict, cut: bool) -> Iterator[Sequence]:
     """The answers of a ranking batch; the place of the score is the last real token."""
+    if "ends" in batch:
+        # Which of them have lost their end, where any may have, is not to be seen in a tree.
+        for row in range(len(batch["tokens"])):
+            for ids in sequences_of(batch, row):
+                yield Sequence(ids, np.arange(len(ids)) == len(ids) - 1, ends=not cut)
+        return
     for ids, mask, last in zip(
         *(batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("tokens", "mask", "last")), strict=True
     ):

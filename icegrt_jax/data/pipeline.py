@@ -11,6 +11,7 @@ part of them; what was cut or dropped on the way is counted in `.report`.
 """
 
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,9 @@ from icegrt_jax.data.packing import left_pad, one_per_row, pack, right_pad
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text
 from icegrt_jax.data.sequences import Epochs, Examples, Turns
 from icegrt_jax.data.tokenizers import ChatTokenizer
+from icegrt_jax.data.trees import arrays as tree_arrays
+from icegrt_jax.data.trees import tree_of
+from icegrt_jax.data.trees import widths_of as tree_widths
 from icegrt_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -172,6 +176,7 @@ def ranking_batches(
     k: int = 0,
     overlong: str = "drop",
     starts: bool = False,
+    trees: bool = False,
     more_seeds: Sequence[int] = (),
     share: Share = WHOLE,
 ) -> Batches:
@@ -185,12 +190,16 @@ def ranking_batches(
       overlong: answers that make more than L tokens are left out ("drop") or lose their end,
         EOS included ("cut"). A record left without two answers that differ in ids and rank is left out.
       starts: batches have start i32[B, K] as well, the index of each answer's first token.
+      trees: a prompt and its answers are one row, what they begin with alike once (`data.trees`), where the rows of a
+        batch are then short enough: no more pairs of tokens than the padded answers have. Not with `starts`, and not on
+        several hosts, which would have to agree on the width.
       more_seeds: of further orders: batches have M times the rows, one of each order by turns.
 
     Returns:
       Batches of tokens i32[B, K, L], mask bool[B, K, L], last i32[B, K] (index of the last
       token), ranks f32[B, K] (1 is best, then 2, 3, ...) and valid bool[B, K]. Places past a record's last
-      answer repeat its first one, so that no row is empty, and aren't valid.
+      answer repeat its first one, so that no row is empty, and aren't valid. Of trees tokens, positions, ends i32[B, W]
+      and mask bool[B, W] in the place of tokens and mask, W one of a few widths.
     """
     _check_choice("overlong", overlong, ("drop", "cut"))
     k = k or max((len(r.responses) for records in sources.values() for r in records), default=0)
@@ -203,22 +212,38 @@ def ranking_batches(
         report[name] = {"records": len(records), **counts, "tokens": int(sizes.sum())}
         _check_left(name, weights, fitted[name], report[name], f"{length} tokens")
 
-    def collate(rows: Sequence[list[encode.Ranked]]) -> Batch:
-        full = [row + [row[0]] * (k - len(row)) for row in rows]
-        tokens, mask = right_pad([ids for row in full for ids, *_ in row], length, tokenizer.pad_id)
-        shape = (len(rows), k)
-        of_answers = {"start": np.array([[start for *_, start in row] for row in full], np.int32)} if starts else {}
-        return of_answers | {
-            "tokens": tokens.reshape(*shape, length),
-            "mask": mask.reshape(*shape, length),
-            "last": mask.sum(axis=-1, dtype=np.int32).reshape(shape) - 1,
-            "ranks": np.array([[rank for _, rank, _ in row] for row in full], np.float32),
-            "valid": np.array([[j < len(row) for j in range(k)] for row in rows], np.bool_),
-        }
-
+    # So wide that attention has as many pairs of tokens as over K rows of L.
+    widths = tree_widths(int(k**0.5 * length)) if trees and not starts and share.count == 1 else []
+    collate = functools.partial(_ranked, k=k, length=length, pad_id=tokenizer.pad_id, starts=starts, widths=widths)
     orders = [mixture(fitted, weights, order) for order in (seed, *more_seeds)]
     stream = orders[0] if len(orders) == 1 else grain.MapDataset.source(Turns(orders))
     return Batches(_batched(stream, batch_size * len(orders), collate, share), report)
+
+
+def _ranked(
+    rows: Sequence[list[encode.Ranked]], *, k: int, length: int, pad_id: int, starts: bool, widths: Sequence[int]
+) -> Batch:
+    """A batch of `ranking_batches`, trees where one of `widths` holds them."""
+    full = [row + [row[0]] * (k - len(row)) for row in rows]
+    batch = {
+        "ranks": np.array([[rank for _, rank, _ in row] for row in full], np.float32),
+        "valid": np.array([[j < len(row) for j in range(k)] for row in rows], np.bool_),
+    }
+    if widths:
+        laid_out = [tree_of([ids for ids, *_ in row]) for row in full]
+        longest = max(len(tree.tokens) for tree, _ in laid_out)
+        if width := next((width for width in widths if width >= longest), 0):
+            last = np.array([last for _, last in laid_out], np.int32)
+            return batch | tree_arrays([tree for tree, _ in laid_out], width, pad_id) | {"last": last}
+    tokens, mask = right_pad([ids for row in full for ids, *_ in row], length, pad_id)
+    shape = (len(rows), k)
+    if starts:
+        batch["start"] = np.array([[start for *_, start in row] for row in full], np.int32)
+    return batch | {
+        "tokens": tokens.reshape(*shape, length),
+        "mask": mask.reshape(*shape, length),
+        "last": mask.sum(axis=-1, dtype=np.int32).reshape(shape) - 1,
+    }
 
 
 def _example_sizes(example: Sequence[Any]) -> list[int]:

@@ -18,6 +18,7 @@ from icegrt_jax.data.records import Prompt, Ranking
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
+from icegrt_jax.models import attention
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import with_scalar_head
 from icegrt_jax.models.members import Members
@@ -123,6 +124,14 @@ def with_head(
             )
         unembedding = {"lm_head": params["lm_head"]}
     return params if "head" in params else with_scalar_head(key, params, config), unembedding
+
+
+def reads_trees(section: RewardOptions, model: ModelConfig, mesh: jax.sharding.Mesh) -> bool:
+    """Whether the stage reads trees: no fused attention does."""
+    if not section.share_prefixes or section.lm_coef:
+        return False
+    with jax.set_mesh(mesh):
+        return attention.choose(model, section.length) == "plain"
 
 
 def ranking_update(section: RewardOptions) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import scalars, token_logprobs
 from icegrt_jax.models.members import Members
-from icegrt_jax.models.transformer import hidden_states
+from icegrt_jax.models.transformer import hidden_states, tree_hidden
 from icegrt_jax.training.packing import Packed, Packing
 
 
@@ -75,6 +75,27 @@ def last_scalars(params: dict, hidden: jax.Array, mask: jax.Array) -> jax.Array:
     """The scalar f32[B] at the last real token of hidden states f[B, L, D]."""
     last = mask.shape[1] - 1 - jnp.argmax(jnp.flip(mask, axis=1), axis=1)
     return scalars(params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+
+
+def ranked_hidden(params: dict, config: ModelConfig, batch: dict) -> tuple[jax.Array, jax.Array]:
+    """Hidden states f[B, K, L, D] of ranked answers, of trees f[B, W, D], and their scores f32[B, K].
+
+    Args:
+      batch: of `data.pipeline.ranking_batches`.
+    """
+    if is_trees(batch):
+        hidden = tree_hidden(params, config, batch["tokens"], batch["positions"], batch["ends"])
+        return hidden, scalars(params, jnp.take_along_axis(hidden, batch["last"][..., None], axis=1))
+    prompts, answers, length = batch["tokens"].shape
+    mask = batch["mask"].reshape(prompts * answers, length)
+    hidden = hidden_states(params, config, batch["tokens"].reshape(prompts * answers, length), mask)
+    scores = last_scalars(params, hidden, mask).reshape(prompts, answers)
+    return hidden.reshape(prompts, answers, length, -1), scores
+
+
+def is_trees(batch: dict) -> bool:
+    """Whether the ranked answers of a batch are laid out as trees."""
+    return "ends" in batch
 
 
 def packed_hidden(params: dict, config: ModelConfig, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -14,10 +14,9 @@ import optax
 
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import scalars, token_logprobs, token_loss
-from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.rl import count_ranked, masked_mean, nll_loss, ppo_value_loss, ranking_loss, same_responses
 from icegrt_jax.sharding.constrain import constrain_params
-from icegrt_jax.training.forward import last_scalars, packed_hidden, rows_hidden, rows_scalars
+from icegrt_jax.training.forward import is_trees, packed_hidden, ranked_hidden, rows_hidden, rows_scalars
 from icegrt_jax.training.microbatch import block_count, summed
 from icegrt_jax.training.optimizers import skip_update
 from icegrt_jax.training.packing import Minibatch, pack_experience
@@ -111,34 +110,35 @@ def reward_update(state: TrainState, batch: dict, *, lm_coef: float = 0.0) -> tu
 
     Args:
       batch: tokens i32[B, K, L], mask bool[B, K, L], ranks f32[B, K], valid bool[B, K], and with `lm_coef` start
-        i32[B, K], see `data.pipeline`.
+        i32[B, K], see `data.pipeline`; or without `lm_coef` trees: tokens, positions, ends i32[B, W], last i32[B, K].
       lm_coef: where it is not 0, `state.params` has the "unembedding" if that is not the trunk's embedding.
 
     Returns:
       The state one step on, and `loss`, `accuracy` and `margin` over ordered pairs, `score`, `grad_norm`, `skipped`.
     """
-    same = lambda batch: same_responses(batch["tokens"], batch["mask"])
-    total = over_devices(state, count_ranked(batch["ranks"], batch["valid"], same(batch)))
+    total = over_devices(state, count_ranked(batch["ranks"], batch["valid"], _same(batch)))
     answer_total = valid_in_all(state, batch["valid"])
     target_total = valid_in_all(state, _best_answers(batch)["targets"]) if lm_coef else None
 
     def loss_fn(batch, params):
-        prompts, answers, length = batch["tokens"].shape
-        tokens = batch["tokens"].reshape(prompts * answers, length)
-        mask = batch["mask"].reshape(prompts * answers, length)
-        hidden = hidden_states(params, state.model("reward"), tokens, mask)
-        scores = last_scalars(params, hidden, mask).reshape(prompts, answers)
-        loss, metrics = ranking_loss(scores, batch["ranks"], batch["valid"], same=same(batch), total=total)
+        hidden, scores = ranked_hidden(params, state.model("reward"), batch)
+        loss, metrics = ranking_loss(scores, batch["ranks"], batch["valid"], same=_same(batch), total=total)
         metrics["score"] = masked_mean(jax.lax.stop_gradient(scores), batch["valid"], answer_total)
         if lm_coef:
             language_model = {**params, **state.params.get("unembedding", {})}
-            hidden = hidden.reshape(prompts, answers, length, -1)
             metrics["lm_loss"] = _lm_loss(language_model, state.model("reward"), hidden, batch, target_total)
             loss += lm_coef * metrics["lm_loss"]
         return loss, metrics
 
     state, metrics = _apply(state, ("reward",), loss_fn, batch)
     return state.replace(step=state.step + 1), metrics
+
+
+def _same(batch: dict) -> jax.Array:
+    """bool[B, K, K], which answers are the same tokens; in a tree they end at one place."""
+    if is_trees(batch):
+        return batch["last"][:, :, None] == batch["last"][:, None, :]
+    return same_responses(batch["tokens"], batch["mask"])
 
 
 def _lm_loss(params: dict, model: ModelConfig, hidden: jax.Array, batch: dict, total: jax.Array) -> jax.Array:

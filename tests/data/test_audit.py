@@ -44,7 +44,8 @@ def test_the_pipeline_s_own_batches_pass_under_every_template(shape):
     shown = audit.check(sft(tokenizer, Instruction(CHAT)), tokenizer)
     space = " " if shape == "llama2" else ""
     assert f"It is odd.{space}{tokenizer.tokenizer.convert_ids_to_tokens(tokenizer.eos_id)}⟧" in shown
-    audit.check(rankings(tokenizer, "Yes.", "No."), tokenizer)
+    shown = audit.check(rankings(tokenizer, "Yes.", "No."), tokenizer)
+    assert audit.check(rankings(tokenizer, "Yes.", "No.", trees=True), tokenizer) == shown
     prompts = prompt_batches({"a": [Prompt(CHAT[:1])]}, {"a": 1}, tokenizer, batch_size=1, max_prompt_length=64, seed=0)
     audit.check(prompts[0], tokenizer)
 

@@ -1,5 +1,6 @@
 import collections
 import copy
+import functools
 import re
 import threading
 
@@ -12,6 +13,7 @@ from icegrt_jax.data.host_share import Share
 from icegrt_jax.data.pipeline import mixture, prompt_batches, ranking_batches, sft_batches
 from icegrt_jax.data.records import Instruction, Prompt, Ranking, Text, user
 from icegrt_jax.data.tokenizers import ChatTokenizer, train_bpe, wrap
+from icegrt_jax.data.trees import sequences_of
 from icegrt_jax.errors import UserError
 from icegrt_jax.rl import ranked_pairs, same_responses
 from tests.hosts.meetings import on_hosts
@@ -222,6 +224,32 @@ def test_rankings_hold_whole_conversations_and_mark_missing_answers(tokenizer):
             assert batch["start"][b, k] == len(tokenizer.encode_prompt(record.prompt))
             assert batch["mask"][b, k].tolist() == [i <= last for i in range(32)]
     assert batch["mask"].any(axis=-1).all(), "a row without tokens has no softmax"
+
+
+def test_rankings_as_trees_hold_what_the_padded_rows_hold(tokenizer):
+    build = functools.partial(
+        ranking_batches, {"a": RANKINGS}, {"a": 1}, tokenizer, batch_size=2, length=32, seed=0, k=4
+    )
+    padded, trees = build()[0], build(trees=True)[0]
+    assert trees["tokens"].shape == (2, 32) and trees["mask"].sum() < padded["mask"].sum() / 2
+    for name in ("ranks", "valid"):
+        np.testing.assert_array_equal(padded[name], trees[name])
+    for b in range(2):
+        rows = zip(padded["tokens"][b], padded["mask"][b], sequences_of(trees, b), strict=True)
+        assert all(ids[mask].tolist() == read.tolist() for ids, mask, read in rows)
+
+
+def test_rankings_are_no_trees_where_these_would_be_too_wide_or_more_is_read(tokenizer):
+    long = [Ranking(user("say a"), tuple(f"{word} " * 15 for word in ("cat", "hat", "mat", "sat")), (1, 2, 3, 4))]
+    build = functools.partial(ranking_batches, weights={"a": 1}, tokenizer=tokenizer, batch_size=1, length=32, seed=0)
+    assert build({"a": RANKINGS}, trees=True)[0]["tokens"].ndim == 2
+    assert build({"a": RANKINGS})[0]["tokens"].ndim == 3
+    # 4 answers of 32 tokens have as many pairs of tokens as one row of 64.
+    batch = build({"a": long}, trees=True, overlong="cut")[0]
+    assert batch["tokens"].shape == (1, 4, 32)
+    assert build({"a": RANKINGS}, trees=True, starts=True)[0]["start"].shape == (1, 3)
+    hosts = Share(0, 2, rows=range, exchange=lambda name, value: [value, [*value[:2], {}]])
+    assert build({"a": RANKINGS * 2}, trees=True, share=hosts)[0]["tokens"].ndim == 3
 
 
 def test_answers_that_do_not_fit_or_cannot_be_compared_are_counted(tokenizer):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from icegrt_jax.data.packing import right_pad
+from icegrt_jax.data.trees import arrays, tree_of
 from icegrt_jax.models.heads import unembed
 from icegrt_jax.models.transformer import hidden_states
 from icegrt_jax.training.forward import answer_scores, response_logprobs
@@ -186,6 +188,28 @@ def test_all_pairs_of_a_prompt_from_one_forward_equal_pair_by_pair(state):
     chex.assert_trees_all_close(
         gradient(updated, "reward"), jax.jit(jax.grad(pairwise))(state.params["reward"]), atol=1e-5
     )
+
+
+def test_answers_read_as_a_tree_teach_what_each_alone_teaches(state):
+    """Answers that share a prompt and first words, one twice, one a beginning of another; a missing one."""
+    rng = np.random.default_rng(4)
+    rows, length = [], 12
+    for b in range(6):
+        prompt, first = rng.integers(4, 24, 5).tolist(), rng.integers(4, 24, 3).tolist()
+        ends = [rng.integers(4, 24, n).tolist() for n in (4, 1, 2)]
+        rows.append([prompt + first, *(prompt + first + end for end in ends), prompt + first + ends[b % 3]])
+    tokens, mask = right_pad([ids for row in rows for ids in row], length, 0)
+    ranks, valid = rng.integers(1, 4, (6, 5)).astype(np.float32), rng.random((6, 5)) < 0.9
+    padded = {"tokens": tokens.reshape(6, 5, length), "mask": mask.reshape(6, 5, length), "ranks": ranks, "valid": valid}
+    laid_out = [tree_of(row) for row in rows]
+    last = np.array([last for _, last in laid_out], np.int32)
+    trees = {**arrays([tree for tree, _ in laid_out], 32, 0), "last": last, "ranks": ranks, "valid": valid}
+    (padded_state, padded_metrics), (tree_state, tree_metrics) = reward(state, padded), reward(state, trees)
+    assert trees["mask"].sum() < mask.sum() / 2 and padded_metrics["loss"] > 0.1
+    chex.assert_trees_all_close(tree_metrics, padded_metrics, atol=1e-5)
+    chex.assert_trees_all_close(gradient(tree_state, "reward"), gradient(padded_state, "reward"), atol=1e-5)
+    dirty = {**trees, "tokens": np.where(trees["mask"], trees["tokens"], 17)}
+    assert_same_update(reward, state, trees, dirty)
 
 
 def test_the_reward_model_stays_a_language_model_of_the_best_answers(state):

@@ -5,11 +5,13 @@ choices, a task's examples with all of its questions, and texts that have nothin
 alone. No token is padding but those behind the last tree of a row.
 """
 
-import bisect
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+
+from icegrt_jax.data import trees
+from icegrt_jax.data.trees import shared
 
 NARROWEST = 256  # tokens of a row at least
 RELATED = 4  # sequences are of one family where they begin alike for this part of the longer one
@@ -26,28 +28,16 @@ class Request:
 
 
 @dataclasses.dataclass
-class Row:
-    """Trees in a row, see `models.transformer.tree_hidden`.
+class Row(trees.Tree):
+    """Trees in a row, without padding.
 
-    tokens, positions, ends: i32[L], without padding.
     slots: places whose predictions are read. targets: up to CHOICES tokens for each.
     where: of each request its number and, for each of its targets, (slot, which of the slot's targets).
     """
 
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    positions: list[int] = dataclasses.field(default_factory=list)
-    ends: list[int] = dataclasses.field(default_factory=list)
     slots: list[int] = dataclasses.field(default_factory=list)
     targets: list[list[int]] = dataclasses.field(default_factory=list)
     where: list[tuple[int, list[tuple[int, int]]]] = dataclasses.field(default_factory=list)
-
-
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    most = min(len(one), len(other))
-    if one[:most] == other[:most]:
-        return most
-    return bisect.bisect_left(range(1, most + 1), True, key=lambda size: one[:size] != other[:size])
 
 
 def widths(longest: int, limit: int) -> list[int]:
@@ -133,25 +123,13 @@ def _fill(pieces: list[range], size, width: int) -> list[list[range]]:
 def _row(places: list[int], order: Sequence[int], requests: Sequence[Request]) -> Row:
     """The row of some sequences, given by their places in `order`."""
     row = Row()
-    before: tuple[int, ...] = ()
-    path: list[int] = []  # places of the tokens of the sequence before
     slot_of: dict[int, list[int]] = {}  # place -> its slots
     for place in places:
         number = order[place]
         request = requests[number]
-        kept = shared(before, request.ids)
-        for closed in path[kept:]:
-            row.ends[closed] = len(row.tokens)
-        path = path[:kept] + list(range(len(row.tokens), len(row.tokens) + len(request.ids) - kept))
-        row.tokens += request.ids[kept:]
-        row.positions += range(kept, len(request.ids))
-        row.ends += [0] * (len(request.ids) - kept)
-        predictors = path[len(request.ids) - len(request.targets) :]
+        predictors = row.add(request.ids)[len(request.ids) - len(request.targets) :]
         found = [_slot(row, slot_of, *pair) for pair in zip(predictors, request.targets, strict=True)]
         row.where.append((number, found))
-        before = request.ids
-    for closed in path:
-        row.ends[closed] = len(row.tokens)
     return row
 
 
@@ -175,17 +153,13 @@ def arrays(rows: Sequence[Row], count: int, width: int, slots: int) -> dict[str,
     tokens, positions, ends: i32[count, width]; a token of padding sees itself. slots: i32[count, slots];
     targets: i32[count, slots, CHOICES]; mask: bool[count, slots], the slots in use.
     """
-    tokens: np.ndarray = np.zeros((count, width), np.int32)
-    positions = tokens.copy()
-    ends = np.tile(np.arange(1, width + 1, dtype=np.int32), (count, 1))
+    of_trees = trees.arrays([*rows, *[Row()] * (count - len(rows))], width, 0)
     places: np.ndarray = np.zeros((count, slots), np.int32)
     mask = places > 0
     targets: np.ndarray = np.zeros((count, slots, CHOICES), np.int32)
     for i, row in enumerate(rows):
-        used = len(row.tokens)
-        tokens[i, :used], positions[i, :used], ends[i, :used] = row.tokens, row.positions, row.ends
         places[i, : len(row.slots)] = row.slots
         mask[i, : len(row.slots)] = True
         for slot, wanted in enumerate(row.targets):
             targets[i, slot, : len(wanted)] = wanted
-    return {"tokens": tokens, "positions": positions, "ends": ends, "slots": places, "targets": targets, "mask": mask}
+    return {**of_trees, "slots": places, "targets": targets, "mask": mask}
