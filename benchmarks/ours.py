@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import random_tokens
+from icegrt_jax.data.encode import Ranked
 from icegrt_jax.data.packing import left_pad
+from icegrt_jax.data.pipeline import ranked_rows
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, with_scalar_head
 from icegrt_jax.models.quantize import stored_as
@@ -215,6 +217,21 @@ def reward(turns, *, model: dict, rows: int, length: int) -> None:
         "ranks": np.tile(np.array([1.0, 2.0], np.float32), (rows // 2, 1)),
         "valid": np.ones((rows // 2, 2), np.bool_),
     }
+    _updates(turns, reward_update, shard_tree(state, mesh), batch, mesh)
+
+
+def ranked(turns, *, model: dict, prompts: int, answers: int, prompt: int, answer: int, trees: bool) -> None:
+    """Steps of the reward model on so many answers to each prompt, laid out as trees or each in a row of its own."""
+    mesh = make_mesh()
+    config, params = load(model)
+    params = with_scalar_head(jax.random.key(1), params, config)
+    state = create_state(jax.random.key(0), {"reward": params}, {"reward": config}, {"reward": OPTIMIZER})
+    ids = random_tokens(model["shape"]["vocab_size"], prompts * (1 + answers), prompt + answer).tolist()
+    rows = [
+        [Ranked(ids[i][:prompt] + other[:answer], float(k), prompt) for k, other in enumerate(ids[i + 1 :][:answers])]
+        for i in range(0, len(ids), 1 + answers)
+    ]
+    batch = ranked_rows(rows, k=answers, length=prompt + answer, pad_id=0, widths=[prompt + answers * answer] * trees)
     _updates(turns, reward_update, shard_tree(state, mesh), batch, mesh)
 
 

@@ -33,7 +33,7 @@ def _case(options, model) -> dict:
 
 
 def updates(options) -> dict:
-    """The same step with freed memory kept or given back, and with layers by themselves or stacked."""
+    """The same step with freed memory kept or given back, with layers stacked, and on trees or answer by answer."""
     model = options.large()
     rows, length = (4, 16) if options.quick else (ROWS, LENGTH)
     title = f"{model.name}, {rows // 2} pairs of {length} tokens a step, {options.dtype}, ours in other ways."
@@ -47,7 +47,25 @@ def updates(options) -> dict:
         ours("reward", stacked, "layers stacked"),
     ]
     limit = reward_flops(model.shape, rows, length) / options.machine.flops
-    return {"cases": {"smollm2": run_case(options, title, [group], unit="tokens", amount=rows * length, limit_s=limit)}}
+    cases = {"smollm2": run_case(options, title, [group], unit="tokens", amount=rows * length, limit_s=limit)}
+    return {
+        "cases": {**cases, "rankings": _rankings(options, model), "tiny_rankings": _rankings(options, options.tiny())}
+    }
+
+
+def _rankings(options, model) -> dict:
+    """Several answers to each prompt as one tree, or each with the prompt before it."""
+    prompts, answers, prompt, answer = (2, 3, 16, 8) if options.quick else (2, 5, 128, 64)
+    title = f"{model.name}, {prompts} prompts of {prompt} tokens with {answers} answers of {answer} a step."
+    settings = {
+        "model": model.settings(), "prompts": prompts, "answers": answers, "prompt": prompt, "answer": answer,
+    }  # fmt: skip
+    group = [
+        ours("ranked", {**settings, "trees": True}),
+        ours("ranked", {**settings, "trees": False}, "each answer with its prompt"),
+    ]
+    limit = reward_flops(model.shape, prompts, prompt + answers * answer) / options.machine.flops
+    return run_case(options, title, [group], unit="rankings", amount=prompts, limit_s=limit)
 
 
 if __name__ == "__main__":

@@ -191,8 +191,8 @@ def ranking_batches(
         EOS included ("cut"). A record left without two answers that differ in ids and rank is left out.
       starts: batches have start i32[B, K] as well, the index of each answer's first token.
       trees: a prompt and its answers are one row, what they begin with alike once (`data.trees`), where the rows of a
-        batch are then short enough: no more pairs of tokens than the padded answers have. Not with `starts`, and not on
-        several hosts, which would have to agree on the width.
+        batch are then short enough: at most twice as many pairs of tokens as the padded answers have. Not with `starts`,
+        and not on several hosts, which would have to agree on the width.
       more_seeds: of further orders: batches have M times the rows, one of each order by turns.
 
     Returns:
@@ -212,18 +212,18 @@ def ranking_batches(
         report[name] = {"records": len(records), **counts, "tokens": int(sizes.sum())}
         _check_left(name, weights, fitted[name], report[name], f"{length} tokens")
 
-    # So wide that attention has as many pairs of tokens as over K rows of L.
-    widths = tree_widths(int(k**0.5 * length)) if trees and not starts and share.count == 1 else []
-    collate = functools.partial(_ranked, k=k, length=length, pad_id=tokenizer.pad_id, starts=starts, widths=widths)
+    # So wide that attention has at most twice as many pairs of tokens as over K rows of L; all else has fewer tokens.
+    widths = tree_widths(int((2 * k) ** 0.5 * length)) if trees and not starts and share.count == 1 else []
+    collate = functools.partial(ranked_rows, k=k, length=length, pad_id=tokenizer.pad_id, starts=starts, widths=widths)
     orders = [mixture(fitted, weights, order) for order in (seed, *more_seeds)]
     stream = orders[0] if len(orders) == 1 else grain.MapDataset.source(Turns(orders))
     return Batches(_batched(stream, batch_size * len(orders), collate, share), report)
 
 
-def _ranked(
+def ranked_rows(
     rows: Sequence[list[encode.Ranked]], *, k: int, length: int, pad_id: int, starts: bool, widths: Sequence[int]
 ) -> Batch:
-    """A batch of `ranking_batches`, trees where one of `widths` holds them."""
+    """A batch of `ranking_batches` of fitted records, trees where one of `widths` holds them."""
     full = [row + [row[0]] * (k - len(row)) for row in rows]
     batch = {
         "ranks": np.array([[rank for _, rank, _ in row] for row in full], np.float32),

@@ -240,13 +240,13 @@ def test_rankings_as_trees_hold_what_the_padded_rows_hold(tokenizer):
 
 
 def test_rankings_are_no_trees_where_these_would_be_too_wide_or_more_is_read(tokenizer):
-    long = [Ranking(user("say a"), tuple(f"{word} " * 15 for word in ("cat", "hat", "mat", "sat")), (1, 2, 3, 4))]
+    long = [Ranking(user("say a"), tuple(f"{word} " * 15 for word in WORDS), (1, 2, 3, 4, 5))]
     build = functools.partial(ranking_batches, weights={"a": 1}, tokenizer=tokenizer, batch_size=1, length=32, seed=0)
     assert build({"a": RANKINGS}, trees=True)[0]["tokens"].ndim == 2
     assert build({"a": RANKINGS})[0]["tokens"].ndim == 3
-    # 4 answers of 32 tokens have as many pairs of tokens as one row of 64.
+    # 5 answers of 32 tokens have half as many pairs of tokens as one row of 101.
     batch = build({"a": long}, trees=True, overlong="cut")[0]
-    assert batch["tokens"].shape == (1, 4, 32)
+    assert batch["tokens"].shape == (1, 5, 32)
     assert build({"a": RANKINGS}, trees=True, starts=True)[0]["start"].shape == (1, 3)
     hosts = Share(0, 2, rows=range, exchange=lambda name, value: [value, [*value[:2], {}]])
     assert build({"a": RANKINGS * 2}, trees=True, share=hosts)[0]["tokens"].ndim == 3
