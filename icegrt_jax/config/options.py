@@ -165,8 +165,8 @@ class RewardOptions(HeldoutOptions):
     overlong: Overlong = "drop"  # answers longer than that: left out, or they lose their end
     sources: Specs = field(default_factory=dict)  # {source: "FORMAT:PATH"} of rankings
     weights: Weights = field(default_factory=dict)  # {source: its share of the prompts}; one source alone needs none
-    # A prompt and its ranked answers are read as one tree, what they begin with alike once; where attention is plain, on
-    # one host, without lm_coef. The same scores to rounding, in a part of the time.
+    # A prompt and its ranked answers are read as one tree, what they begin with alike once: the same scores to
+    # rounding, in a part of the time. On one host, where attention is plain, without lm_coef.
     share_prefixes: bool = True
     lm_coef: Amount = 0.0  # of the language modelling loss on each prompt's best answer, beside the ranks'; 0: off
     optimizer: OptimizerOptions = OptimizerOptions(lr=3e-4)  # of the reward model

@@ -191,8 +191,8 @@ def ranking_batches(
         EOS included ("cut"). A record left without two answers that differ in ids and rank is left out.
       starts: batches have start i32[B, K] as well, the index of each answer's first token.
       trees: a prompt and its answers are one row, what they begin with alike once (`data.trees`), where the rows of a
-        batch are then short enough: at most twice as many pairs of tokens as the padded answers have. Not with `starts`,
-        and not on several hosts, which would have to agree on the width.
+        batch are then short enough: at most twice as many pairs of tokens as the padded answers have. Not with
+        `starts`, and not on several hosts, which would have to agree on the width.
       more_seeds: of further orders: batches have M times the rows, one of each order by turns.
 
     Returns:

@@ -200,15 +200,11 @@ def test_answers_read_as_a_tree_teach_what_each_alone_teaches(state):
         rows.append([prompt + first, *(prompt + first + end for end in ends), prompt + first + ends[b % 3]])
     tokens, mask = right_pad([ids for row in rows for ids in row], length, 0)
     ranks, valid = rng.integers(1, 4, (6, 5)).astype(np.float32), rng.random((6, 5)) < 0.9
-    padded = {
-        "tokens": tokens.reshape(6, 5, length),
-        "mask": mask.reshape(6, 5, length),
-        "ranks": ranks,
-        "valid": valid,
-    }
+    ranked, shape = {"ranks": ranks, "valid": valid}, (6, 5, length)
+    padded = {**ranked, "tokens": tokens.reshape(shape), "mask": mask.reshape(shape)}
     laid_out = [tree_of(row) for row in rows]
     last = np.array([last for _, last in laid_out], np.int32)
-    trees = {**arrays([tree for tree, _ in laid_out], 32, 0), "last": last, "ranks": ranks, "valid": valid}
+    trees = {**ranked, **arrays([tree for tree, _ in laid_out], 32, 0), "last": last}
     (padded_state, padded_metrics), (tree_state, tree_metrics) = reward(state, padded), reward(state, trees)
     assert trees["mask"].sum() < mask.sum() / 2 and padded_metrics["loss"] > 0.1
     chex.assert_trees_all_close(tree_metrics, padded_metrics, atol=1e-5)
