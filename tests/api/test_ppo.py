@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import icegrt_jax as ice
-from icegrt_jax.api import settings
+from icegrt_jax.api import settings, supervised
 from icegrt_jax.config import options as sections
 from icegrt_jax.models.api import Model
 from icegrt_jax.models.heads import init_params
@@ -141,6 +141,20 @@ def test_models_of_the_wrong_kind_are_refused(here):
     for name in ("init", "on_policy_k"):
         with pytest.raises(ice.UserError, match=f"{name} is for runs of the command line"):
             ice.train_reward(policy, [{"prompt": "a", "chosen": "b", "rejected": "c"}], **{name: "sft"})
+
+
+def test_answers_are_read_as_trees_unless_that_is_not_wanted(here, monkeypatch):
+    model = ice.load_model("models/policy")
+    rows = [{"prompt": f"the {x}", "chosen": "cat sat", "rejected": "end is near"} for x in "abcdefgh"]
+    batches, built = [], supervised.ranking_batches
+    monkeypatch.setattr(supervised, "ranking_batches", lambda *a, **k: batches.append(built(*a, **k)) or batches[-1])
+    shapes, losses = [], []
+    for share in (True, False):
+        training = ice.train_reward(model, rows, steps=2, batch_size=8, length=32, share_prefixes=share)
+        losses.append([metrics["loss"] for _, metrics in training])
+        shapes.append(batches[-1][0]["tokens"].shape)
+    assert shapes == [(8, 32), (8, 2, 32)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
 def test_a_reward_model_with_a_language_loss_keeps_its_output_matrix_out_of_what_is_trained(here):
