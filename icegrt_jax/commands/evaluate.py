@@ -107,8 +107,7 @@ def compare(run: rundir.Run, config: Options) -> None:
 
     sync.main_first(folder / "results.json", write)
     numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row.metrics.items()}
-    examples = "\n\n".join(table.format_examples(results["examples"]).splitlines())
-    trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
+    trackers.tell(config.log, folder, {**numbers, "evaluate/examples": table.markdown_examples(results["examples"])})
     rundir.finish(run, "evaluate", step=len(rows), models={})
 
 

@@ -11,10 +11,11 @@ from icegrt_jax.files import write_text_atomic
 from icegrt_jax.runs import again, branching, more_rounds
 
 # Keys that change what a run prints and keeps but not its numbers, when it says that something goes wrong, and what is
-# done where a reward function fails; and the mesh, onto any of which a checkpoint is read. A rerun in the same workdir
-# may change them.
+# done where a reward function fails; the mesh, onto any of which a checkpoint is read, and how ranked answers are laid
+# out, which both change numbers by rounding alone. A rerun in the same workdir may change them.
 FREE_KEYS = (
-    "log", "mesh", "ppo.alarms", "ppo.reward_timeout", "ppo.reward_workers", "ppo.reward_failed",
+    "log", "mesh", "reward.share_prefixes", "ppo.alarms", "ppo.reward_timeout", "ppo.reward_workers",
+    "ppo.reward_failed",
     *(f"annotation.judge_model.{name}" for name in ("key_env", "at_once", "timeout", "retries", "cache")),
 )  # fmt: skip
 

@@ -124,6 +124,15 @@ def difference_cell(one: dict) -> str:
     return f"{100 * one['difference']:+5.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
+def markdown_examples(examples: list[dict]) -> str:
+    """What `format_examples` prints, for who reads Markdown."""
+    blocks = []
+    for example in examples:
+        answers = "\n".join(f"- **{name}** {' '.join(text.split())}" for name, text in example["answers"].items())
+        blocks.append(f"> {' '.join(example['prompt'].split())}\n\n{answers}")
+    return "\n\n".join(blocks)
+
+
 def format_examples(examples: list[dict]) -> str:
     """Each prompt, then each stage's answer under its name."""
     blocks = []
