@@ -49,7 +49,7 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     return bisect.bisect_left(range(1, most + 1), True, key=lambda size: one[:size] != other[:size])
 
 
-def tree_of(sequences: Sequence[Sequence[int]]) -> tuple[Tree, list[int]]:
+def tree_of(sequences: Sequence[list[int]]) -> tuple[Tree, list[int]]:
     """The tree of some sequences, and of each the place of its last token."""
     tree, last = Tree(), [0] * len(sequences)
     for number in sorted(range(len(sequences)), key=lambda i: sequences[i]):
