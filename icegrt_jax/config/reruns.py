@@ -16,6 +16,7 @@ ADDED: dict[str, Any] = {
     "log.writers": (), "log.skipped": 3, "log.followed": 4, "log.browsed": 64, "log.report_minutes": 2.0,
     "evaluate.samples": 1, "evaluate.temperatures": (), "evaluate.temperature_prompts": {},
     "evaluate.temperature_limit": 0, "evaluate.reward_model": "",
+    "reward.share_prefixes": True,  # to rounding
     "reward.lm_coef": 0.0, "ppo.ema": 0.0, "ppo.average": (), "ppo.average_by": "heldout/gold", "rounds": 1,
     **{
         f"annotation.{name}": value
