@@ -242,14 +242,15 @@ def _save(
     """The checkpoint of a step; the last one is what later stages read."""
     if last:
         write_compiles(run, loop.stage, progress.compiles)
-    if sync.is_main():
-        sums.settle(run.folder(loop.stage))
-    if not (last and loop.last_alone):
-        checkpoints.save(step, trained(state))
-        return
-    checkpoints.wait()
-    with Checkpoints(run.folder(loop.stage) / "checkpoints", keep=1) as only:
-        only.save(step, shard_tree(trained(state), run.mesh))
+    with progress.phase("save"):
+        if sync.is_main():
+            sums.settle(run.folder(loop.stage))
+        if not (last and loop.last_alone):
+            checkpoints.save(step, trained(state))
+            return
+        checkpoints.wait()
+        with Checkpoints(run.folder(loop.stage) / "checkpoints", keep=1) as only:
+            only.save(step, shard_tree(trained(state), run.mesh))
 
 
 def train_on_batches(

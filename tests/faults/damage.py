@@ -90,7 +90,7 @@ def tried(
     rng: random.Random,
     env: Mapping[str, str],
 ) -> dict[str, collections.Counter]:
-    """How often a damage of each kind of file has ended how; tells of each that has ended badly."""
+    """How often a damage of each kind of file has ended how; tells of each as it comes."""
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as temporary:
         place, begun = pathlib.Path(temporary) / "run", pathlib.Path(temporary) / "begun"
@@ -109,9 +109,10 @@ def tried(
             found = tree(place, command[0]) if code == 0 else {}
             ended = outcome(code, said, found, expected)
             counts[kind_of(name)][ended] += 1
+            print(f"{name}, {way}: {ended}", flush=True)
             if ended not in WELL:
                 differing = compare.differences(found, expected) if code == 0 else []
-                print(f"{name}, {way}: {ended}, exit {code}, {differing[:8]}\n{said[-1500:]}", flush=True)
+                print(f"exit {code}, {differing[:8]}\n{said[-1500:]}", flush=True)
     return counts
 
 

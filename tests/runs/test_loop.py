@@ -149,6 +149,7 @@ def test_every_writer_gets_every_row_and_is_closed_also_when_the_loop_fails(tmp_
     assert [step for step, row in first.rows if not timed(row)] == [1, 2, 3, 3, 4, 5]
     assert [step for step, row in second.rows if not timed(row)] == [5, 6, 6, 7, 8, 9, 9]
     assert [step for step, row in second.rows if timed(row)] == [5, 6, 7, 8, 9], "seconds of each phase"
+    assert {step for step, row in second.rows if row.get("time/save_s", 0) > 0} == {7, 9}, "behind steps 6 and 8"
     kept = [row["step"] for row in files.read_jsonl(tmp_path / "toy" / "metrics.jsonl")]
     assert kept == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
 
