@@ -105,9 +105,14 @@ class Preemption(signals.Asked):
 def stop_if_asked() -> None:
     """Ends a run of several processes here if one of them has been asked to; a single one has ended at once by then.
 
-    To be called by every process, where nothing is unsaved.
+    To be called by every process, in what may take long. Within a `Preemption` it does nothing: what has been learned
+    is not saved while a watcher of a loop samples or measures, and the loop stops by itself once the step is done.
     """
-    if jax.process_count() > 1 and any(sync.exchange("whether to stop", bool(signals.kept))):
+    if (
+        jax.process_count() > 1
+        and not signals.asked_first
+        and any(sync.exchange("whether to stop", bool(signals.kept)))
+    ):
         stop = Preempted(None)
         print(stop, file=sys.stderr)
         raise stop

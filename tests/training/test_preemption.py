@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from icegrt_jax.errors import UserError
-from icegrt_jax.training.preemption import Preempted, Preemption
+from icegrt_jax.hosts import sync
+from icegrt_jax.training.preemption import Preempted, Preemption, stop_if_asked
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -102,6 +104,16 @@ def test_a_signal_after_the_last_look_ends_the_program_where_the_loop_ends(capsy
         signal.raise_signal(signal.SIGTERM)  # while the last state is saved
     assert stop.value.code == 143
     assert capsys.readouterr().err == "SIGTERM: what was finished is saved; run the same command to continue.\n"
+
+
+def test_what_is_measured_within_a_loop_of_several_processes_ends_nothing_that_is_unsaved(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sync, "exchange", lambda what, asked: [False, True])
+    with Preemption():
+        stop_if_asked()
+    with pytest.raises(Preempted):
+        stop_if_asked()
+    assert capsys.readouterr().err.startswith("SIGTERM: what was finished is saved")
 
 
 def test_an_error_is_not_hidden_by_a_signal_that_came_with_it():
