@@ -1,6 +1,7 @@
 """The small modules that a decoder is made of, in flax.linen: norm, linear map, embedding and gated MLP."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,21 @@ from icegrt_jax.models.precision import float32_products
 from icegrt_jax.sharding.constrain import constrain, splits_over_fsdp
 
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> jax.Array:
+    """A module's parameter of that name, made by `init` in float32 where there is none.
+
+    For one that is there `Module.param` traces `init` as well, to compare the shapes: a tenth of the time that tracing
+    a small model takes.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, jnp.float32)
+    found: jax.Array = module.get_variable("params", name)
+    if found.shape != shape:
+        where = "/".join((*module.path, name))
+        raise ValueError(f"parameter {where} has the shape {found.shape}; this model's is {shape}.")
+    return found
 
 
 class RMSNorm(nn.Module):
@@ -25,7 +41,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.zeros if self.zero_centred else nn.initializers.ones
-        scale = self.param("scale", init, (x.shape[-1],), jnp.float32).astype(jnp.float32)
+        scale = parameter(self, "scale", init, (x.shape[-1],)).astype(jnp.float32)
         scale = 1.0 + scale if self.zero_centred else scale
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
@@ -47,7 +63,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        kernel = parameter(self, "kernel", init, (x.shape[-1], self.features))
         # Flat rows: with a batch axis in the way, XLA's CPU back end copies what it transposes in the backward pass.
         rows = x.reshape(-1, x.shape[-1])
         precision = float32_products(x)
@@ -60,7 +76,7 @@ class Linear(nn.Module):
             b: jax.Array = self.get_variable("params", "lora_b").astype(x.dtype)
             out = out + jnp.matmul(jnp.matmul(x, a, precision=precision), b, precision=precision)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            bias = parameter(self, "bias", nn.initializers.zeros, (self.features,))
             out += jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
         return out
 
@@ -74,7 +90,7 @@ class Embed(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         c = self.config
         init = nn.initializers.normal(c.init_std)
-        table = self.param("embedding", init, (c.vocab_size, c.d_model), jnp.float32)
+        table = parameter(self, "embedding", init, (c.vocab_size, c.d_model))
         if splits_over_fsdp(c.d_model, "width"):
             # Every device looks up its part of the width, for the rows of all; then rows and widths are exchanged.
             rows = jnp.take(table, constrain(tokens, "vocab_rows", None), axis=0).astype(jnp.dtype(c.dtype))

@@ -198,3 +198,10 @@ def test_a_stack_taken_apart_is_the_layers_it_was_made_of():
     apart, unrolled = unstacked(joined, config)
     chex.assert_trees_all_equal(apart, params)
     assert unrolled == CONFIG and unstacked(params, CONFIG) == (params, CONFIG)
+
+
+def test_parameters_of_another_shape_are_named():
+    params = {**FLAVOURS["unrolled"][1], "embed": {"embedding": jnp.zeros((CONFIG.vocab_size, 8))}}
+    tokens = make_tokens(1, 3)
+    with pytest.raises(ValueError, match=r"embed/embedding has the shape \(50, 8\); this model's is \(50, 24\)"):
+        jax.eval_shape(lambda: transformer.hidden_states(params, CONFIG, tokens, jnp.ones((1, 3), jnp.bool_)))
