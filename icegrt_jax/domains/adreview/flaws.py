@@ -94,11 +94,15 @@ def wrong_reason(rng: random.Random, meta: Mapping) -> str | None:
 
 
 def explained_away(rng: random.Random, meta: Mapping) -> str | None:
-    """One violation is excused with the reason of a decoy of its rule; if it was the only one, the ad is approved."""
+    """One violation is excused with what would allow it, else with the reason of a decoy of its rule.
+
+    If it was the only one, the ad is approved.
+    """
     if not meta["violations"]:
         return None
     excused = rng.choice(meta["violations"])
-    excuse = explain(excused["quote"], rng.choice(sorted({reason for _, reason in phrases.DECOYS[excused["rule"]]})))
+    reasons = sorted({reason for _, reason in phrases.DECOYS[excused["rule"]]})
+    excuse = explain(excused["quote"], phrases.ALLOWED_BECAUSE.get(excused["rule"]) or rng.choice(reasons))
     citations = [cite(v["quote"], v["rule"]) for v in meta["violations"] if v is not excused]
     return f"{excuse} {_review(citations)}"
 
