@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from icegrt_jax import files
-from tests.faults import compare, damage_stages, kills, places, process_counts, soak
+from tests.faults import compare, damage, damage_stages, kills, places, process_counts, soak
 from tests.faults.kills import Ending, Moment
 
 WALK = [
@@ -125,6 +125,15 @@ def test_of_every_kind_folder_and_way_a_file_is_damaged(tmp_path):
     assert len(chosen) == len(set(chosen)) == 5 * 6, "of the two data sets one each time, of the lock none"
     assert {name for name, _ in chosen} >= {"config.json", "sft/done.json", "sft/metrics.jsonl"}
     assert len(damage_stages.chosen(tmp_path, 2, random.Random(0))) == 5 * 7
+
+
+def test_checksums_that_were_deleted_may_stay_gone_and_nothing_else():
+    expected, sums = {"ppo/checksums.json": "a", "ppo/metrics.jsonl": "b"}, "ppo/checksums.json"
+    kept = lambda way, found: damage.read_as_older(sums, way, expected, found)
+    ended = lambda way, found: damage.outcome(0, "", found, kept(way, found))
+    assert ended("deleted", {"ppo/metrics.jsonl": "b"}) == "the same files"
+    assert ended("deleted", {sums: "of what came later", "ppo/metrics.jsonl": "b"}) == "the same files"
+    assert ended("deleted", {"ppo/metrics.jsonl": "c"}) == ended("cut", {"ppo/metrics.jsonl": "b"}) == "OTHER FILES"
 
 
 def test_runs_on_two_meshes_are_compared_by_steps_numbers_and_texts(tmp_path):
