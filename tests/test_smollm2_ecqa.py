@@ -100,11 +100,19 @@ def test_the_unseen_reward_model_is_trained_before_the_chain_and_what_is_done_is
     asked = [step for step in steps if step.words[0] == "lm-eval"]
     assert len(asked) == 5 * len(study["TASKS"]) and sum(map(len, study["TASKS"])) == 12
     ran = []
-    monkeypatch.setattr(study["subprocess"], "run", lambda command, **_: ran.append(command[3:]))
+
+    def icegrt(command, **_):
+        ran.append(command[3:])
+        return study["subprocess"].CompletedProcess(command, 0)
+
+    monkeypatch.setattr(study["subprocess"], "run", icegrt)
     steps[1].leaves.parent.mkdir(parents=True)
     steps[1].leaves.write_text("{}")
-    for step in steps[:2]:
-        study["do"](step, tmp_path)
+    study["do"](steps[1], tmp_path)
+    assert ran == []
+    # One that says it is well and has left nothing was stopped in a stage: nothing may be built on that.
+    with pytest.raises(SystemExit, match=r"evaluator_sft ended with 0; .*evaluator_sft.log says why"):
+        study["do"](steps[0], tmp_path)
     assert ran == [steps[0].words]
 
 

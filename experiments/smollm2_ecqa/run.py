@@ -70,14 +70,17 @@ def steps(size: str, seeds: list[int], runs: pathlib.Path, model: str) -> Iterat
 
 
 def do(step: Step, runs: pathlib.Path) -> None:
-    """Does what is not done yet; output to RUNS/NAME.log."""
+    """Does what is not done yet; output to RUNS/NAME.log. A command that does not come to its end ends the study."""
     if step.leaves.exists():
         return
     print(f"{step.name}: icegrt {' '.join(step.words)}", flush=True)
     step.leaves.parent.mkdir(parents=True, exist_ok=True)
-    with open(runs / f"{step.name}.log", "a") as log:
+    path = runs / f"{step.name}.log"
+    with open(path, "a") as log:
         command = [sys.executable, "-m", "icegrt_jax", *step.words]
-        subprocess.run(command, check=True, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        code = subprocess.run(command, check=False, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
+    if code or not step.leaves.exists():
+        raise SystemExit(f"{step.name} ended with {code}; {path} says why. The same command goes on from there.")
 
 
 def main() -> None:
