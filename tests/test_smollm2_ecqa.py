@@ -154,7 +154,7 @@ def test_the_tables_are_over_questions_and_seeds_and_say_how_far_a_study_is(tmp_
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(f"{json.dumps(line)}\n" for line in said))
     found = tables["collect"](tmp_path, "short", [0, 1])
-    assert found["steps"]["0"] == {"sft": 2} and found["curves"]["1"] == {"sft": {"loss": [3.0, 2.0]}}
+    assert found["steps"]["seed 0"] == {"sft": 2} and found["curves"]["seed 1"] == {"sft": {"loss": [3.0, 2.0]}}
     apart = {(x["minus"], x["decoding"], x["metric"]): x["difference"] for x in found["differences"]}
     # Over the seeds ICE-GRT has 1, 1/2 and 1 of the choices right, ICE-Instruct 0, 0 and 1.
     assert apart["ICE-Instruct", "sampled", "verdict"][0] == pytest.approx(0.5)
@@ -165,7 +165,7 @@ def test_the_tables_are_over_questions_and_seeds_and_say_how_far_a_study_is(tmp_
     assert found["general"]["gsm8k"]["difference"][0] == 0.5 and found["general"]["mean"]["questions"] == 4
     text = tables["page"](found)
     assert "| mmlu | 3 | 0.0 [0.0, 0.0] | 50.0 [50.0, 50.0] | 100.0 [100.0, 100.0] | 50.0 [50.0, 50.0] |" in text
-    assert "- right choices, sampled, less ICE-Instruct: " in text and "0: sft 2" in text
+    assert "- right choices, sampled, less ICE-Instruct: " in text and "seed 0: sft 2" in text
     tables["plot"](found["curves"], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     page = tables["samples"](tmp_path, [0, 1])

@@ -30,17 +30,18 @@ def collect(runs: pathlib.Path, size: str, seeds: list[int]) -> dict[str, Any]:
     """All that results/SIZE.json has; what is not finished is left out, and `steps` says how far each stage is."""
     folders = {str(seed): runs / f"seed_{seed}" for seed in seeds}
     evaluated = {seed: folder for seed, folder in folders.items() if (folder / "evaluate" / "results.json").exists()}
+    trained = {"evaluator": runs / "evaluator", **{f"seed {seed}": folder for seed, folder in folders.items()}}
     numbers = joined([answers(folder) for folder in evaluated.values()])
     ranks = {path.name.removesuffix("_ranks.json"): path for path in sorted(runs.glob("*_ranks.json"))}
     return {
         "size": size,
-        "steps": {"evaluator": progress(runs / "evaluator"), **{s: progress(f) for s, f in folders.items()}},
+        "steps": {who: progress(folder) for who, folder in trained.items()},
         "seeds": list(evaluated),
         "rows": rows(numbers),
         "differences": differences(numbers),
         "ranks": {name: files.read_json(path)["sources"]["rated"]["numbers"] for name, path in ranks.items()},
         "general": general(runs / "general", list(folders)),
-        "curves": {s: curves(f) for s, f in {"evaluator": runs / "evaluator", **folders}.items()},
+        "curves": {who: curves(folder) for who, folder in trained.items()},
     }
 
 
@@ -235,7 +236,7 @@ def plot(curves: Mapping[str, Mapping], path: pathlib.Path) -> None:
     for ax, (stage, name) in zip(axes.flat, shown, strict=True):
         for who, found in curves.items():
             values = found.get(stage, {}).get(name, [])
-            ax.plot(range(1, 1 + len(values)), values, label=who.replace("_", " "))
+            ax.plot(range(1, 1 + len(values)), values, label=who)
         ax.set(title=f"{stage}: {name}", xlabel="iteration" if stage == "ppo" else "update")
         ax.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
