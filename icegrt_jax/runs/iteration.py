@@ -32,6 +32,8 @@ from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.rewards import verdicts
 from icegrt_jax.training.state import Experience, TrainState
 
+_read_roles = jax.jit(read_roles, static_argnames="reward")
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
@@ -176,7 +178,7 @@ def make_iteration(
     return Iteration(
         *shared,
         score=jit_step(score, run.mesh, state),
-        read=jax.jit(read_roles, static_argnames="reward"),
+        read=_read_roles,
         update=jit_step(ppo_update, run.mesh, state),
         moved=moved, redraw=redraw,
     )  # fmt: skip

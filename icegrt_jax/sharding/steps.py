@@ -8,10 +8,22 @@ from jax.sharding import Mesh
 from icegrt_jax.sharding.put import put
 from icegrt_jax.sharding.rules import tree_shardings
 
+PROGRAMS = 16  # kept of those last asked for
+
 
 def step_program(step, mesh: Mesh, state):
-    """The step jitted for `mesh`, its state donated, its arguments left where they are; called within the mesh."""
-    shardings = tree_shardings(state, mesh)
+    """The step jitted for `mesh`, its state donated, its arguments left where they are; called within the mesh.
+
+    The same for the same kind of state on the same mesh: who trains once more in this process, as a notebook's cell
+    does that is run again, neither traces nor compiles it anew.
+    """
+    leaves, structure = jax.tree.flatten(tree_shardings(state, mesh))
+    return _program(step, structure, tuple(leaves))
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(step, structure, leaves: tuple):
+    shardings = jax.tree.unflatten(structure, leaves)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def compiled(state, *batch):

@@ -135,16 +135,19 @@ def test_a_step_is_compiled_once_whatever_the_first_state_lies_on(initial):
         if event == "/jax/core/compile/backend_compile_duration" and fun_name == "jit(compiled)":
             compiled.append(fun_name)
 
-    step = jit_step(lambda state, batch: (state.replace(step=state.step + 1), batch.sum()), mesh, initial)
-    batch = shard_batch(np.ones((8, 4), np.float32), mesh)
+    counted = lambda state, batch: (state.replace(step=state.step + 1), batch.sum())
+    step, batch = jit_step(counted, mesh, initial), shard_batch(np.ones((8, 4), np.float32), mesh)
     state = jax.tree.map(jnp.asarray, initial)  # all of it on the first device
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for _ in range(3):
             state, total = step(state, batch)
+        state, _ = jit_step(counted, make_mesh(2, 4, 1), state)(state, batch)  # the next training in this process
+        assert len(compiled) == 1 and state.step == 4 and total == 32
+        jit_step(counted, make_mesh(4, 2, 1), state)(state, shard_batch(batch, make_mesh(4, 2, 1)))
+        assert len(compiled) == 2, "on another mesh"
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    assert len(compiled) == 1 and state.step == 3 and total == 32
 
 
 @pytest.fixture(scope="module")
