@@ -77,11 +77,9 @@ def load_folder(run: Run, path: str, section: ShapeOptions) -> tuple[ModelConfig
 
 def placed_init(run: Run, config: ModelConfig, key: jax.Array, *, scalar_head: bool = False) -> dict:
     """New parameters, made where they will live."""
-
-    def init(key):
-        return init_params(key, config, scalar_head=scalar_head)
-
-    return jax.jit(init, out_shardings=tree_shardings(jax.eval_shape(init, key), run.mesh))(key)
+    shardings = tree_shardings(abstract_params(config, scalar_head=scalar_head), run.mesh)
+    init = jax.jit(init_params, static_argnames=("config", "scalar_head"), out_shardings=shardings)
+    return init(key, config, scalar_head=scalar_head)
 
 
 def stage_params(run: Run, stage: str, role: str, use: Kept | None = None) -> tuple[ModelConfig, Any]:
