@@ -89,7 +89,8 @@ def rounded(values: np.ndarray) -> list[float]:
 def _as_text(row: dict[str, Any]) -> str:
     """A rollout as TensorBoard shows it."""
     scores = {**({"score": row["score"]} if "score" in row else {}), **row.get("rewards", {})}
-    said = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    number = lambda value: "none" if value is None else f"{value:.4g}"  # a function may have no opinion
+    said = ", ".join(f"{name} {number(value)}" for name, value in scores.items())
     return f"{row['prompt'][-1]['content']}\n\n**{said}**\n\n{row['response']}"
 
 

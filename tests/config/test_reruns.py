@@ -108,7 +108,8 @@ def test_a_run_made_before_a_key_was_there_goes_on_where_it_does_nothing(tmp_pat
     if isinstance(ADDED[key], dict):
         holder(new)[name].mine, said = "exact", f'{key}.mine .absent. → "exact"'
     else:
-        other = ("other",) if isinstance(ADDED[key], tuple) else type(ADDED[key])(5)
+        number = lambda value: not value if isinstance(value, bool) else type(value)(5)
+        other = ("other",) if isinstance(ADDED[key], tuple) else number(ADDED[key])
         holder(new)[name], said = other, f"{key} .* → "
     with pytest.raises(UserError, match=said):
         config_file.check_same(new, tmp_path, added=ADDED)
