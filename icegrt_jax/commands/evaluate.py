@@ -107,7 +107,8 @@ def compare(run: rundir.Run, config: Options) -> None:
 
     sync.main_first(folder / "results.json", write)
     numbers = {f"evaluate/{name}/{key}": x for name, row in rows.items() for key, x in row.metrics.items()}
-    trackers.tell(config.log, folder, {**numbers, "evaluate/examples": table.markdown_examples(results["examples"])})
+    examples = table.format_examples(results["examples"], markdown=True)
+    trackers.tell(config.log, folder, {**numbers, "evaluate/examples": examples})
     rundir.finish(run, "evaluate", step=len(rows), models={})
 
 

@@ -12,14 +12,15 @@ import numpy as np
 
 STEP = 32  # widths of rows are multiples of it
 RUNGS = 3  # different widths; each is a compiled program
+OPEN = 2**30  # the end of a token that the next sequence may still continue
 
 
 @dataclasses.dataclass
 class Tree:
     """Sequences one behind the other; of sorted ones every beginning that some have in common is there once.
 
-    tokens, positions (in its own sequence) and ends (the place behind the last token that continues it): i32[N] each,
-    see `models.transformer.tree_hidden`.
+    tokens, positions (in its own sequence) and ends (the place behind the last token that continues it, OPEN of the
+    sequence added last): i32[N] each, see `models.transformer.tree_hidden`.
     """
 
     tokens: list[int] = dataclasses.field(default_factory=list)
@@ -31,13 +32,12 @@ class Tree:
     def add(self, ids: Sequence[int]) -> list[int]:
         """Places of the tokens of a sequence, what it shares with the one before it included."""
         kept, start = shared(self._ids, ids), len(self.tokens)
-        stop = start + len(ids) - kept
+        for closed in self._path[kept:]:
+            self.ends[closed] = start
         self.tokens += ids[kept:]
         self.positions += range(kept, len(ids))
-        self.ends += [0] * (stop - start)
-        self._ids, self._path = ids, self._path[:kept] + list(range(start, stop))
-        for place in self._path:
-            self.ends[place] = stop
+        self.ends += [OPEN] * (len(ids) - kept)
+        self._ids, self._path = ids, self._path[:kept] + list(range(start, len(self.tokens)))
         return self._path
 
 
@@ -72,7 +72,8 @@ def arrays(trees: Sequence[Tree], width: int, pad_id: int) -> dict[str, np.ndarr
     ends = np.tile(np.arange(1, width + 1, dtype=np.int32), (len(trees), 1))
     for i, tree in enumerate(trees):
         used = len(tree.tokens)
-        tokens[i, :used], positions[i, :used], ends[i, :used] = tree.tokens, tree.positions, tree.ends
+        tokens[i, :used], positions[i, :used] = tree.tokens, tree.positions
+        ends[i, :used] = np.minimum(np.array(tree.ends, np.int32), used)
         mask[i, :used] = True
     return {"tokens": tokens, "positions": positions, "ends": ends, "mask": mask}
 

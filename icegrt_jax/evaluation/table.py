@@ -124,19 +124,13 @@ def difference_cell(one: dict) -> str:
     return f"{100 * one['difference']:+5.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def markdown_examples(examples: list[dict]) -> str:
-    """What `format_examples` prints, for who reads Markdown."""
+def format_examples(examples: list[dict], *, markdown: bool = False) -> str:
+    """Each prompt, then each stage's answer under its name; as Markdown a quotation and a list."""
+    line, behind = ("- **{}** {}", "\n\n") if markdown else ("  {:>14}: {}", "\n")
+    # Lines of its own in an answer would end the list, and leading spaces make it a block of code.
+    shown = (lambda text: " ".join(text.split())) if markdown else str
     blocks = []
     for example in examples:
-        answers = "\n".join(f"- **{name}** {' '.join(text.split())}" for name, text in example["answers"].items())
-        blocks.append(f"> {' '.join(example['prompt'].split())}\n\n{answers}")
-    return "\n\n".join(blocks)
-
-
-def format_examples(examples: list[dict]) -> str:
-    """Each prompt, then each stage's answer under its name."""
-    blocks = []
-    for example in examples:
-        answers = "\n".join(f"  {name:>14}: {text}" for name, text in example["answers"].items())
-        blocks.append(f"> {example['prompt']}\n{answers}")
+        answers = "\n".join(line.format(name, shown(text)) for name, text in example["answers"].items())
+        blocks.append(f"> {shown(example['prompt'])}{behind}{answers}")
     return "\n\n".join(blocks)

@@ -8,7 +8,6 @@ from icegrt_jax.evaluation.table import (
     format_examples,
     format_note,
     format_table,
-    markdown_examples,
 )
 
 ROWS = [
@@ -91,5 +90,4 @@ def test_each_prompt_is_followed_by_every_stage_s_answer():
     examples = [{"prompt": "Why?", "answers": {"base": "no", "ICE-GRT": "because"}}, {"prompt": "How?", "answers": {}}]
     text = format_examples(examples)
     assert text.split("\n") == ["> Why?", "            base: no", "         ICE-GRT: because", "", "> How?", ""]
-    # Where leading spaces would make a block of code of it.
-    assert markdown_examples(examples[:1]) == "> Why?\n\n- **base** no\n- **ICE-GRT** because"
+    assert format_examples(examples[:1], markdown=True) == "> Why?\n\n- **base** no\n- **ICE-GRT** because"
