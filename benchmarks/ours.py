@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import random_tokens
-from icegrt_jax.data.encode import Ranked
 from icegrt_jax.data.packing import left_pad
-from icegrt_jax.data.pipeline import ranked_rows
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.heads import init_params, with_scalar_head
 from icegrt_jax.models.quantize import stored_as
@@ -222,6 +220,10 @@ def reward(turns, *, model: dict, rows: int, length: int) -> None:
 
 def ranked(turns, *, model: dict, prompts: int, answers: int, prompt: int, answer: int, trees: bool) -> None:
     """Steps of the reward model on so many answers to each prompt, laid out as trees or each in a row of its own."""
+    # As in `load`: not everywhere is there what these import.
+    from icegrt_jax.data.encode import Ranked
+    from icegrt_jax.data.pipeline import ranked_rows
+
     mesh = make_mesh()
     config, params = load(model)
     params = with_scalar_head(jax.random.key(1), params, config)
@@ -231,7 +233,8 @@ def ranked(turns, *, model: dict, prompts: int, answers: int, prompt: int, answe
         [Ranked(ids[i][:prompt] + other[:answer], float(k), prompt) for k, other in enumerate(ids[i + 1 :][:answers])]
         for i in range(0, len(ids), 1 + answers)
     ]
-    batch = ranked_rows(rows, k=answers, length=prompt + answer, pad_id=0, widths=[prompt + answers * answer] * trees)
+    widths = [prompt + answers * answer] if trees else []
+    batch = ranked_rows(rows, k=answers, length=prompt + answer, pad_id=0, starts=False, widths=widths)
     _updates(turns, reward_update, shard_tree(state, mesh), batch, mesh)
 
 

@@ -308,6 +308,7 @@ class FakeTurns:
         pytest.param("ppo", PPO_SETTINGS, {"rollout", "score", "learn"}, marks=pytest.mark.slow),
         ("sft", {"rows": 8, "length": 8}, {"update"}),
         ("reward", {"rows": 16, "length": 8}, {"update"}),
+        ("ranked", {"prompts": 8, "answers": 3, "prompt": 4, "answer": 3, "trees": True}, {"update"}),
     ],
 )
 def test_our_contenders_run(function, settings, phases):
