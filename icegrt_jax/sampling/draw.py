@@ -91,18 +91,20 @@ def categorical(keys: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Arra
     return (block * size + token).astype(jnp.int32), jax.nn.logsumexp(block_log_z, axis=-1)
 
 
-def draw(keys: jax.Array, logits: jax.Array, config: SamplerConfig) -> tuple[jax.Array, jax.Array]:
+def draw(
+    keys: jax.Array, logits: jax.Array, config: SamplerConfig, temperature: jax.Array | float | None = None
+) -> tuple[jax.Array, jax.Array]:
     """The next token i32[B] of each row and its log-probability f32[B].
 
     Args:
       keys: key[B], used for this token only.
       logits: f32[B, V].
-      config: as given to `sample_responses`.
+      config, temperature: as given to `sample_responses`.
     """
     if config.temperature == 0.0:
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return token, pick_logprobs(logits, token)
-    logits = logits / config.temperature
+    logits = logits / (config.temperature if temperature is None else temperature)
     token, log_z = categorical(keys, restrict(logits, config))
     if config.top_k or config.top_p < 1.0 or config.min_p:  # log-probs are of the full softmax
         return token, pick_logprobs(logits, token)

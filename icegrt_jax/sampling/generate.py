@@ -172,12 +172,16 @@ def generate_batches(
     padded = np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)  # few shapes, few programs
     keys = sequence_keys(key, 0, len(padded) * num_samples)
     inputs = (keys, tokens[padded], mask[padded])
+    temperature, drawn = None, config
+    if config.temperature:  # whatever it is, it is the same program
+        temperature, drawn = np.float32(config.temperature), dataclasses.replace(config, temperature=1.0)
     if layout is not None:
         inputs, within = shard_batch(inputs, layout), jax.set_mesh(layout)
     with within:
         rollout = compiled_sampler(
             inputs[0], params, *inputs[1:],
-            model=model, config=config, num_samples=num_samples, slots=batch_size * num_samples, count=count,
+            model=model, config=drawn, num_samples=num_samples, slots=batch_size * num_samples, count=count,
+            temperature=temperature,
         )  # fmt: skip
     joined = jax.tree.map(lambda x: x[: count * num_samples], sync.fetch(rollout))
     check_logprobs(joined.logprobs)

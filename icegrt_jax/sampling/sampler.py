@@ -10,7 +10,7 @@ ring's hand is, each keeps track of which places hold tokens of its own, and aft
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -72,6 +72,14 @@ class Slots(struct.PyTreeNode):
     next: jax.Array
 
 
+class Drawing(NamedTuple):
+    """How tokens are drawn, as `sample_responses` is told."""
+
+    config: SamplerConfig
+    temperature: jax.Array | float | None
+    stops: jax.Array | None
+
+
 def sample_responses(
     keys: jax.Array,
     params: dict,
@@ -84,6 +92,7 @@ def sample_responses(
     slots: int = 0,
     count: jax.Array | int | None = None,
     stops: jax.Array | None = None,
+    temperature: jax.Array | float | None = None,
 ) -> Rollout:
     """Responses to left-padded prompts; `num_samples` for each share the prompt's prefill.
 
@@ -99,6 +108,8 @@ def sample_responses(
       count: i32[], prompts to answer, the first of the B; the rows of the others come back empty.
       stops: i32[S, V], of strings that end a response as EOS does: the state after a token, where before it was that of
         the row. A response begins in state 0 and ends in the last one.
+      temperature: f32[], above 0, in the place of config's, which must not be greedy: many temperatures are then one
+        program. The rollout does not know it.
 
     Returns:
       A `Rollout` of B * K rows.
@@ -115,10 +126,9 @@ def sample_responses(
         raise UserError(f"slots={slots} is not a multiple of the {num_samples} samples of a prompt; make it one.")
     count = total if count is None else jnp.minimum(count, total)
     at_a_time = prompts_at_a_time(total, num_samples, slots)
-    admit = functools.partial(
-        _admit, params, model, config, stops, keys, prompts, prompt_mask, num_samples, at_a_time, count
-    )
-    step = functools.partial(_step, params, model, config, stops, width)
+    how = Drawing(config, temperature, stops)
+    admit = functools.partial(_admit, params, model, how, keys, prompts, prompt_mask, num_samples, at_a_time, count)
+    step = functools.partial(_step, params, model, how, width)
 
     def go_on(state):
         free = jnp.sum(~state.active, dtype=jnp.int32)
@@ -142,7 +152,7 @@ def sample_responses(
         mask=mask,
         logprobs=jnp.where(mask, out["logprobs"], 0.0),
         finished=out["ended"],
-        temperature=config.temperature,
+        temperature=config.temperature if temperature is None else None,
     )
 
 
@@ -189,39 +199,39 @@ def _with_finished(state: Slots) -> Slots:
     return state.replace(out=jax.tree.map(lambda out, x: out.at[rows].set(x, mode="drop"), state.out, done))
 
 
-def _drawn(params: dict, model: ModelConfig, config: SamplerConfig, stops, hidden: jax.Array, state: Slots) -> Slots:
+def _drawn(params: dict, model: ModelConfig, how: Drawing, hidden: jax.Array, state: Slots) -> Slots:
     """The next token of every active row of `state`, drawn from what hidden f[R, D] predicts."""
     keys = jax.vmap(jax.random.fold_in)(state.keys, state.length)
-    token, logprob = draw(keys, unembed(params, model, hidden), config)
-    here = state.active[:, None] & (jnp.arange(config.max_new_tokens)[None, :] == state.length[:, None])
+    token, logprob = draw(keys, unembed(params, model, hidden), how.config, how.temperature)
+    here = state.active[:, None] & (jnp.arange(how.config.max_new_tokens)[None, :] == state.length[:, None])
     length = state.length + state.active
-    eos = jnp.any(token[:, None] == jnp.array(config.eos_ids, jnp.int32)[None, :], axis=1)
+    eos = jnp.any(token[:, None] == jnp.array(how.config.eos_ids, jnp.int32)[None, :], axis=1)
     matched = None
-    if stops is not None:
-        matched = stops[state.matched, token]
-        eos |= matched == stops.shape[0] - 1
+    if how.stops is not None:
+        matched = how.stops[state.matched, token]
+        eos |= matched == how.stops.shape[0] - 1
     return state.replace(
         token=token,
         matched=matched,
         length=length,
         ended=jnp.where(state.active, eos, state.ended),
-        active=state.active & ~eos & (length < config.max_new_tokens),
+        active=state.active & ~eos & (length < how.config.max_new_tokens),
         tokens=jnp.where(here, token[:, None], state.tokens),
         logprobs=jnp.where(here, logprob[:, None], state.logprobs),
     )
 
 
-def _step(params: dict, model: ModelConfig, config: SamplerConfig, stops, width: int, state: Slots) -> Slots:
+def _step(params: dict, model: ModelConfig, how: Drawing, width: int, state: Slots) -> Slots:
     """Reads the last token of every row and draws the next one."""
-    place = width + state.hand % config.max_new_tokens
+    place = width + state.hand % how.config.max_new_tokens
     seen = state.seen.at[:, place].set(state.active)
     hidden, cache = decode_step(params, model, state.token, state.position, seen, state.cache, place)
     state = state.replace(cache=cache, seen=seen, position=state.position + 1, hand=state.hand + 1)
-    return _in_place(_drawn(params, model, config, stops, hidden, state), model)
+    return _in_place(_drawn(params, model, how, hidden, state), model)
 
 
 def _admit(
-    params, model, config, stops, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots
+    params, model, how: Drawing, keys, prompts, prompt_mask, num_samples: int, at_a_time: int, count, state: Slots
 ):
     """The next `at_a_time` prompts prefilled into free slots, the first token of their responses drawn."""
     state = _with_finished(state)
@@ -229,8 +239,8 @@ def _admit(
     ids = state.next + jnp.arange(at_a_time)
     here = jnp.minimum(ids, prompts.shape[0] - 1)
     tokens, mask = prompts[here], prompt_mask[here]
-    width, new = tokens.shape[1], config.max_new_tokens
-    hidden, cache = prefill(params, model, tokens, mask, empty_cache(model, at_a_time, width, config.cache_dtype))
+    width, new = tokens.shape[1], how.config.max_new_tokens
+    hidden, cache = prefill(params, model, tokens, mask, empty_cache(model, at_a_time, width, how.config.cache_dtype))
     waiting = jnp.repeat(ids < count, num_samples)
     mask = jnp.repeat(mask, num_samples, axis=0)
     row = (ids[:, None] * num_samples + jnp.arange(num_samples)[None, :]).ravel()
@@ -241,7 +251,7 @@ def _admit(
         position=jnp.sum(mask, axis=1, dtype=jnp.int32),
         keys=keys[jnp.minimum(row, keys.shape[0] - 1)],
         row=row,
-        matched=None if stops is None else jnp.zeros((rows,), jnp.int32),
+        matched=None if how.stops is None else jnp.zeros((rows,), jnp.int32),
         length=jnp.zeros((rows,), jnp.int32),
         active=waiting,
         ended=jnp.zeros((rows,), jnp.bool_),
@@ -251,7 +261,7 @@ def _admit(
         hand=None,
         next=None,
     )
-    admitted = _drawn(params, model, config, stops, jnp.repeat(hidden[:, -1], num_samples, axis=0), admitted)
+    admitted = _drawn(params, model, how, jnp.repeat(hidden[:, -1], num_samples, axis=0), admitted)
     free = jnp.nonzero(~state.active, size=rows, fill_value=slots)[0]
     into = jnp.where(waiting, free, slots)  # past the end: dropped
     place = lambda old, new: old.at[into].set(new, mode="drop")

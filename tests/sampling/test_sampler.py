@@ -303,6 +303,24 @@ def test_another_key_gives_another_response():
     assert (sample().responses != sample(start=100).responses).any(axis=1).mean() > 0.9
 
 
+@pytest.mark.parametrize("restriction", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.05}])
+def test_a_temperature_that_is_traced_draws_as_the_same_one_in_the_config(restriction):
+    keys = sequence_keys(jax.random.key(3), 0, len(PROMPTS))
+    how = lambda temperature: SamplerConfig(max_new_tokens=T, eos_ids=EOS_IDS, temperature=temperature, **restriction)
+    ask = lambda config, **more: compiled_sampler(
+        keys, PARAMS, PROMPTS, PROMPT_MASK, model=CONFIG, config=config, **more
+    )
+    before, drawn = compiled_sampler._cache_size(), {}
+    for temperature in (0.3, 0.7, 2.0):
+        drawn[temperature] = ask(how(1.0), temperature=np.float32(temperature))
+    assert compiled_sampler._cache_size() == before + 1, "each temperature is a program of its own"
+    known = ask(how(0.7))
+    np.testing.assert_array_equal(drawn[0.7].responses, known.responses)
+    np.testing.assert_allclose(drawn[0.7].logprobs, known.logprobs, atol=1e-5)
+    assert (drawn[0.3].responses != drawn[2.0].responses).any()
+    assert drawn[0.7].temperature is None and known.temperature == 0.7
+
+
 def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
     prefill, seen = sampler.prefill, []
 
