@@ -5,7 +5,7 @@
 RUNS has the finished runs of `experiments/quickstart_seeds/run.py`. Of each seed PPO and the evaluation are run again
 for every arm, from that seed's reward model, or from its base model where SFT is another too; what is finished is not
 repeated, and with --only=ARM other arms are left for another time. Then results/four_factors.json, results/table.md and
-results/frontier.png are written beside this file, of the arms that every seed has finished.
+results/frontier.png are written beside this file, of the arms that two or more of the seeds have finished.
 """
 
 import argparse
@@ -27,6 +27,11 @@ import matplotlib.pyplot as plt
 HERE = pathlib.Path(__file__).parent
 CONFIG = "configs/quickstart.py"
 RECIPE = "recipe"
+# KL-control as it is usually done: to ICE-Instruct as it is, the coefficient led to a target.
+ADAPTIVE = (
+    "ppo.kl.reference_temperature=0.0", "ppo.kl.adaptive=True", "ppo.kl.coef=0.15", "ppo.kl.target=1.5",
+    "ppo.kl.horizon=500.0",
+)  # fmt: skip
 # The factor, the last stage that is taken from the seed's run, and what is another in the config.
 ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "score as it is": ("reward scaling", "reward", ("ppo.score.scale=none",)),
@@ -35,11 +40,7 @@ ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "no KL": ("KL-control", "reward", ("ppo.kl.coef=0.0",)),
     "KL ten times": ("KL-control", "reward", ("ppo.kl.coef=2.5",)),
     "reference not sharper": ("KL-control", "reward", ("ppo.kl.reference_temperature=0.0",)),
-    "adaptive, reference not sharper": (
-        "KL-control", "reward",
-        ("ppo.kl.reference_temperature=0.0", "ppo.kl.adaptive=True", "ppo.kl.coef=0.15", "ppo.kl.target=1.5",
-         "ppo.kl.horizon=500.0"),
-    ),
+    "adaptive, reference not sharper": ("KL-control", "reward", ADAPTIVE),
     "advantages as they are": ("advantage normalization", "reward", ("ppo.advantages=none",)),
     "advantages to mean 0 only": ("advantage normalization", "reward", ("ppo.advantages=mean",)),
     "no replay": ("data", "reward", ("ppo.ptx.coef=0.0",)),
@@ -47,9 +48,11 @@ ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "data", "pretrain",
         ("sft.weights.domain=0.7", "sft.weights.decisions=0.3", "sft.weights.general=0.0", "ppo.ptx.coef=0.0"),
     ),
+    "three times as long": ("length", "reward", ("ppo.iterations=180",)),
+    "three times as long, adaptive, reference not sharper": ("length", "reward", ("ppo.iterations=180", *ADAPTIVE)),
 }  # fmt: skip
-# ICE-Instruct's own best temperature is measured in the study of seeds; here a draw and the greedy answer suffice.
-ALL = ("evaluate.temperatures=(0.0,)",)
+# ICE-Instruct's own best temperature and best-of-8 are measured in the study of seeds.
+ALL = ("evaluate.temperatures=(0.0,)", "evaluate.best_of=0")
 COLUMNS = ("gold", "gold_greedy", "verdict", "analysis", "general", "false_clear", "length")
 
 
@@ -81,10 +84,16 @@ def collect(workdir: pathlib.Path) -> dict[str, Any]:
     }
 
 
+def finished_by(seeds: dict[str, dict], arm: str) -> list[dict]:
+    """What each of the seeds that have finished an arm has found."""
+    return [found for found in seeds.values() if arm in found]
+
+
 def difference(seeds: dict[str, dict], arm: str, column: str) -> str:
     """An arm less the recipe, paired by seed, as the table prints it; bold where the interval leaves 0 out."""
     scale = 1 if column == "length" else 100
-    mean, half = student([scale * (s[arm]["row"][column] - s[RECIPE]["row"][column]) for s in seeds.values()])
+    found = [scale * (s[arm]["row"][column] - s[RECIPE]["row"][column]) for s in finished_by(seeds, arm)]
+    mean, half = student(found)
     said = f"{mean:+.1f} ± {half:.1f}"
     return f"**{said}**" if abs(mean) > half else said
 
@@ -93,38 +102,41 @@ def table(seeds: dict[str, dict[str, dict]]) -> str:
     """Markdown: the recipe, and what each arm is above or below it.
 
     Args:
-      seeds: {seed: {arm: what `collect` gives}}.
+      seeds: {seed: {arm: what `collect` gives}}; an arm that fewer than two have is left out.
     """
-    arms = [arm for arm in ARMS if all(arm in found for found in seeds.values())]
+    arms = [arm for arm in ARMS if len(finished_by(seeds, arm)) > 1]
     lines = [
-        f"Means over {len(seeds)} seeds with their 95 % intervals, points, length in tokens; arms less the recipe,",
+        "Means with their 95 % intervals over seeds, points, length in tokens; arms are less the recipe,",
         "paired by seed, bold where the interval leaves 0 out; KL in nats over the last ten iterations.",
         "",
-        "| factor | arm | " + " | ".join(COLUMNS) + " | KL |",
-        "|---|---|" + "---:|" * (len(COLUMNS) + 1),
+        "| factor | arm | seeds | " + " | ".join(COLUMNS) + " | KL |",
+        "|---|---|---:|" + "---:|" * (len(COLUMNS) + 1),
     ]
-    late = lambda arm: np.mean([np.mean(s[arm]["curves"]["kl"][-10:]) for s in seeds.values()])
+    late = lambda arm: np.mean([np.mean(s[arm]["curves"]["kl"][-10:]) for s in finished_by(seeds, arm)])
     cells = []
     for column in COLUMNS:
         scale = 1 if column == "length" else 100
         mean, half = student([scale * s[RECIPE]["row"][column] for s in seeds.values()])
         cells.append(f"{mean:.1f} ± {half:.1f}")
-    lines.append(f"| | {RECIPE} | {' | '.join(cells)} | {late(RECIPE):.1f} |")
+    lines.append(f"| | {RECIPE} | {len(seeds)} | {' | '.join(cells)} | {late(RECIPE):.1f} |")
     for arm in arms:
-        cells = [difference(seeds, arm, column) for column in COLUMNS]
+        cells = [str(len(finished_by(seeds, arm))), *(difference(seeds, arm, column) for column in COLUMNS)]
         lines.append(f"| {ARMS[arm][0]} | {arm} | {' | '.join(cells)} | {late(arm):.1f} |")
     return "\n".join(lines) + "\n"
 
 
 def plot(seeds: dict[str, dict[str, dict]], path: pathlib.Path) -> None:
-    """Gold of the rollouts against their KL as training goes on, a panel per factor, means over the seeds."""
-    factors = list(dict.fromkeys(factor for factor, _, _ in ARMS.values()))
-    figure, axes = plt.subplots(1, len(factors), figsize=(4.2 * len(factors), 4), sharey=True, layout="constrained")
-    for ax, factor in zip(axes, factors, strict=True):
-        shown = [a for a in ARMS if ARMS[a][0] == factor and all(a in found for found in seeds.values())]
-        for arm in (RECIPE, *shown):
+    """Gold of the rollouts against their KL as training goes on, a panel per factor, means over the seeds of an arm."""
+    shown = [arm for arm in ARMS if len(finished_by(seeds, arm)) > 1]
+    factors = list(dict.fromkeys(ARMS[arm][0] for arm in shown))
+    figure, axes = plt.subplots(
+        1, len(factors), figsize=(4.2 * len(factors), 4), sharey=True, layout="constrained", squeeze=False
+    )
+    for ax, factor in zip(axes[0], factors, strict=True):
+        for arm in (RECIPE, *(arm for arm in shown if ARMS[arm][0] == factor)):
+            curves = [found[arm]["curves"] for found in finished_by(seeds, arm)]
             kl, gold = (
-                np.convolve(np.mean([s[arm]["curves"][name] for s in seeds.values()], axis=0), np.ones(5) / 5, "valid")
+                np.convolve(np.mean([curve[name] for curve in curves], axis=0), np.ones(5) / 5, "valid")
                 for name in ("kl", "gold")
             )
             ax.plot(kl, 100 * gold, label=arm, linewidth=2.2 if arm == RECIPE else 1.2)
@@ -132,7 +144,7 @@ def plot(seeds: dict[str, dict[str, dict]], path: pathlib.Path) -> None:
         ax.set(title=factor, xlabel="KL in the penalty, nats", xscale="symlog")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
-    axes[0].set_ylabel("gold of the rollouts, per cent")
+    axes[0, 0].set_ylabel("gold of the rollouts, per cent")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
