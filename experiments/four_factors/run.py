@@ -80,7 +80,7 @@ def collect(workdir: pathlib.Path) -> dict[str, Any]:
     ppo = read_metrics(workdir / "ppo" / "metrics.jsonl")
     return {
         "row": {name: rows["ICE-GRT"][name] for name in COLUMNS},
-        "curves": {name: [row[name] for row in ppo] for name in ("gold", "kl")},
+        "curves": {name: [row[name] for row in ppo if name in row] for name in ("gold", "kl")},  # alarms have rows too
     }
 
 
