@@ -25,10 +25,12 @@ from tests.commands.runs import PLAIN
 from tests.faults import compare
 from tests.faults.damages import WAYS, damage
 
-# Not compared: times, what is only shown, what JAX makes again, and what is kept of a damage. Nor are Orbax's own
-# files, which have times: of what the command saves the arrays are compared.
+# Not compared: times, what is only shown, what JAX makes again, and what is kept of a damage; window.jsonl, which has a
+# row for each checkpoint there has been (the means that come of them are in metrics.jsonl). Nor are Orbax's own files,
+# which have times: of what the command saves the arrays are compared.
 IGNORED = re.compile(
-    r"events\.out\.|compile_cache/|compiles\.json|times\.jsonl|report/|\.broken|\.lock|/(checkpoints|best|average)/"
+    r"events\.out\.|compile_cache/|compiles\.json|times\.jsonl|window\.jsonl|report/|\.broken|\.lock|"
+    r"/(checkpoints|best|average)/"
 )
 UNTOUCHED = re.compile(r"events\.out\.|report/|\.lock|\.broken")
 WELL = ("a sentence", "the same files")
@@ -48,7 +50,7 @@ def files_of(workdir: pathlib.Path) -> list[str]:
 def tree(workdir: pathlib.Path, stage: str) -> dict[str, str]:
     """SHA-256 of every file that is compared and of each array of the stage's checkpoints; which others there are."""
     names = [name for name in files_of(workdir) if not IGNORED.search(name)]
-    found = {name: hashlib.sha256(compare.content(workdir / name)).hexdigest() for name in names}
+    found = {name: hashlib.sha256(compare.content(workdir / name, IGNORED)).hexdigest() for name in names}
     kept = {path.parent.relative_to(workdir).as_posix() for path in workdir.rglob(compare.CHECKPOINT)}
     kept = {name for name in kept if ".broken" not in name}
     for name in kept:
@@ -78,9 +80,12 @@ def outcome(code: int, said: str, found: dict[str, str], expected: dict[str, str
     return "the same files" if found == expected else "OTHER FILES"
 
 
-def read_as_older(name: str, way: str, expected: dict[str, str], found: dict[str, str]) -> dict[str, str]:
-    """What is expected where a folder's checksums were deleted: all but these, as of a run that never had any."""
-    if way != "deleted" or not name.endswith("checksums.json"):
+def where_deleted(name: str, way: str, expected: dict[str, str], found: dict[str, str]) -> dict[str, str]:
+    """What is expected: where a file was deleted that the command neither needs nor makes again, all others.
+
+    Checksums that are made again are of what came later, as those of a run that never had any.
+    """
+    if way != "deleted" or (name in found and not name.endswith("checksums.json")):
         return expected
     others = {other: digest for other, digest in expected.items() if other != name}
     return others | ({name: found[name]} if name in found else {})
@@ -115,7 +120,7 @@ def tried(
             damage(place / name, way, rng)
             code, said = run(command, place, env)
             found = tree(place, command[0]) if code == 0 else {}
-            wanted = read_as_older(name, way, expected, found)
+            wanted = where_deleted(name, way, expected, found)
             ended = outcome(code, said, found, wanted)
             counts[kind_of(name)][ended] += 1
             print(f"{name}, {way}: {ended}", flush=True)

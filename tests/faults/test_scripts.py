@@ -127,13 +127,36 @@ def test_of_every_kind_folder_and_way_a_file_is_damaged(tmp_path):
     assert len(damage_stages.chosen(tmp_path, 2, random.Random(0))) == 5 * 7
 
 
-def test_checksums_that_were_deleted_may_stay_gone_and_nothing_else():
-    expected, sums = {"ppo/checksums.json": "a", "ppo/metrics.jsonl": "b"}, "ppo/checksums.json"
-    kept = lambda way, found: damage.read_as_older(sums, way, expected, found)
-    ended = lambda way, found: damage.outcome(0, "", found, kept(way, found))
-    assert ended("deleted", {"ppo/metrics.jsonl": "b"}) == "the same files"
-    assert ended("deleted", {sums: "of what came later", "ppo/metrics.jsonl": "b"}) == "the same files"
-    assert ended("deleted", {"ppo/metrics.jsonl": "c"}) == ended("cut", {"ppo/metrics.jsonl": "b"}) == "OTHER FILES"
+def test_what_was_deleted_may_stay_gone_and_nothing_else():
+    sums, other = "ppo/checksums.json", "pretrain/done.json"
+    expected = {sums: "a", "ppo/metrics.jsonl": "b", other: "d"}
+
+    def ended(name, way, **more):
+        found = {one: digest for one, digest in {**expected, **more}.items() if digest}
+        return damage.outcome(0, "", found, damage.where_deleted(name, way, expected, found))
+
+    assert ended(sums, "deleted", **{sums: ""}) == ended(other, "deleted", **{other: ""}) == "the same files"
+    assert ended(sums, "deleted", **{sums: "of what came later"}) == "the same files"
+    for bad in (
+        ended(sums, "deleted", **{sums: "", "ppo/metrics.jsonl": "c"}), ended(sums, "cut", **{sums: ""}),
+        ended(other, "deleted", **{other: "e"}), ended(other, "deleted", **{other: "", sums: ""}),
+    ):  # fmt: skip
+        assert bad == "OTHER FILES"
+
+
+def test_rows_kept_for_a_checkpoint_are_compared_by_the_metrics_that_come_of_them(tmp_path):
+    for name, kept in (("a", "1"), ("b", "2")):
+        for file, text in (
+            ("window.jsonl", kept),
+            ("metrics.jsonl", "{}"),
+            ("checksums.json", f'{{"window.jsonl": "{kept}"}}'),
+        ):
+            (tmp_path / name / "sft").mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / "sft" / file).write_text(text)
+    a, b = (damage.tree(tmp_path / name, "sft") for name in "ab")
+    assert a == b and "sft/metrics.jsonl" in a
+    (tmp_path / "b" / "sft" / "metrics.jsonl").write_text("{ }")
+    assert damage.tree(tmp_path / "b", "sft") != a
 
 
 def test_runs_on_two_meshes_are_compared_by_steps_numbers_and_texts(tmp_path):
