@@ -59,7 +59,7 @@ def get_config(switch=""):
 
     c.ppo.iterations, c.ppo.batch_size = 60, 128
     c.ppo.num_ppo_epochs, c.ppo.num_minibatches = 1, 4
-    c.ppo.pack = False  # these reviews are of much the same length: it would compile for longer than it saves
+    c.ppo.pack = False  # these reviews are of much the same length: packed, it compiles for longer than it saves
     c.ppo.sources.ads = "jsonl:{workdir}/data/prompts.jsonl"
     c.ppo.weights.ads = 1.0
     c.ppo.judge = "adreview"

@@ -43,6 +43,9 @@ ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "adaptive, reference not sharper": ("KL-control", "reward", ADAPTIVE),
     "advantages as they are": ("advantage normalization", "reward", ("ppo.advantages=none",)),
     "advantages to mean 0 only": ("advantage normalization", "reward", ("ppo.advantages=mean",)),
+    "score ten times, advantages as they are": (
+        "advantage normalization", "reward", ("ppo.reward_weights.model=10.0", "ppo.advantages=none"),
+    ),
     "no replay": ("data", "reward", ("ppo.ptx.coef=0.0",)),
     "SFT on the domain alone": (
         "data", "pretrain",
