@@ -136,9 +136,14 @@ def check_same(path: pathlib.Path, text: str) -> None:
 
 def check_there(path: pathlib.Path) -> None:
     """Refuses a file that is gone though something was written there."""
-    known = (_read(path.parent) or {}).get(path.name)
-    if not path.exists() and known and not str(known).startswith("0 "):
-        raise Damaged(_sentence(path, "is gone"))
+    for last in (False,) * (TRIES - 1) + (True,):
+        known = (_read(path.parent) or {}).get(path.name)
+        if path.exists() or not known or str(known).startswith("0 "):
+            return
+        if last:
+            break
+        time.sleep(PAUSE)
+    raise Damaged(_sentence(path, "is gone"))
 
 
 def verify(path: pathlib.Path) -> None:

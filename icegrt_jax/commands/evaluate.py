@@ -64,7 +64,7 @@ def compare(run: rundir.Run, config: Options) -> None:
     stages = [("base", *base), *_stages(run)]
     _audit(run, [*domain.prompts, *general.prompts])
     rows: dict[str, Row] = {}
-    best_of = section.best_of if domain and rundir.finished(run, "reward") else 0
+    best_of = section.best_of if domain and rundir.known_finished(run, "reward") else 0
     with Progress(len(stages) + bool(best_of), "evaluate", workdir=run.workdir) as progress:
         for name, model, params in stages:
             rows[name] = _evaluate(run, section, model, params, asked, progress, at_best=name != "base")
@@ -136,7 +136,7 @@ def _stages(run: rundir.Run) -> list[tuple[str, ModelConfig, dict]]:
     return [
         (row, *stage_models.stage_params(run, name, "policy"))
         for name, row in rows.items()
-        if row not in ("", "base") and rundir.finished(run, name)
+        if row not in ("", "base") and rundir.known_finished(run, name)
     ]
 
 

@@ -21,6 +21,7 @@ from icegrt_jax.models.api import Model
 from icegrt_jax.runs import lineage
 from icegrt_jax.runs.opened import STAGES, open_model
 from icegrt_jax.runs.ranked import score_rankings
+from icegrt_jax.training.restore import is_finished
 
 # Read where no source is named and they are in the data folder.
 USUAL = {
@@ -158,7 +159,7 @@ def _lineage(model: Model, reward: str, policy: str) -> dict:
 
 
 def _left(stage: pathlib.Path) -> bool:
-    return (stage / "done.json").is_file() and (stage.parent / "tokenizer").is_dir()
+    return is_finished(stage) and (stage.parent / "tokenizer").is_dir()
 
 
 def _parts(scored: Scored) -> dict[str, tuple[int, Numbers]]:

@@ -113,7 +113,7 @@ def _add(row: Row, name: str, values: np.ndarray, *, compared: bool) -> None:
 def _kin(run: rundir.Run, model: Model, path: str, stages: Stages) -> Iterator[str]:
     """A warning for each model of the run that it goes back to the same one with."""
     own = [(f"the policy {name}", config, params) for name, config, params in stages[-1:]]
-    if rundir.finished(run, "reward"):
+    if rundir.known_finished(run, "reward"):
         own.append(("ICE-Reward, which trained it,", *stage_models.stage_params(run, "reward", "reward")))
     for what, config, params in own:
         found = lineage.compare(model, Weights(config, sync.fetch(params)))

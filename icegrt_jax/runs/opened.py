@@ -6,7 +6,7 @@ from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.models.gguf.file import load_gguf
-from icegrt_jax.training.restore import SCALAR_ROLES, finished, load_role
+from icegrt_jax.training.restore import SCALAR_ROLES, finished, is_finished, load_role
 
 STAGES = ("ppo", "sft", "pretrain")  # whose policy a run's folder stands for: the first that has finished
 ROLES = ("policy", *SCALAR_ROLES)
@@ -35,7 +35,7 @@ def _newest(folder: pathlib.Path, role: str) -> pathlib.Path:
     """The finished stage that the folder of a run stands for."""
     stages = ("reward",) if role == "reward" else ("ppo",) if role == "value" else STAGES
     for stage in stages:
-        if (folder / stage / "done.json").is_file():
+        if is_finished(folder / stage):
             return folder / stage
     raise UserError(
         f"{folder}: the run has no {role or 'policy'} yet, none of its stages {', '.join(stages)} has finished; let "

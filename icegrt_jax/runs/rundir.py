@@ -19,7 +19,7 @@ from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.session import Session
 from icegrt_jax.runs.tokenizers import policy_tokenizer
 from icegrt_jax.sharding.mesh import make_mesh
-from icegrt_jax.training.restore import PartRecord
+from icegrt_jax.training.restore import PartRecord, is_finished
 from icegrt_jax.training.restore import finished as finished_stage
 
 
@@ -98,6 +98,11 @@ def _write_domain(records: RecordOptions, workdir: pathlib.Path) -> None:
 def finished(run: Run, stage: str) -> bool:
     """Whether the stage has been completed in this workdir."""
     return sync.from_main(f"{stage} is looked for", (run.folder(stage) / "done.json").is_file)
+
+
+def known_finished(run: Run, stage: str) -> bool:
+    """As `finished`, for who does without a stage that is not; refuses one that had and has lost what says so."""
+    return finished(run, stage) or is_finished(run.folder(stage))
 
 
 def require(workdir: pathlib.Path, stage: str, *earlier: str) -> None:

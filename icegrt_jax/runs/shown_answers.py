@@ -78,7 +78,7 @@ class Reward:
     @classmethod
     def of(cls, run: rundir.Run, section: RewardOptions, rule: ScoreOptions) -> "Reward | None":
         """That of the run; None where it has none."""
-        return cls(run, section, rule) if rundir.finished(run, "reward") else None
+        return cls(run, section, rule) if rundir.known_finished(run, "reward") else None
 
     def __init__(self, run: rundir.Run, section: RewardOptions, rule: ScoreOptions):
         self.config, params = stage_models.stage_params(run, "reward", "reward")

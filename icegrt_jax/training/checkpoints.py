@@ -193,9 +193,9 @@ class Checkpoints:
         with inventory.reading(folder):
             read = ocp.metadata(folder)
             there, record = read.metadata, (read.custom_metadata or {}).get(_RECORD)
+            if there is None:  # Orbax has logged why
+                raise Broken(f"{folder} cannot be read (it does not say what it holds)")
             specs = inventory.specs(there)
-        if there is None:
-            raise Broken(f"{folder} cannot be read (it does not say what it holds)")
         arrays = inventory.recorded(folder, record, specs)
         inventory.check_same(specs, abstract_tree, folder, partial)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

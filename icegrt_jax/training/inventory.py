@@ -39,20 +39,27 @@ def reading(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
         sys.unraisablehook = hook
+    except Broken as error:
+        _let_go(error)
+        raise
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
         sys.unraisablehook = hook
         raise
     except Exception as error:  # of Orbax, TensorStore, JSON: any, as any byte may be another
         said = " ".join(str(error).split())[:200]
-        # The reads that failed as well are let go of here, where nothing is logged of them; some live on for a while.
-        logging.getLogger("asyncio").addFilter(_but_of_other_reads)
-        traceback.clear_frames(error.__traceback__)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of those that have not begun
-            gc.collect()
+        _let_go(error)
         raise Broken(f"{folder} cannot be read ({type(error).__name__}: {said})") from error
     finally:
         logging.disable(level)
+
+
+def _let_go(error: Exception) -> None:
+    """Lets go of the reads that failed as well, here, where nothing is logged of them; some live on for a while."""
+    logging.getLogger("asyncio").addFilter(_but_of_other_reads)
+    traceback.clear_frames(error.__traceback__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of those that have not begun
+        gc.collect()
 
 
 def _but_of_other_reads(record: logging.LogRecord) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from icegrt_jax import files
+from icegrt_jax import files, sums
 from icegrt_jax.config.choices import Kept
 from icegrt_jax.errors import UserError
 from icegrt_jax.models.config import ModelConfig
@@ -48,6 +48,14 @@ class PartRecord:
     def from_json(cls, record: dict) -> "PartRecord":
         lora = record["lora"]
         return cls(None if lora is None else LoRAConfig(**lora), record["base"], record["base_dtype"])
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+    """Whether a stage has finished, for who does without it; refuses one that had and has lost what says so."""
+    if (folder / "done.json").is_file():
+        return True
+    sums.check_there(folder / "done.json")
+    return False
 
 
 def finished(folder: pathlib.Path) -> dict:

@@ -22,6 +22,11 @@ def test_a_run_s_folder_is_its_newest_finished_policy(finished, tmp_path):
     (part / "ppo").mkdir()  # begun
     jax.tree.map(np.testing.assert_array_equal, ice.load_model(part).params, ice.load_model(run / "sft").params)
     (part / "sft" / "done.json").unlink()
+    with pytest.raises(
+        ice.UserError, match="sft/done.json is gone; bring it back"
+    ):  # else it would be another's policy
+        ice.load_model(part)
+    (part / "sft" / "checksums.json").unlink()
     with pytest.raises(ice.UserError, match="the run has no policy yet, none of its stages ppo, sft, pretrain has fin"):
         ice.load_model(part)
 

@@ -209,6 +209,16 @@ def test_stages_that_have_not_finished_have_no_row(finished, tmp_path, capsys):
     assert "ICE-Instruct" in printed and "ICE-GRT" not in printed
 
 
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_a_stage_that_was_finished_and_has_lost_its_mark_is_not_left_out(finished, tmp_path, capsys, stage):
+    workdir = copy_parts(finished, tmp_path / "run", *PARTS)
+    (workdir / stage / "done.json").unlink()
+    assert call("evaluate", workdir) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {workdir / stage / 'done.json'} is gone") and said.count("\n") == 1
+    assert not (workdir / "evaluate" / "results.json").exists()
+
+
 def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     texts = [f"{prompt}{answer}" for prompt in "ab" for answer in "012"]
     mask = np.arange(4)[None, :] < np.array([1, 2, 3, 4, 1, 2])[:, None]

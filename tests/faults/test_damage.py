@@ -1,12 +1,15 @@
 """Damaged checkpoints: what is read is what was saved, of this step or of the one before, or it is one sentence."""
 
+import logging
 import pathlib
 import random
 import shutil
+import types
 
 import pytest
 
 from icegrt_jax.errors import UserError
+from icegrt_jax.training import checkpoints as checkpoints_module
 from icegrt_jax.training.checkpoints import Broken, Checkpoints, abstract_like
 from tests.faults.checkpoints import files_of, read, save, state, tried
 from tests.faults.damages import WAYS, damage
@@ -42,6 +45,18 @@ def test_a_damaged_file_of_a_checkpoint_never_gives_other_numbers(saved, tmp_pat
         assert (steps[-1] == 2) == ("going on from step 2, it is kept as 4.broken" in warned.out), name
         assert (folder / "4.broken").exists() == (steps[-1] == 2) and not warned.err
     assert steps.count(2) >= 2, steps
+
+
+def test_of_reads_that_fail_where_orbax_says_nothing_nothing_is_logged_later(folder, monkeypatch):
+    """One file in four tries, cut in its middle, left tasks whose errors were printed whenever they were collected."""
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    nothing = types.SimpleNamespace(metadata=None, custom_metadata=None)
+    monkeypatch.setattr(checkpoints_module.ocp, "metadata", lambda path: nothing)
+    with Checkpoints(folder) as checkpoints, pytest.raises(Broken, match="does not say what it holds"):
+        checkpoints.restore(abstract_like(state(4)))
+    late = logging.LogRecord("asyncio", logging.ERROR, "", 0, "Task exception was never retrieved", (), None)
+    other = logging.LogRecord("asyncio", logging.ERROR, "", 0, "Executing a task took long", (), None)
+    assert not logging.getLogger("asyncio").filter(late) and logging.getLogger("asyncio").filter(other)
 
 
 @pytest.mark.parametrize("name", ["_METADATA", "d"])

@@ -8,6 +8,7 @@ from icegrt_jax.config.file import FILE_NAME
 from icegrt_jax.errors import UserError
 from icegrt_jax.pages.chat.talk import Voice
 from icegrt_jax.runs.opened import open_model
+from icegrt_jax.training.restore import is_finished
 
 
 def of_run(workdir: pathlib.Path, stages: Sequence[tuple[str, str]]) -> list[Voice]:
@@ -19,7 +20,7 @@ def of_run(workdir: pathlib.Path, stages: Sequence[tuple[str, str]]) -> list[Voi
     """
     if not (workdir / FILE_NAME).is_file():
         raise UserError(f"--workdir={workdir}: no {FILE_NAME} here, so this is the folder of no run.")
-    found = [(name, workdir / stage) for stage, name in stages if (workdir / stage / "done.json").is_file()]
+    found = [(name, workdir / stage) for stage, name in stages if is_finished(workdir / stage)]
     given = files.read_json(workdir / FILE_NAME)["model"]["path"]
     if given and (not found or found[0][0] != stages[0][1]):
         found.insert(0, (stages[0][1], given))
