@@ -191,5 +191,8 @@ def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path
     assert f"| | recipe | 3 | {' | '.join(['60.0 ± 24.8'] * 6)} | 0.6 ± 0.2 | 1.5 |" in text
     assert f"| KL-control | no KL | 2 | {' | '.join(['**-15.5 ± 6.4**'] * 6)} | **-0.2 ± 0.1** | 9.0 |" in text
     assert "no replay" not in text
+    page = (ROOT / "experiments" / "four_factors" / "README.md").read_text(encoding="utf-8")
+    rows = (ROOT / "experiments" / "four_factors" / "results" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) > 8 and [row for row in rows if row not in page] == []
     study["plot"](seeds, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()
