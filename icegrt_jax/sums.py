@@ -114,15 +114,12 @@ def forget(path: pathlib.Path) -> None:
 
 def content(path: pathlib.Path) -> bytes:
     """What is in a file, compared with its checksum where it has one."""
-    for last in (False,) * (TRIES - 1) + (True,):
+    for _ in _tries():
         found = path.read_bytes()
         entries = _read(path.parent) or {}
         known = entries.get(path.name)
         if known is None or any(_fits(found, entry) for entry in ([known] if isinstance(known, str) else known)):
             return found
-        if last:
-            break
-        time.sleep(PAUSE)
     raise Damaged(_sentence(path, "is not what was written there: its checksum is another"))
 
 
@@ -136,13 +133,10 @@ def check_same(path: pathlib.Path, text: str) -> None:
 
 def check_there(path: pathlib.Path) -> None:
     """Refuses a file that is gone though something was written there."""
-    for last in (False,) * (TRIES - 1) + (True,):
+    for _ in _tries():
         known = (_read(path.parent) or {}).get(path.name)
         if path.exists() or not known or str(known).startswith("0 "):
             return
-        if last:
-            break
-        time.sleep(PAUSE)
     raise Damaged(_sentence(path, "is gone"))
 
 
@@ -168,6 +162,14 @@ def check_run(workdir: pathlib.Path) -> None:
     for path in sorted({found for place in places for found in workdir.glob(f"{place}{FILE_NAME}")}):
         finished = (path.parent / "done.json").exists()
         check(path.parent, whole=finished or path.parent.name == "tokenizer")
+
+
+def _tries() -> Iterator[None]:
+    """As often as a reader looks, with a pause in between."""
+    yield
+    for _ in range(TRIES - 1):
+        time.sleep(PAUSE)
+        yield
 
 
 def _sentence(path: pathlib.Path, what: str) -> str:

@@ -1,6 +1,7 @@
 """What the studies print of their numbers."""
 
 import pathlib
+import re
 import runpy
 
 import numpy as np
@@ -194,5 +195,8 @@ def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path
     page = (ROOT / "experiments" / "four_factors" / "README.md").read_text(encoding="utf-8")
     rows = (ROOT / "experiments" / "four_factors" / "results" / "table.md").read_text(encoding="utf-8").splitlines()
     assert len(rows) > 8 and [row for row in rows if row not in page] == []
+    said = (ROOT / "README.md").read_text(encoding="utf-8").partition("What they are worth on the quickstart")[2]
+    figures = re.findall(r"\d+\.\d ± \d+\.\d", said.partition("\n\n")[0])
+    assert len(figures) == 5 and [figure for figure in figures if figure not in "\n".join(rows)] == []
     study["plot"](seeds, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()
