@@ -8,6 +8,7 @@ import pytest
 
 from icegrt_jax import files, sums
 from icegrt_jax.errors import UserError
+from tests.stand_in import instead
 
 
 @pytest.fixture
@@ -74,7 +75,6 @@ def test_what_is_added_behind_a_checkpoint_s_rows_may_be_there_or_not(folder):
 def test_a_kill_at_any_rename_leaves_what_can_be_read(folder, monkeypatch, name):
     """Of the renames that a file's replacement takes, each is the last one in turn."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    replace = os.replace
 
     def change():
         if name == "metrics.jsonl":
@@ -92,14 +92,16 @@ def test_a_kill_at_any_rename_leaves_what_can_be_read(folder, monkeypatch, name)
         def counting(source, target, last=last, count=count):
             if next(count) > last:
                 raise KeyboardInterrupt
-            replace(source, target)
+            os.replace(source, target)
 
-        monkeypatch.setattr(os, "replace", counting)
+        for module in (files, sums):
+            monkeypatch.setattr(module, "os", instead(os, replace=counting))
         try:
             change()
         except KeyboardInterrupt:
             assert last < 3
-        monkeypatch.setattr(os, "replace", replace)
+        for module in (files, sums):
+            monkeypatch.setattr(module, "os", os)
         sums.check(folder, whole=False)
         change()
         sums.check(folder)

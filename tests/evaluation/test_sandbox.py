@@ -11,6 +11,7 @@ import pytest
 from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import sandbox, sandbox_child
 from icegrt_jax.evaluation.tasks import sets
+from tests.stand_in import instead
 
 try:
     HELD = sandbox.run("pass").passed
@@ -112,8 +113,9 @@ def test_time_and_memory_have_limits():
 @pytest.mark.parametrize(("platform", "machine"), [("darwin", "arm64"), ("linux", "riscv64")])
 def test_a_system_that_cannot_hold_a_program_is_said(monkeypatch, platform, machine):
     """The child itself would say so; here its check."""
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(os, "uname", lambda: type("Named", (), {"machine": machine}))
+    monkeypatch.setattr(sandbox_child, "sys", instead(sys, platform=platform))
+    named = type("Named", (), {"machine": machine})
+    monkeypatch.setattr(sandbox_child, "os", instead(os, uname=lambda: named))
     with pytest.raises(sandbox_child.Unavailable, match=f"there is no sandbox for {platform} on {machine}"):
         sandbox_child.hold({})
 

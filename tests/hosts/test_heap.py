@@ -1,11 +1,14 @@
 """What a program frees stays with the process."""
 
+import ctypes
+import glob
 import subprocess
 import sys
 
 import pytest
 
 from icegrt_jax.hosts import heap
+from tests.stand_in import instead
 
 FAULTS = """
 import resource
@@ -103,7 +106,7 @@ def test_the_process_itself_watches_its_heap(monkeypatch):
 
 def test_nothing_is_changed_beside_an_accelerator_or_against_the_environment(monkeypatch):
     called = []
-    monkeypatch.setattr(heap.ctypes, "CDLL", called.append)
+    monkeypatch.setattr(heap, "ctypes", instead(ctypes, CDLL=called.append))
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     assert not heap.keep_freed_memory()
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -114,7 +117,9 @@ def test_nothing_is_changed_beside_an_accelerator_or_against_the_environment(mon
 
 def test_an_accelerator_is_found_by_its_device_file(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(heap.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(heap, "glob", instead(glob, glob=lambda pattern: []))
     assert heap.runs_on_cpu()
-    monkeypatch.setattr(heap.glob, "glob", lambda pattern: ["/dev/nvidia0"] if "nvidia" in pattern else [])
+    monkeypatch.setattr(
+        heap, "glob", instead(glob, glob=lambda pattern: ["/dev/nvidia0"] if "nvidia" in pattern else [])
+    )
     assert not heap.runs_on_cpu()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from icegrt_jax import cli
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import lock
 from tests.commands.runs import QUICKSTART
+from tests.stand_in import instead
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = """
@@ -52,7 +54,7 @@ def test_who_only_looks_keeps_nobody_out(tmp_path, monkeypatch):
     (tmp_path / lock.FILE_NAME).touch()
     looking, pauses = open(tmp_path / lock.FILE_NAME, "rb"), []
     fcntl.flock(looking, fcntl.LOCK_SH)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: pauses.append(seconds) or looking.close())
+    monkeypatch.setattr(lock, "time", instead(time, sleep=lambda seconds: pauses.append(seconds) or looking.close()))
     lock.hold(tmp_path, "ppo")()
     assert pauses == [lock.PAUSE]
 
@@ -102,7 +104,7 @@ def test_where_files_cannot_be_locked_a_run_is_warned_and_goes_on(tmp_path, monk
     def no_locks(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock, "fcntl", instead(fcntl, flock=no_locks))
     lock.hold(tmp_path, "sft")()
     assert "cannot be locked (Operation not supported); start no second run there." in capsys.readouterr().err
 

@@ -1,6 +1,8 @@
 """The notices of a TPU VM's metadata server, asked of one on this machine."""
 
+import glob
 import http.server
+import importlib.util
 import os
 import signal
 import threading
@@ -9,6 +11,7 @@ import time
 import pytest
 
 from icegrt_jax.hosts import launch, maintenance
+from tests.stand_in import instead
 
 QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}
 PAUSE = 0.01
@@ -102,9 +105,11 @@ def test_a_machine_without_the_server_is_left_alone(monkeypatch, terms):
 
 
 def test_a_tpu_vm_is_known_by_its_devices_and_is_none_on_cpus_alone(monkeypatch):
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(launch.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
+    util = instead(importlib.util, find_spec=lambda name: object())
+    monkeypatch.setattr(launch, "importlib", instead(importlib, util=util))
+    found = instead(glob, glob=lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
+    monkeypatch.setattr(launch, "glob", found)
     assert launch.on_tpu({}) and not launch.on_tpu({"JAX_PLATFORMS": "cpu"})
-    monkeypatch.setattr(launch.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(launch, "glob", instead(glob, glob=lambda pattern: []))
     assert not launch.on_tpu({})
     assert os.environ["JAX_PLATFORMS"] == "cpu"

@@ -1,5 +1,6 @@
 """Where processes meet: values are exchanged, and whoever is missing is named."""
 
+import os
 import threading
 import time
 
@@ -9,6 +10,7 @@ from icegrt_jax.hosts import heartbeat, rendezvous
 from icegrt_jax.hosts.heartbeat import Pulse
 from icegrt_jax.hosts.rendezvous import HostError
 from tests.hosts.meetings import meetings, on_hosts
+from tests.stand_in import instead
 
 
 def test_every_process_gets_what_all_have_brought_in_their_order(tmp_path):
@@ -22,7 +24,7 @@ def test_every_process_gets_what_all_have_brought_in_their_order(tmp_path):
 @pytest.mark.parametrize("late", ["a new name", "new content"])
 def test_a_folder_that_shows_one_kind_of_news_late_is_enough(tmp_path, monkeypatch, late):
     if late == "a new name":  # NFS
-        monkeypatch.setattr(rendezvous.os, "listdir", lambda folder: [])
+        monkeypatch.setattr(rendezvous, "os", instead(os, listdir=lambda folder: []))
     else:  # a mounted bucket
         monkeypatch.setattr(rendezvous.Meeting, "_heard", lambda self, index: {})
 

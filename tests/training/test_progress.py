@@ -15,7 +15,9 @@ import pytest
 from rich.console import Console
 
 from icegrt_jax.hosts import note
+from icegrt_jax.training import progress as progress_module
 from icegrt_jax.training.progress import Progress, print_header
+from tests.stand_in import instead
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -84,7 +86,7 @@ def test_the_cursor_is_never_hidden_as_a_killed_program_could_not_bring_it_back(
 
 def test_the_bar_fits_and_says_the_time_left_whatever_else_there_is(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_module, "time", instead(time, perf_counter=lambda: now[0]))
     metrics = {f"reward/a_function_{i}": 0.25 for i in range(8)}
     progress = Progress(300, "ppo", stream=Terminal())
     for step in (1, 2, 3):
@@ -103,7 +105,7 @@ def test_the_bar_fits_and_says_the_time_left_whatever_else_there_is(monkeypatch)
 
 def test_while_the_first_step_compiles_the_bar_says_so_with_its_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_module, "time", instead(time, perf_counter=lambda: now[0]))
     progress = Progress(300, "ppo", stream=Terminal())
     with progress.phase("rollout"):
         now[0] += 12.0
@@ -160,7 +162,7 @@ def test_a_resumed_run_counts_from_where_it_goes_on():
 
 def test_slow_steps_get_a_line_before_a_tenth_is_done(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_module, "time", instead(time, perf_counter=lambda: now[0]))
     stream = io.StringIO()
     progress = Progress(1000, "sft", stream=stream)
     for step in range(1, 5):
@@ -173,7 +175,7 @@ def test_slow_steps_get_a_line_before_a_tenth_is_done(monkeypatch):
 
 def test_the_first_step_which_compiles_is_not_in_the_eta(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_module, "time", instead(time, perf_counter=lambda: now[0]))
     stream = io.StringIO()
     progress = Progress(10, "sft", stream=stream)
     for step, seconds in [(1, 500.0), (2, 1.0)]:
@@ -186,7 +188,7 @@ def test_the_first_step_which_compiles_is_not_in_the_eta(monkeypatch):
 
 def test_phases_add_up_and_a_failing_one_counts(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_module, "time", instead(time, perf_counter=lambda: now[0]))
     stream = io.StringIO()
     progress = Progress(2, "ppo", stream=stream)
     for _ in range(2):
