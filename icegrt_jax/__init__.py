@@ -9,12 +9,15 @@ print(ice.generate(model, ["review this ad. ..."], key=jax.random.key(0)).text)
 
 import importlib
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 from icegrt_jax.version import __version__
 
 # Without torch, importing transformers prints "PyTorch was not found"; this package needs none.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+# Without ipywidgets it has a notebook begin with a red warning about a bar that is never shown.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 if TYPE_CHECKING:
     from icegrt_jax import rl, training

@@ -102,6 +102,13 @@ def test_a_folder_and_a_file_become_an_expert(executed):
 
 
 @pytest.mark.parametrize("name", ORDER)
+def test_nothing_is_said_on_stderr_which_a_notebook_shows_in_red(executed, name):
+    said = [output.text for cell in executed[name].cells for output in cell.get("outputs", ())
+            if output.get("name") == "stderr"]  # fmt: skip
+    assert not said
+
+
+@pytest.mark.parametrize("name", ORDER)
 def test_a_notebook_is_stored_without_outputs_defines_nothing_and_installs_first(name):
     cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)

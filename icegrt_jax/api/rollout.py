@@ -101,11 +101,15 @@ class ScoredRollout:
 
     @functools.cached_property
     def rewards(self) -> np.ndarray:
-        """f32[B, T], of each token: the KL penalty where it is in the reward, and the score at the last one."""
+        """f32[B, T], of each token: the KL penalty where it is in the reward, and `penalized` at the last one."""
         kl = kl_estimate(self.logprobs, self.ref_logprobs, "k1", self.mask)
         kl_coef = np.float32(self._metrics["kl_coef"])
-        scores = final_scores(self._config, self.scaled, self.finished, self.mask)
-        return np.asarray(rewards_of(self._config, scores, kl, self.mask, kl_coef))
+        return np.asarray(rewards_of(self._config, self.penalized, kl, self.mask, kl_coef))
+
+    @functools.cached_property
+    def penalized(self) -> np.ndarray:
+        """f32[B], `scaled` less the penalties for answers that were cut off or long: what the last token is given."""
+        return np.asarray(final_scores(self._config, self.scaled, self.finished, self.mask))
 
     @property
     def scores(self) -> np.ndarray | None:
@@ -132,7 +136,10 @@ class ScoredRollout:
         said += [
             f"{name} {'none' if values[i] is None else f'{values[i]:.4g}'}" for name, values in self.opinions.items()
         ]
-        said += [f"scaled {self.scaled[i]:.4g}", "ended" if self.finished[i] else "cut off"]
+        said += [f"scaled {self.scaled[i]:.4g}"]
+        if self.penalized[i] != self.scaled[i]:
+            said += [f"less penalties {self.penalized[i]:.4g}"]
+        said += ["ended" if self.finished[i] else "cut off"]
         prompt = " ".join(str(self.records[i].prompt[-1]["content"]).split())
         title = f"response {i + 1} of {len(self)} to: {prompt}"
         return Table(title, "score: " + ", ".join(said), names, columns)

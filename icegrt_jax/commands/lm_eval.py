@@ -13,6 +13,7 @@ from icegrt_jax.errors import UserError
 from icegrt_jax.evaluation import tasks as ours
 from icegrt_jax.files import write_text_atomic
 from icegrt_jax.runs.harness import HarnessModel
+from icegrt_jax.training.compile_cache import keep_programs
 
 OURS = pathlib.Path(ours.__file__).parent
 RUNS_CODE = "icegrt_humaneval"
@@ -64,7 +65,7 @@ def main(
             "add --run_code."
         )
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache).expanduser()))
+        keep_programs(pathlib.Path(cache).expanduser())
     given = {name: value for name, value in model.items() if value is not None}
     results = lm_eval.simple_evaluate(
         HarnessModel(path, **given), tasks=names, task_manager=manager, limit=limit, num_fewshot=fewshot,

@@ -7,9 +7,6 @@ import json
 import os
 import pathlib
 
-# Without torch, importing transformers prints "PyTorch was not found"; this package needs none.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
 import tokenizers
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast

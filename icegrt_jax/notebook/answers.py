@@ -28,7 +28,8 @@ class Table:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        style = "text-align: left; vertical-align: top; white-space: pre-wrap"
+        # One long word of a model that knows none would leave the other columns a word's width.
+        style = "text-align: left; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere"
         cells = lambda row: "".join(f'<td style="{style}">{html.escape(x)}</td>' for x in row)
         body = "".join(f"<tr>{cells(row)}</tr>" for row in self.rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,11 +1,8 @@
 """What every stage starts from: the run's folder, mesh, tokenizer, data, and the models of earlier stages."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
-
-import jax
 
 from icegrt_jax import files, sums
 from icegrt_jax.config.options import LengthOptions, MeshOptions, OriginOptions, RecordOptions, Specs
@@ -19,6 +16,7 @@ from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.session import Session
 from icegrt_jax.runs.tokenizers import policy_tokenizer
 from icegrt_jax.sharding.mesh import make_mesh
+from icegrt_jax.training.compile_cache import keep_none, keep_programs
 from icegrt_jax.training.restore import PartRecord, is_finished
 from icegrt_jax.training.restore import finished as finished_stage
 
@@ -54,10 +52,13 @@ def start(
     """Makes the mesh, the domain's data and the tokenizer; cheap when they are there.
 
     Args:
-      compile_cache: programs are kept, see `_compile_cache`.
+      compile_cache: compiled programs are kept, in the workdir unless the user has a folder for all runs.
     """
     workdir = pathlib.Path(workdir)
-    jax.config.update("jax_compilation_cache_dir", _compile_cache(workdir) if compile_cache else None)
+    if compile_cache:
+        keep_programs(workdir / "compile_cache")
+    else:
+        keep_none()
     devices = make_mesh(**dataclasses.asdict(mesh))
     sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(origin, workdir))
     _write_domain(origin, workdir)
@@ -70,11 +71,6 @@ def start(
         lengths=lengths,
         rollout_tensor=mesh.rollout_tensor,
     )
-
-
-def _compile_cache(workdir: pathlib.Path) -> str:
-    """Where compiled programs are kept; the user's own cache comes before that of the run."""
-    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(workdir / "compile_cache")
 
 
 def _write_domain(records: RecordOptions, workdir: pathlib.Path) -> None:

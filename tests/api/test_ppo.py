@@ -77,6 +77,11 @@ def test_show_is_a_table_of_tokens_as_text_and_as_html(trained):
     assert lines[1].split() == ["token", "log-prob", "reference", "value", "advantage", "reward"]
     assert lines[2].split()[-1] == f"{rollout.rewards[1][0]:.3f}" and lines[-2].split()[0] == "sum"
     assert "reward model " in lines[-1] and "letters " in lines[-1] and "scaled " in lines[-1]
+    # Whatever the last token is given, the line says it: the score, and one less for an answer that was cut off.
+    for i in range(8):
+        said, last = str(rollout.show(i)).splitlines()[-1], rollout.scaled[i] - (not rollout.finished[i])
+        np.testing.assert_allclose(rollout.penalized[i], last, atol=1e-6)
+        assert ("cut off" in said) == (f"less penalties {last:.4g}" in said) == (not rollout.finished[i])
     drawn = rollout.show(1)._repr_html_()
     assert drawn.startswith("<table>") and drawn.count("<tr>") == length + 1
     assert str(rollout.show(-1)) == str(rollout.show(7))

@@ -25,8 +25,8 @@ SFT = {  # shape: source, records
     "choices": ("ecqa:domain/ecqa/official_test.jsonl.gz", 2194),
 }
 REWARD = {
-    "transcripts": ("jsonl:preference/hh_rlhf/train.jsonl.gz?shape=transcript", 5250),
-    "scores": ("jsonl:preference/comve_reasons_kway/train.jsonl.gz", 4000),
+    "transcripts": ("jsonl:preference/hh_rlhf/heldout.jsonl.gz?shape=transcript", 907),
+    "scores": ("jsonl:preference/comve_reasons_kway/test.jsonl", 1000),
 }
 PROMPTS = ("jsonl:prompts/rl_train.jsonl.gz", 5150)  # our own columns, among others
 CONFIG = """
@@ -112,7 +112,7 @@ def test_the_same_records_in_the_shapes_of_other_tools_are_the_same_records(tmp_
     questions = [json.loads(line) for line in (DATA / "bench/gsm8k/train.jsonl").read_text().splitlines()[:200]]
     pairs = [
         {"prompt": row.prompt, "chosen": row.responses[0].strip(), "rejected": row.responses[1].strip()}
-        for row in load_source("jsonl:preference/hh_rlhf/train.jsonl.gz", kind=Ranking)[:200]
+        for row in load_source("jsonl:preference/hh_rlhf/heldout.jsonl.gz", kind=Ranking)[:200]
     ]
     pairs = [{**row, "prompt": row["prompt"][0]["content"]} for row in pairs]
     for name, (spec, kind) in foreign(tmp_path, questions, pairs).items():
