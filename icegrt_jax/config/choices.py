@@ -31,9 +31,8 @@ Quality = Literal["ranks", "scores"]
 LoRATarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 ALARMS = (
-    "over_optimised", "length_explosion", "perplexity_collapse", "negative_kl", "kl_too_large", "useless_critic",
-    "entropy_collapse", "few_eos", "sampler_drift", "reward_at_chance",
-    "ensemble_disagrees",
+    "over_optimised", "length_explosion", "length_collapse", "perplexity_collapse", "negative_kl", "kl_too_large",
+    "useless_critic", "entropy_collapse", "few_eos", "sampler_drift", "reward_at_chance", "ensemble_disagrees",
 )  # fmt: skip
 MODEL = "model"  # the judge that is a language model
 # Beside those of domains.

@@ -320,6 +320,7 @@ class AlarmOptions:
     gold_fall: Share = 0.1  # over_optimised: of its best; at most 0.07 in eight sound quickstarts, 0.6 in two hacked
     # length_explosion: times the length at the start; 1.9 in the quickstart, which allows 3
     length_growth: Annotated[float, Range(1, above=True)] = 2.0
+    length_left: Share = 0.5  # length_collapse: share of the start's length; 0.3 where SmolLM2 left out its reasons
     perplexity_left: Share = 0.5  # perplexity_collapse: share of the start's log-perplexity (arXiv 2307.04964, fig. 4)
     kl_below: Amount = 0.1  # negative_kl: nats per response below 0
     kl_above: Amount = 50.0  # kl_too_large: nats per response, where the coefficient is fixed and so has no band

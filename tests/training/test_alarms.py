@@ -60,6 +60,7 @@ def checked(accuracy, half, step=24):
 WRONG = {
     "over_optimised": rows_of(gold=ramp(0.65, 0.4)),
     "length_explosion": rows_of(length=ramp(30, 75)),
+    "length_collapse": rows_of(length=ramp(30, 10)),
     "perplexity_collapse": rows_of(entropy=ramp(0.25, 0.08), kl=np.zeros(STEPS)),
     "negative_kl": rows_of(kl=ramp(0.0, -0.8)),
     "kl_too_large": rows_of(kl=ramp(1.5, 4.0)),
@@ -111,8 +112,16 @@ def recorded(name):
 def test_a_quickstart_that_hacked_its_reward_function_is_found_out_while_gold_falls():
     found = events(recorded("hacked_0"), Given(reward="score_scaled", warmup=5))
     assert [(event.alarm, event.step) for event in found] == [
-        ("over_optimised", 36), ("kl_too_large", 40), ("entropy_collapse", 47)
+        ("over_optimised", 36), ("kl_too_large", 40), ("length_collapse", 47), ("entropy_collapse", 47),
     ]  # fmt: skip
+
+
+def test_a_model_that_lost_its_reasons_while_its_score_rose_is_found_out():
+    """SmolLM2 on commonsense questions; no ranking had told the reward model of answers without an explanation."""
+    lengths = (36.0, 38.6, 27.2, 22.9, 23.4, 15.9, 14.6, 14.1, 6.8, 6.5, 9.2, 4.9)
+    scores = (6.21, 5.64, 6.62, 6.80, 6.75, 6.88, 6.88, 6.98, 7.05, 7.09, 6.93, 7.03)
+    rows = [{"step": i + 1, "length": x, "score_raw": y} for i, (x, y) in enumerate(zip(lengths, scores, strict=True))]
+    assert [(event.alarm, event.step) for event in events(rows, Given())] == [("length_collapse", 11)]
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -137,6 +146,7 @@ def test_an_alarm_that_is_off_is_not_raised(name):
     [
         ("over_optimised", {"gold_fall": 0.5}),
         ("length_explosion", {"length_growth": 3.0}),
+        ("length_collapse", {"length_left": 0.2}),
         ("perplexity_collapse", {"perplexity_left": 0.2}),
         ("negative_kl", {"kl_below": 1.0}),
         ("useless_critic", {"explained_variance": -0.5}),
@@ -237,6 +247,6 @@ def test_rows_without_a_metric_or_with_null_in_it_raise_nothing():
 
 def test_every_key_of_the_section_is_an_alarms_or_of_the_run():
     of_run = {"off", "stop", "window", "errors", "reward_every", "reward_k"}
-    bounds = {"gold_fall", "length_growth", "perplexity_left", "kl_below", "kl_above", "explained_variance",
-              "entropy_left", "eos_rate", "reward_left", "ensemble_growth"}  # fmt: skip
+    bounds = {"gold_fall", "length_growth", "length_left", "perplexity_left", "kl_below", "kl_above", "entropy_left",
+              "explained_variance", "eos_rate", "reward_left", "ensemble_growth"}  # fmt: skip
     assert {field.name for field in dataclasses.fields(AlarmOptions)} == of_run | bounds, "each decides in a test above"

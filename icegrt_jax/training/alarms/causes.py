@@ -18,6 +18,15 @@ CAUSES: dict[str, tuple[str, Mapping[str, str]]] = {
             "reward.sources": "with rankings in which the longer answer is not the better one",
         },
     ),
+    "length_collapse": (
+        "answers lose their reasons: the reward model has not learned that a bare answer is worse, or each token costs "
+        "more KL than it earns",
+        {
+            "reward.sources": "with rankings in which a bare answer is the worse one",
+            "ppo.kl.reference_temperature": "0: a sharper reference is a price of every token",
+            "ppo.score.length_penalty": "lower",
+        },
+    ),
     "perplexity_collapse": (
         "the answers have become stock phrases or repeat themselves",
         {"ppo.kl.coef": "higher", "ppo.policy_optimizer.lr": "lower", "ppo.sources": "with more kinds of prompts"},

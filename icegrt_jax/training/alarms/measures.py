@@ -92,6 +92,11 @@ def length_explosion(history: History, given: Given) -> Reading | None:
     return _from_start(history, given, "length", given.options.length_growth, 1, "answers of so many tokens:")
 
 
+def length_collapse(history: History, given: Given) -> Reading | None:
+    """Answers much shorter than those at the start, as where reasons are left out."""
+    return _from_start(history, given, "length", given.options.length_left, -1, "answers of so many tokens:")
+
+
 def perplexity_collapse(history: History, given: Given) -> Reading | None:
     """Answers that ICE-Instruct finds ever more predictable: its nats per token are entropy + KL of the policy's."""
     parts = [history.values(name) for name in ("entropy", "kl", "length")]
@@ -177,8 +182,8 @@ def reward_at_chance(history: History, given: Given) -> Reading | None:
 MEASURES = {
     function.__name__: function
     for function in (
-        over_optimised, length_explosion, perplexity_collapse, negative_kl, kl_too_large, useless_critic,
-        entropy_collapse, few_eos, sampler_drift, reward_at_chance, ensemble_disagrees,
+        over_optimised, length_explosion, length_collapse, perplexity_collapse, negative_kl, kl_too_large,
+        useless_critic, entropy_collapse, few_eos, sampler_drift, reward_at_chance, ensemble_disagrees,
     )
 }  # fmt: skip
 COLUMNS = frozenset(
