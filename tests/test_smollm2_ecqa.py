@@ -63,6 +63,15 @@ def test_what_is_shown_is_short_and_what_is_asked_is_all_of_the_half(halves):
     assert len(list(chain.records("ecqa", 3, 0))) == 3
 
 
+def test_both_halves_learn_that_a_choice_without_a_reason_is_among_the_last(halves):
+    for name in ("Chain", "Other"):
+        made = list(halves[name]().records("choices", 99, 0))
+        assert made and all(ranking.ranks == (1.0, 2.0, 2.0) for ranking in made)
+        assert {ranking.responses[2] for ranking in made} == {"Answer: bag"}
+        assert all(r.responses[0].startswith("Answer: bag\nExplanation:") for r in made)
+    assert all("Explanation:" in text for r in halves["Chain"]().records("rated", 99, 0) for text in r.responses)
+
+
 def test_an_answer_is_worth_its_choice_and_how_like_the_published_its_explanation_is(halves):
     record = Prompt(
         ({"role": "user", "content": "?"},), "Answer: bag\nExplanation: it can hold a lot", {"answer": "bag"}

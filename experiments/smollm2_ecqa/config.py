@@ -57,8 +57,8 @@ def base(size):
 
     c.reward.steps, c.reward.batch_size = sizes["reward"]
     c.reward.length, c.reward.overlong = 160, "cut"
-    c.reward.sources.rated, c.reward.weights.rated = "jsonl:{workdir}/data/rated.jsonl", 0.8
-    c.reward.sources.choices, c.reward.weights.choices = "jsonl:{workdir}/data/choices.jsonl", 0.2
+    c.reward.sources.rated, c.reward.weights.rated = "jsonl:{workdir}/data/rated.jsonl", 0.6
+    c.reward.sources.choices, c.reward.weights.choices = "jsonl:{workdir}/data/choices.jsonl", 0.4
     c.reward.optimizer.warmup_steps = c.reward.steps // 10
     c.reward.on_policy_k = 0  # people rated these explanations; nobody can rate the policy's own here
     c.reward.normalize_on = sizes["normalize"]
@@ -80,8 +80,8 @@ def get_config(switch="laptop"):
     c.ppo.value_warmup = sizes["value_warmup"]
     c.ppo.rewards.right = f"{HALVES}:right_choice"
     c.ppo.judge = "domain"
-    # As in the quickstart: drawn towards what ICE-Instruct itself holds likely, where no reward model orders any more.
-    c.ppo.kl.reference_temperature, c.ppo.kl.coef, c.ppo.kl.adaptive = 0.6, 0.1, False
+    # Not as in the quickstart: a sharper reference is a price of every token, and answers came to have no reasons.
+    c.ppo.kl.coef, c.ppo.kl.adaptive = 0.05, False
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 0.2, sizes["ptx"], 256
     c.ppo.ptx.sources.dolly, c.ppo.ptx.weights.dolly = "alpaca:instruct/dolly_hhrlhf/train.jsonl", 1.0
     c.ppo.policy_optimizer.lr, c.ppo.value_optimizer.lr = 2e-4, 5e-4

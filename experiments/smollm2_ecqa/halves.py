@@ -5,6 +5,7 @@ trains the chain (`Chain`), the other one the reward model that only the evaluat
 validation part, on which all is evaluated, are in neither.
 """
 
+import dataclasses
 import functools
 import random
 import re
@@ -51,6 +52,17 @@ def is_short(record: Record) -> bool:
     return len(record.messages[-1]["content"].partition("Explanation:")[2].split()) <= WORDS
 
 
+def with_bare(ranking: Ranking) -> Ranking:
+    """The ranking with one more answer, the best one's choice alone: without a reason it is among the last.
+
+    No answer of people lacks its reason. A reward model that has seen only such likes one without a reason best, and
+    PPO comes to give none.
+    """
+    best = ranking.responses[ranking.ranks.index(min(ranking.ranks))]
+    bare, last = best.partition("\nExplanation:")[0], max(ranking.ranks)
+    return dataclasses.replace(ranking, responses=(*ranking.responses, bare), ranks=(*ranking.ranks, last))
+
+
 @functools.cache
 def evaluated() -> frozenset[str]:
     """The questions of the evaluation."""
@@ -71,7 +83,8 @@ class Chain(Domain):
         found = [record for source in sources for record in load_source(source, kind=kind)]
         random.Random(f"{seed}/{name}").shuffle(found)
         mine = (x for x in found if half_of(question_of(x)) == self.half and question_of(x) not in evaluated())
-        yield from [record for record in mine if is_short(record)][:size]
+        found = [record for record in mine if is_short(record)][:size]
+        yield from map(with_bare, found) if name == "choices" else found
 
     def grade(self, record: Prompt, answer: str) -> dict[str, float]:
         """Whether the choice is the published one, ROUGE-L of the explanation with its own, and the mean of both."""
