@@ -31,7 +31,7 @@ def recipe(c):
     c.ppo.filter_groups, c.ppo.redraw, c.ppo.filter_overlong = False, 0, False  # ours: every response counts
     c.ppo.kl.into, c.ppo.kl.kind = "reward", "k1"  # abstract: KL-control; the place is that of arXiv 1909.08593
     c.ppo.kl.adaptive = False  # ours: the distance to the next is not 0 at the start
-    c.ppo.kl.reference_temperature = 0.6  # arXiv 2412.01951 for the kind; measured on the embedded domain alone
+    c.ppo.kl.reference_temperature = 0.6  # arXiv 2412.01951 for the kind; not everywhere, see docs/faq.md
     c.ppo.score.scale = "reference"  # abstract: reward size scaling; the rule is that of arXiv 1909.08593
     c.ppo.score.clip = 5.0  # ours
     c.ppo.score.baseline, c.ppo.score.shape = "none", "none"  # ours
