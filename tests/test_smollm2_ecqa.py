@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import re
 import runpy
 
 import numpy as np
@@ -179,3 +180,10 @@ def test_the_tables_are_over_questions_and_seeds_and_say_how_far_a_study_is(tmp_
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     page = tables["samples"](tmp_path, [0, 1])
     assert "````text\n```\n# no heading\n````" in page and np.isfinite(grt["tokens"]).all()
+
+
+def test_the_page_has_the_numbers_of_the_results():
+    page, found = ((FOLDER / name).read_text(encoding="utf-8") for name in ("README.md", "results/short.md"))
+    _, *lines = page.partition("| | ICE-GRT less ICE-Instruct")[2].partition("\n\n")[0].splitlines()
+    numbers = [x for line in lines for x in re.findall(r"[+-]?\d+\.\d+ \[[-\d., ]+\]", line)]
+    assert len(numbers) == 8 and all(number in found for number in numbers)
