@@ -6,10 +6,11 @@ import pytest
 
 from icegrt_jax.errors import UserError
 
-FOUND = "UserError: nowhere: no model here; expected a Hugging Face folder with config.json."
 # {the last line of a cell: what is shown below it}
 MISTAKES = {
-    'ice.load_model("nowhere")': [FOUND],
+    'ice.load_model("nowhere")': [
+        "UserError: nowhere: no model here; expected a Hugging Face folder with config.json."
+    ],
     # Other errors stand before this one, the first of them a library's.
     'ice.load_model("damaged")': [
         "UserError: damaged/tokenizer_config.json: not valid JSON (Expecting property name enclosed in double quotes: "

@@ -80,7 +80,7 @@ def get_config(switch="laptop"):
     c.ppo.value_warmup = sizes["value_warmup"]
     c.ppo.rewards.right = f"{HALVES}:right_choice"
     c.ppo.judge = "domain"
-    # Not as in the quickstart: a sharper reference is a price of every token, and answers came to have no reasons.
+    # Not as in the quickstart, whose sharper reference is a price of every token; see README.md for what came of it.
     c.ppo.kl.coef, c.ppo.kl.adaptive = 0.05, False
     c.ppo.ptx.coef, c.ppo.ptx.batch_size, c.ppo.ptx.length = 0.2, sizes["ptx"], 256
     c.ppo.ptx.sources.dolly, c.ppo.ptx.weights.dolly = "alpaca:instruct/dolly_hhrlhf/train.jsonl", 1.0

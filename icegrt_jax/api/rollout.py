@@ -138,7 +138,7 @@ class ScoredRollout:
         ]
         said += [f"scaled {self.scaled[i]:.4g}"]
         if self.penalized[i] != self.scaled[i]:
-            said += [f"less penalties {self.penalized[i]:.4g}"]
+            said += [f"with penalties {self.penalized[i]:.4g}"]
         said += ["ended" if self.finished[i] else "cut off"]
         prompt = " ".join(str(self.records[i].prompt[-1]["content"]).split())
         title = f"response {i + 1} of {len(self)} to: {prompt}"

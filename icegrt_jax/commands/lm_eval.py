@@ -4,7 +4,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import lm_eval
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, make_table
@@ -64,8 +63,7 @@ def main(
             f"--tasks: {RUNS_CODE} runs programs that the model writes; read in docs/lm_eval.md what holds them, then "
             "add --run_code."
         )
-    if jax.config.jax_compilation_cache_dir is None:
-        keep_programs(pathlib.Path(cache).expanduser())
+    keep_programs(pathlib.Path(cache).expanduser())
     given = {name: value for name, value in model.items() if value is not None}
     results = lm_eval.simple_evaluate(
         HarnessModel(path, **given), tasks=names, task_manager=manager, limit=limit, num_fewshot=fewshot,

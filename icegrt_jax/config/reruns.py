@@ -39,10 +39,9 @@ ADDED: dict[str, Any] = {
         f"ppo.alarms.{name}": value
         for name, value in (
             ("off", ()), ("stop", ()), ("window", 8), ("errors", 3.0), ("gold_fall", 0.1), ("length_growth", 2.0),
-            ("length_left", 0.5),
-            ("perplexity_left", 0.5), ("kl_below", 0.1), ("kl_above", 50.0), ("explained_variance", 0.0),
-            ("entropy_left", 0.25), ("eos_rate", 0.8), ("reward_every", 0), ("reward_k", 4), ("reward_left", 0.5),
-            ("ensemble_growth", 2.0),
+            ("length_left", 0.5), ("perplexity_left", 0.5), ("kl_below", 0.1), ("kl_above", 50.0),
+            ("explained_variance", 0.0), ("entropy_left", 0.25), ("eos_rate", 0.8), ("reward_every", 0),
+            ("reward_k", 4), ("reward_left", 0.5), ("ensemble_growth", 2.0),
         )
     },
     "ppo.kl.reference_temperature": 0.0, "ppo.score.baseline": "none", "ppo.score.shape": "none",

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 SECONDS = 10.0  # of one conversation
 BYTES = 2**30  # by which the process may have grown meanwhile
-EVERY = 0.05  # seconds between two looks
+EVERY = 0.01  # seconds between two looks; a text that doubles is soon far beyond what it may be
 
 
 class Exceeded(Exception):
@@ -31,14 +31,16 @@ class _Watch:
     def reset(self) -> None:
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._ends: dict[int, tuple[float, int]] = {}  # of each thread inside, with how much may be added
-        self._sizes: dict[int, int] = {}  # of the process when the thread was first looked at
+        self._ends: dict[int, tuple[float, int]] = {}  # of each thread inside, with how large the process may be
+        self._size = 0  # of the process at the last look
         self._raised: set[int] = set()
         self._thread: threading.Thread | None = None
 
     def enter(self, seconds: float, most: int) -> None:
         with self._lock:
-            self._ends[threading.get_ident()] = (time.monotonic() + seconds, most)
+            if not self._wake.is_set():  # the last look is older than EVERY
+                self._size = _size()
+            self._ends[threading.get_ident()] = (time.monotonic() + seconds, self._size + most)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look, daemon=True, name="limits")
                 self._thread.start()
@@ -48,7 +50,6 @@ class _Watch:
         me = threading.get_ident()
         with self._lock:
             self._ends.pop(me, None)
-            self._sizes.pop(me, None)
             if me in self._raised:  # it may be on its way still
                 self._raised.discard(me)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
@@ -60,10 +61,10 @@ class _Watch:
             with self._lock:
                 if not self._ends:
                     self._wake.clear()
-                now, size = time.monotonic(), _size() if self._ends else 0
+                    continue
+                now, self._size = time.monotonic(), _size()
                 for thread, (end, most) in self._ends.items():
-                    grown = size - self._sizes.setdefault(thread, size)
-                    if thread not in self._raised and (now > end or grown > most):
+                    if thread not in self._raised and (now > end or self._size > most):
                         self._raised.add(thread)
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Exceeded))
 

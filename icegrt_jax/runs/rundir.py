@@ -16,7 +16,7 @@ from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.session import Session
 from icegrt_jax.runs.tokenizers import policy_tokenizer
 from icegrt_jax.sharding.mesh import make_mesh
-from icegrt_jax.training.compile_cache import keep_none, keep_programs
+from icegrt_jax.training.compile_cache import keep_programs
 from icegrt_jax.training.restore import PartRecord, is_finished
 from icegrt_jax.training.restore import finished as finished_stage
 
@@ -55,10 +55,7 @@ def start(
       compile_cache: compiled programs are kept, in the workdir unless the user has a folder for all runs.
     """
     workdir = pathlib.Path(workdir)
-    if compile_cache:
-        keep_programs(workdir / "compile_cache")
-    else:
-        keep_none()
+    keep_programs(workdir / "compile_cache" if compile_cache else None)
     devices = make_mesh(**dataclasses.asdict(mesh))
     sync.main_first(workdir / "tokenizer", lambda: policy_tokenizer(origin, workdir))
     _write_domain(origin, workdir)

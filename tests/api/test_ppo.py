@@ -81,7 +81,7 @@ def test_show_is_a_table_of_tokens_as_text_and_as_html(trained):
     for i in range(8):
         said, last = str(rollout.show(i)).splitlines()[-1], rollout.scaled[i] - (not rollout.finished[i])
         np.testing.assert_allclose(rollout.penalized[i], last, atol=1e-6)
-        assert ("cut off" in said) == (f"less penalties {last:.4g}" in said) == (not rollout.finished[i])
+        assert ("cut off" in said) == (f"with penalties {last:.4g}" in said) == (not rollout.finished[i])
     drawn = rollout.show(1)._repr_html_()
     assert drawn.startswith("<table>") and drawn.count("<tr>") == length + 1
     assert str(rollout.show(-1)) == str(rollout.show(7))

@@ -59,12 +59,10 @@ def test_the_missing_are_named_when_the_time_is_over(tmp_path):
 
 
 def test_a_process_that_stopped_is_not_waited_for_and_its_reason_is_told(tmp_path):
-    first, second = meetings(tmp_path, 2, timeout=60)
+    first, second = meetings(tmp_path, 2, timeout=3600)
     second.leave("reward: no records in it.")
-    began = time.monotonic()
     with pytest.raises(HostError, match=r"process 1 \(host-1\) stopped: reward: no records in it."):
         first.exchange("the gate")
-    assert time.monotonic() - began < 10
 
 
 def test_a_file_that_never_shows_up_says_that_the_folder_is_not_shared(tmp_path):
@@ -107,9 +105,9 @@ def test_those_inside_a_program_hear_of_one_that_stopped_with_its_reason(tmp_pat
 def test_the_folder_stays_until_all_have_left(tmp_path):
     first, second = meetings(tmp_path, 2)
     first.leave()
-    began = time.monotonic()
-    threading.Timer(0.3, second.leave).start()
-    first.wait_until_left(60)
-    assert 0.2 < time.monotonic() - began < 30
+    leaving = []
+    threading.Timer(0.3, lambda: (leaving.append("second"), second.leave())).start()
+    first.wait_until_left(3600)
+    assert leaving == ["second"]
     with pytest.raises(HostError, match="process 1 .* has not come"):  # who has left as it should is no error by itself
         first.exchange("more", timeout=0.1)
