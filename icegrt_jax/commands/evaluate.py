@@ -37,6 +37,7 @@ from icegrt_jax.runs import (
     heldout_reward,
     inputs,
     judging,
+    kept,
     notes,
     rundir,
     score_scale,
@@ -63,14 +64,17 @@ def compare(run: rundir.Run, config: Options) -> None:
     base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
     stages = [("base", *base), *_stages(run)]
     _audit(run, [*domain.prompts, *general.prompts])
+    if sync.is_main() and (before := kept.count(folder)):
+        print(f"evaluate  going on: {before} draws of answers are there", flush=True)
     rows: dict[str, Row] = {}
     best_of = section.best_of if domain and rundir.known_finished(run, "reward") else 0
     with Progress(len(stages) + bool(best_of), "evaluate", workdir=run.workdir) as progress:
         for name, model, params in stages:
-            rows[name] = _evaluate(run, section, model, params, asked, progress, at_best=name != "base")
+            keep = run.keep("evaluate", name)
+            rows[name] = _evaluate(run, section, model, params, asked, progress, keep, at_best=name != "base")
             progress.update(len(rows))
             if name == "ICE-Instruct" and best_of:
-                given = (run, section, config.reward, config.ppo.score, model, params, domain, progress)
+                given = (run, section, config.reward, config.ppo.score, model, params, domain, progress, keep)
                 rows[f"best-of-{best_of}"] = _best_of(*given)
                 progress.update(len(rows))
         with progress.phase("held-out reward"):
@@ -188,14 +192,14 @@ def _audit(run: rundir.Run, prompts: list[Prompt]) -> None:
 
 
 def _evaluate(
-    run, config: EvaluateOptions, model, params, asked: Mapping[str, judging.Questions], progress: Progress, *,
-    at_best: bool,
+    run, config: EvaluateOptions, model, params, asked: Mapping[str, judging.Questions], progress: Progress,
+    keep: kept.Place, *, at_best: bool,
 ) -> Row:  # fmt: skip
     """One stage's row; `at_best`: measured at its best temperature as well, where there are some to try."""
     row, domain, general, size = Row(), asked["domain"], asked["general"], config.batch_size
     keys = answers.keys_of(run, "evaluate", config.samples)
     ask = lambda questions, temperature: answers.answer(
-        run, model, params, questions, keys, temperature=temperature, batch_size=size
+        run, model, params, questions, keys, temperature=temperature, batch_size=size, keep=keep
     )
     if domain:
         with progress.phase("in-domain"):
@@ -207,8 +211,9 @@ def _evaluate(
     if at_best and asked[OTHERS]:
         with progress.phase("temperatures"):
             row.gold_by_temperature = answers.gold_by_temperature(
-                run, model, params, asked[OTHERS], config.temperatures, samples=config.samples, batch_size=size
-            )
+                run, model, params, asked[OTHERS], config.temperatures, samples=config.samples, batch_size=size,
+                keep=keep,
+            )  # fmt: skip
             best = max(row.gold_by_temperature, key=row.gold_by_temperature.__getitem__)
             known = {found.temperature: found for found in ways.values()}
             row.add("best", known[best] if best in known else ask(domain, best))
@@ -226,7 +231,7 @@ def _evaluate(
 
 def _best_of(
     run, config: EvaluateOptions, reward_options: RewardOptions, rule: ScoreOptions, model, params, domain,
-    progress: Progress,
+    progress: Progress, keep: kept.Place,
 ) -> Row:  # fmt: skip
     """The row of the answer that ICE-Reward likes best among n of ICE-Instruct; several put together by `rule`."""
     reward_config, reward = stage_models.stage_params(run, "reward", "reward")
@@ -237,7 +242,7 @@ def _best_of(
         for key in answers.keys_of(run, "best_of", config.samples if config.temperature else 1):
             out = answers.generate(
                 run, model, params, domain.prompts, key,
-                temperature=config.temperature, batch_size=size, num_samples=n,
+                temperature=config.temperature, batch_size=size, num_samples=n, keep=keep,
             )  # fmt: skip
             with jax.set_mesh(run.mesh):
                 scores = scoring.score_generation(reader, reward, reward_config, domain.prompts, out, size)

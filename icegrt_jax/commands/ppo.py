@@ -110,7 +110,7 @@ def _by_source(
     """The state with mean and spread of what ICE-Reward says of ICE-Instruct's answers to so many prompts a source."""
     prompts = {name: normalization_prompts(run, {name: spec}, count) for name, spec in ppo.sources.items()}
     asked = {name: Asked(found, ppo, batch_size) for name, found in prompts.items() if found}
-    answer = lambda own: sample_instruct(run, own, run.key("normalize"), num_samples=1)
+    answer = lambda own: sample_instruct(run, "ppo", own, run.key("normalize"), num_samples=1)
     return with_source_moments(run, state, reader, asked, answer)
 
 

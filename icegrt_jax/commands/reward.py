@@ -196,7 +196,7 @@ def rank_own_answers(run: rundir.Run, domain: CheckedDomain, like: Asked, k: int
     prompts = fitting_prompts(run, read_jsonl(run.workdir / "data" / "ranking_prompts.jsonl", Prompt))
     asked = dataclasses.replace(like, prompts=prompts)
     print(f"reward  ICE-Instruct gives {k} answers to each of {len(prompts)} prompts, to be ranked", flush=True)
-    answers = sample_instruct(run, asked, run.key("rankings"), num_samples=k).text
+    answers = sample_instruct(run, "reward", asked, run.key("rankings"), num_samples=k).text
     rankings = []
     for i, prompt in enumerate(prompts):
         # Each different answer is ranked once; an empty one is no answer.

@@ -20,7 +20,7 @@ from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs import inputs, judge_model, stage_models
+from icegrt_jax.runs import inputs, judge_model, kept, stage_models
 from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.reward_model import Asked, answers_of, fitting_prompts, sample_instruct
 from icegrt_jax.runs.rundir import Run
@@ -53,6 +53,8 @@ def rank_answers(
         if rank is not None or not there(asked):
             records = _answered(run, section, number, like, rank)
             sync.main_first(path, lambda: write_jsonl(path, records))
+            if sync.is_main():
+                kept.forget(run.folder("data"))
         if rank is None and wait is None:
             raise UserError(
                 f"round {number}: {asked} has the answers to be ranked. With --rank the same command shows them on a "
@@ -74,9 +76,10 @@ def _answered(run: Run, section: AnnotationOptions, number: int, like: Asked, ra
     keys = jax.random.split(jax.random.fold_in(run.key("rounds"), number))
     model, params = stage_models.stage_params(run, "ppo", "policy")
     k = section.policy_k
-    texts = [(k, answers_of(run, model, params, asked, keys[0], num_samples=k).text)]
+    keep = run.keep("data", "ICE-GRT")
+    texts = [(k, answers_of(run, model, params, asked, keys[0], num_samples=k, keep=keep).text)]
     if k := section.instruct_k:
-        texts.append((k, sample_instruct(run, asked, keys[1], num_samples=k).text))
+        texts.append((k, sample_instruct(run, "data", asked, keys[1], num_samples=k).text))
     answered: list[Answered] = []
     for i, prompt in enumerate(prompts):
         mine = [text for k, all_texts in texts for text in all_texts[i * k : (i + 1) * k] if text.strip()]

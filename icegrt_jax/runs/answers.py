@@ -20,6 +20,7 @@ from icegrt_jax.evaluation.judges import mean_grades
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.runs import generation
 from icegrt_jax.runs.judging import Questions
+from icegrt_jax.runs.kept import Place
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
@@ -111,12 +112,14 @@ class Row:
 
 def generate(
     run: Session, model: ModelConfig, params: dict, prompts: Sequence[Prompt], key: jax.Array, *,
-    temperature: float, batch_size: int, num_samples: int = 1,
+    temperature: float, batch_size: int, keep: Place, num_samples: int = 1,
 ) -> Generation:  # fmt: skip
     """Answers as the sampler gives them."""
     sampler = sampler_for(run.tokenizer, DrawOptions(temperature=temperature), run.lengths.max_response_length)
     asked = [prompt.prompt for prompt in prompts]
-    return generation.generate(run, model, params, asked, key, sampler, num_samples=num_samples, batch_size=batch_size)
+    return generation.generate(
+        run, model, params, asked, key, sampler, num_samples=num_samples, batch_size=batch_size, keep=keep
+    )
 
 
 Draw = tuple[list[str], list[np.ndarray], np.ndarray]  # texts, their tokens, and whether they came to their end
@@ -136,12 +139,14 @@ def ids_of(out: Generation) -> list[np.ndarray]:
 
 def answer(
     run: Session, model: ModelConfig, params: dict, questions: Questions, keys: Sequence[jax.Array], *,
-    temperature: float, batch_size: int,
+    temperature: float, batch_size: int, keep: Place,
 ) -> Answers:  # fmt: skip
     """An answer to each prompt for each of the keys; one where they are greedy: all would be the same."""
     draws = []
     for key in keys if temperature else keys[:1]:
-        out = generate(run, model, params, questions.prompts, key, temperature=temperature, batch_size=batch_size)
+        out = generate(
+            run, model, params, questions.prompts, key, temperature=temperature, batch_size=batch_size, keep=keep
+        )
         draws.append((out.text, ids_of(out), out.finished))
     return graded(questions, temperature, draws)
 
@@ -177,13 +182,13 @@ def by_task(tasks: list[str], gold: list[float]) -> dict[str, float]:
 
 def gold_by_temperature(
     run: Session, model: ModelConfig, params: dict, questions: Questions, temperatures: Sequence[float], *,
-    samples: int, batch_size: int,
+    samples: int, batch_size: int, keep: Place,
 ) -> dict[float, float]:  # fmt: skip
     """Mean gold of the answers to prompts at each of the temperatures, all drawn with the same keys."""
     keys = [jax.random.fold_in(run.key("temperatures"), k) for k in range(samples)]
     gold = {}
     for temperature in temperatures:
-        found = answer(run, model, params, questions, keys, temperature=temperature, batch_size=batch_size)
+        found = answer(run, model, params, questions, keys, temperature=temperature, batch_size=batch_size, keep=keep)
         gold[temperature] = mean_grades(found.by_prompt())["gold"]
     return gold
 

@@ -7,10 +7,11 @@ import jax
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.hosts import memory
 from icegrt_jax.models.config import ModelConfig
+from icegrt_jax.runs.kept import Place
 from icegrt_jax.runs.mesh_fit import undivided
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling import SamplerConfig
-from icegrt_jax.sampling.generate import Generation, generate_batches
+from icegrt_jax.sampling.generate import Generation, decode_responses, generate_batches
 from icegrt_jax.sampling.layout import layout_bytes, lies_already, rollout_layout, to_rollout, ways_of
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.preemption import stop_if_asked
@@ -46,13 +47,26 @@ def generate(
     batch_size: int,
     num_samples: int = 1,
     tokenizer: ChatTokenizer | None = None,
+    keep: Place | None = None,
 ) -> Generation:
-    """Answers of a policy whose parameters are placed as in training; `batch_size` prompts at a time."""
+    """Answers of a policy whose parameters are placed as in training; `batch_size` prompts at a time.
+
+    `keep`: where they are kept until the stage is finished, and taken from if it was stopped and goes on.
+    """
     stop_if_asked()
-    params = shard_tree(params, run.mesh)
-    layout = rollout_layout(run.mesh, model, params, run.rollout_tensor)
-    with memory.explained(f"answers to {len(prompts)} prompts, {batch_size} at a time", "evaluate", "evaluate"):
-        return generate_batches(
-            key, to_rollout(params, model, run.mesh, layout), model, tokenizer or run.tokenizer, prompts, sampler,
-            num_samples=num_samples, batch_size=batch_size, layout=layout,
-        )  # fmt: skip
+    tokenizer = tokenizer or run.tokenizer
+
+    def draw() -> Generation:
+        placed = shard_tree(params, run.mesh)
+        layout = rollout_layout(run.mesh, model, placed, run.rollout_tensor)
+        with memory.explained(f"answers to {len(prompts)} prompts, {batch_size} at a time", "evaluate", "evaluate"):
+            return generate_batches(
+                key, to_rollout(placed, model, run.mesh, layout), model, tokenizer, prompts, sampler,
+                num_samples=num_samples, batch_size=batch_size, layout=layout,
+            )  # fmt: skip
+
+    if keep is None:
+        return draw()
+    shape = {"num_samples": num_samples, "batch_size": batch_size}
+    decode = lambda tokens, mask: decode_responses(tokens, mask, tokenizer)
+    return keep.drawn(prompts, key, sampler, shape, draw, decode)

@@ -27,6 +27,7 @@ from icegrt_jax.models.vocabulary import check_tokenizer
 from icegrt_jax.rl import calibration, ranking_accuracy, same_responses
 from icegrt_jax.runs import generation, rundir, scoring, sections, stage_models
 from icegrt_jax.runs.heldout import Measure
+from icegrt_jax.runs.kept import Place
 from icegrt_jax.runs.roles import whole_or_adapter
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling.generate import Generation
@@ -88,19 +89,21 @@ class Asked:
     batch_size: int
 
 
-def sample_instruct(run: rundir.Run, asked: Asked, key: jax.Array, *, num_samples: int) -> Generation:
-    """Answers of ICE-Instruct."""
-    return answers_of(run, *stage_models.stage_params(run, "sft", "policy"), asked, key, num_samples=num_samples)
+def sample_instruct(run: rundir.Run, stage: str, asked: Asked, key: jax.Array, *, num_samples: int) -> Generation:
+    """Answers of ICE-Instruct, kept until the stage that asks for them is finished."""
+    model, params = stage_models.stage_params(run, "sft", "policy")
+    return answers_of(run, model, params, asked, key, num_samples=num_samples, keep=run.keep(stage, "ICE-Instruct"))
 
 
 def answers_of(
-    run: Session, model: ModelConfig, params: dict, asked: Asked, key: jax.Array, *, num_samples: int
-) -> Generation:
+    run: Session, model: ModelConfig, params: dict, asked: Asked, key: jax.Array, *, num_samples: int,
+    keep: Place | None = None,
+) -> Generation:  # fmt: skip
     """Answers of a policy."""
     sampler = sections.sampler_for(run.tokenizer, asked.draw, run.lengths.max_response_length)
     return generation.generate(
         run, model, params, [p.prompt for p in asked.prompts], key, sampler, num_samples=num_samples,
-        batch_size=asked.batch_size,
+        batch_size=asked.batch_size, keep=keep,
     )  # fmt: skip
 
 
@@ -246,7 +249,7 @@ def fit_normalization(
 ) -> np.ndarray:
     """The scores f32[N] of ICE-Instruct's answers to prompts of PPO; of several reward models f32[N, M]."""
     return scores_of_answers(
-        run, params, model, reader, asked, sample_instruct(run, asked, run.key("normalize"), num_samples=1)
+        run, params, model, reader, asked, sample_instruct(run, "reward", asked, run.key("normalize"), num_samples=1)
     )
 
 

@@ -30,7 +30,7 @@ def with_reference(run: Run, state: TrainState, rewards: Rewards, names: Sequenc
 
     They are the answers on which the reward stage normalises ICE-Reward: same prompts, same keys.
     """
-    answers = sample_instruct(run, asked, run.key("normalize"), num_samples=1).text
+    answers = sample_instruct(run, "ppo", asked, run.key("normalize"), num_samples=1).text
     return with_moments(run, state, rewards, names, asked.prompts, answers)
 
 

@@ -11,7 +11,7 @@ from icegrt_jax.data.sources import load_source
 from icegrt_jax.domains import load as load_domain
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs import own_code, provenance
+from icegrt_jax.runs import kept, own_code, provenance
 from icegrt_jax.runs.reading import Reading
 from icegrt_jax.runs.session import Session
 from icegrt_jax.runs.tokenizers import policy_tokenizer
@@ -37,6 +37,10 @@ class Run(Session):
 
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
+
+    def keep(self, stage: str, who: str) -> kept.Place:
+        """Where answers of `who`, a policy, are kept until the stage is finished."""
+        return kept.place(self.workdir, stage, who)
 
     def load(self, specs: Specs, kind: type[Kind]) -> dict[str, Sequence[Kind]]:
         """The records of each named source."""
@@ -129,6 +133,7 @@ def finish(
 
     def write():
         sums.settle(path.parent)
+        kept.forget(path.parent)
         data = run.data(stage)
         files.write_json_atomic(path, {**done, **({"data": data} if data else {})})
 

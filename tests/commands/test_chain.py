@@ -9,6 +9,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.data.records import Ranking, read_jsonl
+from icegrt_jax.runs import kept
 from icegrt_jax.training import times
 from icegrt_jax.training.metrics import read_metrics
 from tests.commands.runs import KEYS, SIZES, call, copy_parts, run
@@ -166,8 +167,12 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
         process = run("run", workdir, stop=(stage, step, int(number)))
         assert process.returncode == code, process.stderr
         assert not (workdir / stage / "done.json").exists()
-    assert run("run", workdir).returncode == 0
-    assert same(workdir, whole, "evaluate/results.json")
+    there = kept.count(workdir / "evaluate")
+    again = run("run", workdir)
+    assert again.returncode == 0 and there >= 4, "of two rows a sampled and a greedy draw each"
+    assert f"evaluate  going on: {there} draws of answers are there" in again.stdout
+    assert not list(workdir.rglob(kept.FOLDER)), "no stage leaves them behind"
+    assert same(workdir, whole, "evaluate/results.json") and same(workdir, whole, "evaluate/by_prompt.jsonl")
     for stage in ("pretrain", "sft", "reward", "ppo"):
         assert same(workdir, whole, f"{stage}/metrics.jsonl"), stage
         assert same(workdir, whole, f"{stage}/done.json"), stage

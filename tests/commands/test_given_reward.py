@@ -55,7 +55,10 @@ def test_a_whole_run_from_a_finished_reward_model(finished, tmp_path, own):
     assert 0 <= done["heldout"]["made/accuracy"] <= 1 and not (workdir / "reward" / "metrics.jsonl").exists()
     assert same_tokenizer(load_tokenizer(workdir / "reward" / "tokenizer"), tokenizer)
     stage, asked = normalised_on(workdir)
-    prompts, out = asked.prompts, reward_model.sample_instruct(stage, asked, stage.key("normalize"), num_samples=1)
+    prompts, out = (
+        asked.prompts,
+        reward_model.sample_instruct(stage, "reward", asked, stage.key("normalize"), num_samples=1),
+    )
     scores = by_hand(given, config, tokenizer, [prompt.prompt for prompt in prompts], out.text, out.finished)
     if own:  # of the policy's own, ids are scored, which the text need not give again
         assert done["ref_mean"] == pytest.approx(np.mean(scores), abs=1e-4)

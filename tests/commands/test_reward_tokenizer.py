@@ -260,7 +260,10 @@ def test_ice_reward_is_trained_measured_and_normalised_with_its_own_tokenizer(re
 
     stage, asked = normalised_on(rewarded)
     config, params = stage_models.stage_params(stage, "reward", "reward")
-    prompts, out = asked.prompts, reward_model.sample_instruct(stage, asked, stage.key("normalize"), num_samples=1)
+    prompts, out = (
+        asked.prompts,
+        reward_model.sample_instruct(stage, "reward", asked, stage.key("normalize"), num_samples=1),
+    )
     scores = by_hand(params, config, second, [prompt.prompt for prompt in prompts], out.text, out.finished)
     assert done["ref_mean"] == pytest.approx(np.mean(scores), abs=1e-4)
     assert done["ref_std"] == pytest.approx(np.std(scores), abs=1e-4)

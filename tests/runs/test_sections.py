@@ -34,7 +34,7 @@ def test_the_scores_are_normalised_on_answers_of_the_sampler_that_ppo_uses(monke
         lengths=LengthOptions(max_response_length=7), rollout_tensor=0,
     )  # fmt: skip
     ppo = PPOOptions(temperature=0.5, cache_dtype=cache_dtype)
-    reward_model.sample_instruct(run, reward_model.Asked([], ppo, 3), run.key("normalize"), num_samples=1)
+    reward_model.sample_instruct(run, "reward", reward_model.Asked([], ppo, 3), run.key("normalize"), num_samples=1)
     assert asked_with == [(sampler_for(TOKENIZER, ppo, 7), 3)] and asked_with[0][0].cache_dtype == cache_dtype
 
 
