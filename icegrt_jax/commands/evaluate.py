@@ -67,10 +67,10 @@ def compare(run: rundir.Run, config: Options) -> None:
     if sync.is_main() and (before := kept.count(folder)):
         print(f"evaluate  going on: {before} draws of answers are there", flush=True)
     rows: dict[str, Row] = {}
+    keep = run.keep("evaluate")
     best_of = section.best_of if domain and rundir.known_finished(run, "reward") else 0
     with Progress(len(stages) + bool(best_of), "evaluate", workdir=run.workdir) as progress:
         for name, model, params in stages:
-            keep = run.keep("evaluate", name)
             rows[name] = _evaluate(run, section, model, params, asked, progress, keep, at_best=name != "base")
             progress.update(len(rows))
             if name == "ICE-Instruct" and best_of:

@@ -22,6 +22,7 @@ from icegrt_jax.runs import (
     inputs,
     iteration,
     judging,
+    kept,
     loop,
     notes,
     ppo_data,
@@ -70,8 +71,9 @@ def train(run: rundir.Run, config: Options) -> None:
             (*watchers, *reward_check.make(run, ppo, config.domain, reader)),
         )
         once = iteration.make_iteration(
-            run, ppo, state, data.asked, reader, rewards, moved=goes_on, prompts=data.prompts
-        )
+            run, ppo, state, data.asked, reader, rewards, moved=goes_on, prompts=data.prompts,
+            keep=kept.Place(run.folder("ppo"), log.ppo_checkpoint_every),
+        )  # fmt: skip
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(
             "ppo", ppo.iterations, data.batch, once.advance,

@@ -76,7 +76,7 @@ def _answered(run: Run, section: AnnotationOptions, number: int, like: Asked, ra
     keys = jax.random.split(jax.random.fold_in(run.key("rounds"), number))
     model, params = stage_models.stage_params(run, "ppo", "policy")
     k = section.policy_k
-    keep = run.keep("data", "ICE-GRT")
+    keep = run.keep("data")
     texts = [(k, answers_of(run, model, params, asked, keys[0], num_samples=k, keep=keep).text)]
     if k := section.instruct_k:
         texts.append((k, sample_instruct(run, "data", asked, keys[1], num_samples=k).text))

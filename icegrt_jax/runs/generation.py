@@ -7,7 +7,7 @@ import jax
 from icegrt_jax.data.tokenizers import ChatTokenizer
 from icegrt_jax.hosts import memory
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs.kept import Place
+from icegrt_jax.runs.kept import Place, identity
 from icegrt_jax.runs.mesh_fit import undivided
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling import SamplerConfig
@@ -15,6 +15,9 @@ from icegrt_jax.sampling.generate import Generation, decode_responses, generate_
 from icegrt_jax.sampling.layout import layout_bytes, lies_already, rollout_layout, to_rollout, ways_of
 from icegrt_jax.sharding.put import shard_tree
 from icegrt_jax.training.preemption import stop_if_asked
+
+ARRAYS = ("prompts", "prompt_mask", "tokens", "mask", "finished", "logprobs")  # of a Generation
+arrays_of = lambda out: {name: getattr(out, name) for name in ARRAYS}
 
 
 def show_mesh(run: Session, stage: str, models: dict[str, ModelConfig]) -> None:
@@ -56,17 +59,18 @@ def generate(
     stop_if_asked()
     tokenizer = tokenizer or run.tokenizer
 
+    params = shard_tree(params, run.mesh)
+
     def draw() -> Generation:
-        placed = shard_tree(params, run.mesh)
-        layout = rollout_layout(run.mesh, model, placed, run.rollout_tensor)
+        layout = rollout_layout(run.mesh, model, params, run.rollout_tensor)
         with memory.explained(f"answers to {len(prompts)} prompts, {batch_size} at a time", "evaluate", "evaluate"):
             return generate_batches(
-                key, to_rollout(placed, model, run.mesh, layout), model, tokenizer, prompts, sampler,
+                key, to_rollout(params, model, run.mesh, layout), model, tokenizer, prompts, sampler,
                 num_samples=num_samples, batch_size=batch_size, layout=layout,
             )  # fmt: skip
 
     if keep is None:
         return draw()
-    shape = {"num_samples": num_samples, "batch_size": batch_size}
-    decode = lambda tokens, mask: decode_responses(tokens, mask, tokenizer)
-    return keep.drawn(prompts, key, sampler, shape, draw, decode)
+    asked = identity(params, model, key, sampler, prompts, num_samples, batch_size)
+    arrays = keep.found(asked, ARRAYS, lambda: arrays_of(draw()))
+    return Generation(**arrays, text=decode_responses(arrays["tokens"], arrays["mask"], tokenizer), sampler=sampler)

@@ -13,6 +13,7 @@ from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import scoring
 from icegrt_jax.runs.judging import Questions
+from icegrt_jax.runs.kept import Place
 from icegrt_jax.runs.loop import Outcome
 from icegrt_jax.runs.redraw import Drawn, Redraw
 from icegrt_jax.runs.rewards import Answer, Rewards
@@ -79,7 +80,7 @@ class Iteration(Rollouts):
                 check_ids(rows["tokens"], state.model("policy").vocab_size, f"ppo, batch {step}")
             drawn, cost = self.redraw.batch(state, step) if self.redraw else (None, {})
             if drawn is None:
-                rollout = self.packed(state, self.sample(state, batch, step - 1))
+                rollout = self.packed(state, self.sample(state, batch, step - 1, step))
                 index = host_rows.all_rows(batch["index"], run.mesh)
             else:
                 rollout, index = drawn.rollout, drawn.index
@@ -161,16 +162,17 @@ def make_iteration(
     *,
     moved: bool = False,
     prompts: Batches | None = None,
+    keep: Place | None = None,
 ) -> Iteration:
     """The iteration of a run that begins with `state`, its policy `moved` from the reference by an earlier round.
 
-    With `ppo.redraw` it draws its `prompts` itself.
+    With `ppo.redraw` it draws its `prompts` itself. `keep`: where rollouts are kept, see `Rollouts`.
     """
     rewards = rewards or Rewards({})
     sampler = sampler_for(run.tokenizer, ppo, run.lengths.max_response_length)
     layout = rollout_layout(run.mesh, state.model("policy"), state.full("policy"), run.rollout_tensor)
     sizes = {"pack": ppo.pack, "parts": row_parts(run.mesh)}
-    shared = (run, ppo, asked, reader, rewards, sampler, layout, sizes)
+    shared = (run, ppo, asked, reader, rewards, sampler, layout, sizes, keep)
     redraw = None
     if ppo.redraw:
         assert prompts is not None, "what is drawn anew is drawn here"

@@ -1,7 +1,7 @@
-"""Answers of a stage that is not finished, kept on disk: whoever goes on with it draws none of them again.
+"""What a stage that is not finished has sampled, kept on disk: whoever goes on with it samples none of it again.
 
-A file is named after all that its draw depends on: the policy, by the stages that were finished before it, prompts, key
-and sampler. Of a damaged one the answers are drawn again. `rundir.finish` deletes them.
+A file is named after all that its samples depend on: the checksum of the policy, its shape, prompts, keys and sampler.
+So it is found by who would draw the same to the bit, and by nobody else; of a damaged one the samples are drawn again.
 """
 
 import dataclasses
@@ -17,53 +17,56 @@ from typing import Any
 import jax
 import numpy as np
 
-from icegrt_jax import files
 from icegrt_jax.hosts import sync
+from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.sampling.draw import SamplerConfig
-from icegrt_jax.sampling.generate import Generation
+from icegrt_jax.training import checksums
 
-FOLDER = ".draws"  # in that of the stage
-ARRAYS = ("prompts", "prompt_mask", "tokens", "mask", "finished", "logprobs")
+FOLDER = ".draws"  # in that of the stage, until `rundir.finish`
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where the answers of one policy are kept.
+    """Where a stage keeps what it samples.
 
-    folder: of the stage. who: the policy. made_by: checksums of what says that the stages before are finished.
+    folder: of the stage. every: steps to a checkpoint, behind which nothing is kept; 0: it is all kept until the end.
     """
 
     folder: pathlib.Path
-    who: str
-    made_by: tuple[str, ...]
+    every: int = 0
 
-    def drawn(
-        self, prompts: Sequence, key: jax.Array, sampler: SamplerConfig, shape: dict[str, int],
-        draw: Callable[[], Generation], decode: Callable[[np.ndarray, np.ndarray], list[str]],
-    ) -> Generation:  # fmt: skip
-        """The answers, as they are kept or as `draw` makes them; `shape`: how many, in what batches."""
-        key_data = np.asarray(jax.random.key_data(key)).tolist()
-        asked = [self.who, self.made_by, key_data, dataclasses.asdict(sampler), shape, prompts]
-        name = hashlib.sha256(json.dumps(asked, default=repr).encode()).hexdigest()
-        path = self.folder / FOLDER / f"{name[:32]}.npz"
-        arrays = _read(path)
+    def found(self, asked: str, names: Sequence[str], draw: Callable[[], Arrays], step: int = 0) -> Arrays:
+        """The arrays, as they are kept or as `draw` makes them for this `step`; `asked`: see `identity`."""
+        path = self.folder / FOLDER / f"{step:08d}-{asked}.npz"
+        arrays = _read(path, names)
         # All draw, or none: sampling is one program over the devices of all.
-        if all(sync.exchange(f"kept answers of {self.who} are looked for", arrays is not None)) and arrays is not None:
-            return Generation(**arrays, text=decode(arrays["tokens"], arrays["mask"]), sampler=sampler)
+        if all(sync.exchange(f"samples {path.name} are looked for", arrays is not None)) and arrays is not None:
+            return arrays
         made = draw()
-        sync.main_first(path, lambda: _write(path, {name: getattr(made, name) for name in ARRAYS}))
+        if sync.is_main():
+            self._forget_before(step)
+            _write(path, made)
         return made
 
+    def _forget_before(self, step: int) -> None:
+        """Deletes what two checkpoints have made needless, the first of which is complete when the second is begun."""
+        last = (step - 1) // self.every * self.every - self.every if self.every else -1
+        for path in (self.folder / FOLDER).glob("*.npz") if last > 0 else ():
+            if int(path.name.partition("-")[0]) <= last:
+                path.unlink(missing_ok=True)
 
-def place(workdir: pathlib.Path, stage: str, who: str) -> Place:
-    """For answers of `who`, which a stage draws."""
 
-    def made_by() -> list[str]:
-        marks = [path for pattern in ("*/done.json", "rounds/*/*/done.json") for path in workdir.glob(pattern)]
-        before = sorted(path for path in marks if path.parent != workdir / stage)
-        return [f"{path.relative_to(workdir)} {files.sha256(path)}" for path in before]
-
-    return Place(workdir / stage, who, tuple(sync.from_main(f"{stage}: finished stages are looked for", made_by)))
+def identity(params: Any, model: ModelConfig, key: jax.Array, sampler: SamplerConfig, *asked: Any) -> str:
+    """Of samples from these parameters, which lie on the devices, with a key; `asked`: what else they depend on."""
+    digest = hashlib.sha256()
+    for part in (checksums.of_tree(params), dataclasses.asdict(model), dataclasses.asdict(sampler)):
+        digest.update(json.dumps(part, default=repr).encode())
+    for part in (np.asarray(jax.random.key_data(key)), *asked):
+        array = isinstance(part, np.ndarray)
+        digest.update(f"{part.dtype} {part.shape}".encode() + part.tobytes() if array else repr(part).encode())
+    return digest.hexdigest()[:32]
 
 
 def count(folder: pathlib.Path) -> int:
@@ -76,33 +79,32 @@ def forget(folder: pathlib.Path) -> None:
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
-def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+def _write(path: pathlib.Path, arrays: Arrays) -> None:
+    """Whole, or in a file that is never read: what a crash of the machine leaves of it has another digest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             named: dict[str, Any] = {**arrays, "digest": np.frombuffer(_digest(arrays), np.uint8)}
             np.savez(file, **named)
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _read(path: pathlib.Path, names: Sequence[str]) -> Arrays | None:
     """The arrays as they were written; None where they are not there or not that."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS}
+            arrays = {name: file[name] for name in names}
             return arrays if file["digest"].tobytes() == _digest(arrays) else None
-    except Exception:  # of a library, over bytes that may be anything; the answers are drawn again
+    except Exception:  # of a library, over bytes that may be anything
         return None
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> bytes:
+def _digest(arrays: Arrays) -> bytes:
     digest = hashlib.sha256()
-    for name in ARRAYS:
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()

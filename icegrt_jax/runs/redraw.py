@@ -102,7 +102,7 @@ class Redraw(Rollouts):
     def batch(self, state: TrainState, step: int) -> tuple[Drawn, dict[str, float]]:
         """The responses of an iteration, ready for `score`, and what they have cost, for the metrics."""
         first = int(sync.fetch(state.drawn["batches"]))
-        draw = lambda number: self._draw(state, first + number, f"ppo, iteration {step}")
+        draw = lambda number: self._draw(state, first + number, step)
         drawn, tally = fill(draw, lambda drawn: self._signal(state, drawn), self._joined, self.ppo.redraw)
         drawn = dataclasses.replace(drawn, rollout=self.packed(state, drawn.rollout))
         responses = self.ppo.batch_size * self.ppo.samples_per_prompt
@@ -118,12 +118,12 @@ class Redraw(Rollouts):
         batches = int(samples) // (self.ppo.batch_size * self.ppo.samples_per_prompt)
         return state.replace(drawn=shard_tree({"batches": jnp.asarray(batches, jnp.int32)}, self.run.mesh))
 
-    def _draw(self, state: TrainState, number: int, what: str) -> Drawn:
+    def _draw(self, state: TrainState, number: int, step: int) -> Drawn:
         """The `number`-th batch of prompts of the run, answered and scored."""
         run, ppo, group = self.run, self.ppo, self.ppo.samples_per_prompt
         batch = self.prompts[number]
         check_ids(batch["tokens"], state.model("policy").vocab_size, f"ppo, batch {number + 1}")
-        rollout = self.packed(state, self.sample(state, batch, number))
+        rollout = self.packed(state, self.sample(state, batch, number, step))
         index = host_rows.all_rows(batch["index"], run.mesh)
         records = self.asked.chosen(np.repeat(index, group).tolist()).prompts
         texts: list[str] = []
@@ -131,7 +131,7 @@ class Redraw(Rollouts):
         scores, baseline = None, None
         if self.reader is not None or self.rewards:
             texts = scoring.texts_of(run, rollout)
-        wait = self.rewards.ask(what, records, texts, group=group)
+        wait = self.rewards.ask(f"ppo, iteration {step}", records, texts, group=group)
         if self.reader is not None:
             scores, cut = scoring.score_as_text(run, self.reader, state, rollout, records, texts)
         elif state.ppo.reward_model:

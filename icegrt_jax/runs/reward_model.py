@@ -92,7 +92,7 @@ class Asked:
 def sample_instruct(run: rundir.Run, stage: str, asked: Asked, key: jax.Array, *, num_samples: int) -> Generation:
     """Answers of ICE-Instruct, kept until the stage that asks for them is finished."""
     model, params = stage_models.stage_params(run, "sft", "policy")
-    return answers_of(run, model, params, asked, key, num_samples=num_samples, keep=run.keep(stage, "ICE-Instruct"))
+    return answers_of(run, model, params, asked, key, num_samples=num_samples, keep=run.keep(stage))
 
 
 def answers_of(

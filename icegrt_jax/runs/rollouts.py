@@ -9,8 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from icegrt_jax.config.options import PPOOptions
+from icegrt_jax.hosts import sync
 from icegrt_jax.runs import scoring
 from icegrt_jax.runs.judging import Questions
+from icegrt_jax.runs.kept import Place, identity
 from icegrt_jax.runs.rewards import Rewards
 from icegrt_jax.runs.session import Session
 from icegrt_jax.sampling import Rollout, SamplerConfig, compiled_sampler, sequence_keys
@@ -19,6 +21,8 @@ from icegrt_jax.sharding import host_rows
 from icegrt_jax.sharding.put import shard_batch
 from icegrt_jax.training.buckets import fitted
 from icegrt_jax.training.state import TrainState
+
+ARRAYS = ("prompts", "prompt_mask", "responses", "mask", "logprobs", "finished")  # of a Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Rollouts:
       rewards: the user's reward functions.
       layout: the mesh that the policy samples on.
       sizes: of packed rows, see `training.buckets.fitted`.
+      keep: where the responses are kept until a checkpoint stands behind them; None: nowhere.
     """
 
     run: Session
@@ -41,9 +46,35 @@ class Rollouts:
     sampler: SamplerConfig
     layout: Mesh
     sizes: dict[str, Any]
+    keep: Place | None
 
-    def sample(self, state: TrainState, batch: dict, number: int) -> Rollout:
-        """Responses to the `number`-th batch of prompts of the run; sequence i of the run has its own key."""
+    def sample(self, state: TrainState, batch: dict, number: int, step: int) -> Rollout:
+        """Responses to the `number`-th batch of prompts of the run, in iteration `step`.
+
+        Sequence i of the run has its own key.
+        """
+        if self.keep is None:
+            return self._drawn(state, batch, number)
+        model, params = state.model("policy"), state.full("policy")
+        asked = [host_rows.all_rows(batch[name], self.run.mesh) for name in ("tokens", "mask")]
+        of = identity(params, model, self.run.key("ppo"), self.sampler, number, self.ppo.samples_per_prompt, *asked)
+        drawn: list[Rollout] = []
+
+        def draw() -> dict[str, np.ndarray]:
+            drawn.append(self._drawn(state, batch, number))
+            return {name: sync.fetch(getattr(drawn[0], name)) for name in ARRAYS}
+
+        arrays = self.keep.found(of, ARRAYS, draw, step)
+        if drawn:
+            return drawn[0]
+        if sync.is_main():
+            print(f"ppo  the responses of iteration {step} are there: sampled before the run was stopped", flush=True)
+        prompts, prompt_mask, responses, mask, logprobs, finished = (arrays[name] for name in ARRAYS)
+        temperature = self.sampler.temperature
+        whole = Rollout(prompts, prompt_mask, responses, mask, logprobs, finished, temperature=temperature)
+        return shard_batch(whole, self.run.mesh)
+
+    def _drawn(self, state: TrainState, batch: dict, number: int) -> Rollout:
         run, ppo = self.run, self.ppo
         count = ppo.batch_size * ppo.samples_per_prompt
         keys = sequence_keys(run.key("ppo"), number * count, count)

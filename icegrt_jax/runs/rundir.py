@@ -38,9 +38,9 @@ class Run(Session):
     def folder(self, stage: str) -> pathlib.Path:
         return self.workdir / stage
 
-    def keep(self, stage: str, who: str) -> kept.Place:
-        """Where answers of `who`, a policy, are kept until the stage is finished."""
-        return kept.place(self.workdir, stage, who)
+    def keep(self, stage: str) -> kept.Place:
+        """Where answers are kept until the stage is finished."""
+        return kept.Place(self.folder(stage))
 
     def load(self, specs: Specs, kind: type[Kind]) -> dict[str, Sequence[Kind]]:
         """The records of each named source."""

@@ -163,10 +163,15 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
         ("ppo", 3, signal.SIGKILL, -9),
         ("evaluate", 2, signal.SIGKILL, -9),
     ]
+    printed = {}
     for stage, step, number, code in stops:
         process = run("run", workdir, stop=(stage, step, int(number)))
         assert process.returncode == code, process.stderr
         assert not (workdir / stage / "done.json").exists()
+        printed[stage] = process.stdout
+    there = [line for line in printed["evaluate"].splitlines() if line.startswith("ppo  the responses of iteration")]
+    kept_of = [f"ppo  the responses of iteration {i} are there: sampled before the run was stopped" for i in (1, 2, 3)]
+    assert there in (kept_of, kept_of[2:]), "all since the last whole checkpoint, 2 or none"
     there = kept.count(workdir / "evaluate")
     again = run("run", workdir)
     assert again.returncode == 0 and there >= 4, "of two rows a sampled and a greedy draw each"

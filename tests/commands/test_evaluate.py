@@ -179,14 +179,14 @@ def test_the_best_temperature_is_the_first_of_those_with_the_highest_gold(monkey
     said = {0.0: ["no", "yes"], 0.5: ["yes", "yes"], 1.0: ["yes", "yes"]}
     drawn = []
 
-    def generate(run, model, params, prompts, key, *, temperature, batch_size):
+    def generate(run, model, params, prompts, key, *, temperature, batch_size, keep):
         drawn.append((temperature, jax.random.key_data(key).tolist()))
         ids, mask = np.zeros((2, 3), int), np.ones((2, 3), bool)
         return Generation(None, None, ids, mask, np.ones(2, bool), None, said[temperature])
 
     monkeypatch.setattr(evaluate.answers, "generate", generate)
     run = types.SimpleNamespace(key=lambda stream: jax.random.key(len(stream)))
-    gold = gold_by_temperature(run, None, None, asked, (0.0, 0.5, 1.0), samples=2, batch_size=2)
+    gold = gold_by_temperature(run, None, None, asked, (0.0, 0.5, 1.0), samples=2, batch_size=2, keep=None)
     assert gold == {0.0: 0.5, 0.5: 1.0, 1.0: 1.0} and max(gold, key=gold.__getitem__) == 0.5
     assert [temperature for temperature, _ in drawn] == [0.0, 0.5, 0.5, 1.0, 1.0], "greedy answers are all the same"
     assert drawn[1][1] != drawn[2][1] and drawn[1][1] == drawn[3][1], "each temperature with the same keys"
@@ -233,7 +233,7 @@ def test_the_best_of_n_is_the_one_with_the_highest_score(monkeypatch):
     asked = judging.Questions([Prompt(user("a"), "a1"), Prompt(user("b"), "b0")], [load("k", "exact")] * 2)
     progress = types.SimpleNamespace(phase=lambda name: contextlib.nullcontext())
     options = EvaluateOptions(best_of=3, batch_size=2)
-    row = evaluate._best_of(stage, options, RewardOptions(), ScoreOptions(), None, None, asked, progress)
+    row = evaluate._best_of(stage, options, RewardOptions(), ScoreOptions(), None, None, asked, progress, None)
     assert [row.shown(i) for i in range(2)] == ["a1", "b1"]
     assert row.metrics["gold"] == 0.5 and row.metrics["length"] == (2 + 1) / 2
 
