@@ -3,18 +3,22 @@
 Jinja's sandbox keeps a template from files and code, not from looping for a year or writing a text of terabytes. A
 thread looks at whoever is inside `limited` and raises `Exceeded` there; nothing is started, and nothing copied, for it.
 It is raised between two steps of Python; that no single step asks for too much, the template is looked at for before
-(`template.check`).
+(`template.check`). A look never gives the interpreter's lock away: whoever doubles a text would do so once more each
+time, and every call that reads a file gives it away.
 """
 
 import contextlib
 import ctypes
+import functools
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
 
 SECONDS = 10.0  # of one conversation
 BYTES = 2**30  # by which the process may have grown meanwhile
+AGAIN = 1.0  # seconds until it is raised once more, of which the first may have come where nothing can be raised
 EVERY = 0.01  # seconds between two looks; a text that doubles is soon far beyond what it may be
 
 
@@ -33,7 +37,7 @@ class _Watch:
         self._wake = threading.Event()
         self._ends: dict[int, tuple[float, int]] = {}  # of each thread inside, with how large the process may be
         self._size = 0  # of the process at the last look
-        self._raised: set[int] = set()
+        self._raised: dict[int, float] = {}  # when
         self._thread: threading.Thread | None = None
 
     def enter(self, seconds: float, most: int) -> None:
@@ -51,7 +55,7 @@ class _Watch:
         with self._lock:
             self._ends.pop(me, None)
             if me in self._raised:  # it may be on its way still
-                self._raised.discard(me)
+                del self._raised[me]
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
 
     def _look(self) -> None:
@@ -64,11 +68,16 @@ class _Watch:
                     continue
                 now, self._size = time.monotonic(), _size()
                 for thread, (end, most) in self._ends.items():
-                    if thread not in self._raised and (now > end or self._size > most):
-                        self._raised.add(thread)
+                    over = now > end or self._size > most
+                    if over if thread not in self._raised else now > self._raised[thread] + AGAIN:
+                        self._raised[thread] = now
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Exceeded))
 
 
+_libc = ctypes.PyDLL(None)  # which keeps the interpreter's lock
+_libc.pread.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_longlong)
+_libc.pread.restype = ctypes.c_ssize_t
+_told = ctypes.create_string_buffer(256)
 _watch = _Watch()
 os.register_at_fork(after_in_child=_watch.reset)  # its thread is not there
 
@@ -88,9 +97,15 @@ def limited(seconds: float = SECONDS, most: int = BYTES) -> Iterator[None]:
 
 
 def _size() -> int:
-    """Bytes of this process in memory; 0 where the system does not tell."""
+    """Bytes of this process in memory, that of the parent never; 0 where the system does not tell."""
+    told = _libc.pread(_statm(os.getpid()), _told, len(_told) - 1, 0)
+    return int(_told.value.split()[1]) * resource.getpagesize() if told > 0 else 0
+
+
+@functools.cache
+def _statm(process: int) -> int:
+    """The open file in which the system says how large this process is; -1: there is none."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+        return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
