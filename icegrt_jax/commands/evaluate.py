@@ -64,10 +64,10 @@ def compare(run: rundir.Run, config: Options) -> None:
     base = stage_models.before_sft(run, config.model, pretrained=bool(config.pretrain.steps))
     stages = [("base", *base), *_stages(run)]
     _audit(run, [*domain.prompts, *general.prompts])
-    if sync.is_main() and (before := kept.count(folder)):
-        print(f"evaluate  going on: {before} draws of answers are there", flush=True)
     rows: dict[str, Row] = {}
     keep = run.keep("evaluate")
+    if keep.there and sync.is_main():
+        print(f"evaluate  going on: {len(keep.there)} draws of answers are there", flush=True)
     best_of = section.best_of if domain and rundir.known_finished(run, "reward") else 0
     with Progress(len(stages) + bool(best_of), "evaluate", workdir=run.workdir) as progress:
         for name, model, params in stages:

@@ -72,7 +72,7 @@ def train(run: rundir.Run, config: Options) -> None:
         )
         once = iteration.make_iteration(
             run, ppo, state, data.asked, reader, rewards, moved=goes_on, prompts=data.prompts,
-            keep=kept.Place(run.folder("ppo"), log.ppo_checkpoint_every),
+            keep=kept.place(run.folder("ppo"), log.ppo_checkpoint_every),
         )  # fmt: skip
         shown = ("score_raw", *(f"reward/{name}" for name in ppo.rewards), "gold", "kl", "length")
         iterations = loop.Loop(

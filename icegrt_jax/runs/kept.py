@@ -7,7 +7,6 @@ So it is found by who would draw the same to the bit, and by nobody else; of a d
 import dataclasses
 import hashlib
 import io
-import json
 import os
 import pathlib
 import shutil
@@ -31,19 +30,23 @@ Arrays = dict[str, np.ndarray]
 class Place:
     """Where a stage keeps what it samples.
 
-    folder: of the stage. every: steps to a checkpoint, behind which nothing is kept; 0: it is all kept until the end.
+    folder: of the stage. there: names of the files it began with, the same in every process. Nothing else is looked
+    for, so an iteration waits for no other process. every: steps to a checkpoint, behind which nothing is kept; 0: all
+    is kept until the end.
     """
 
     folder: pathlib.Path
+    there: frozenset[str]
     every: int = 0
 
     def found(self, asked: str, names: Sequence[str], draw: Callable[[], Arrays], step: int = 0) -> Arrays:
         """The arrays, as they are kept or as `draw` makes them for this `step`; `asked`: see `identity`."""
         path = self.folder / FOLDER / f"{step:08d}-{asked}.npz"
-        arrays = _read(path, names)
-        # All draw, or none: sampling is one program over the devices of all.
-        if all(sync.exchange(f"samples {path.name} are looked for", arrays is not None)) and arrays is not None:
-            return arrays
+        if path.name in self.there:
+            arrays = _read(path, names)
+            # All draw, or none: sampling is one program over the devices of all.
+            if all(sync.exchange(f"samples {path.name} are read", arrays is not None)) and arrays is not None:
+                return arrays
         made = draw()
         if sync.is_main():
             self._forget_before(step)
@@ -61,17 +64,16 @@ class Place:
 def identity(params: Any, model: ModelConfig, key: jax.Array, sampler: SamplerConfig, *asked: Any) -> str:
     """Of samples from these parameters, which lie on the devices, with a key; `asked`: what else they depend on."""
     digest = hashlib.sha256()
-    for part in (checksums.of_tree(params), dataclasses.asdict(model), dataclasses.asdict(sampler)):
-        digest.update(json.dumps(part, default=repr).encode())
-    for part in (np.asarray(jax.random.key_data(key)), *asked):
+    for part in (checksums.of_tree(params), model, sampler, np.asarray(jax.random.key_data(key)), *asked):
         array = isinstance(part, np.ndarray)
         digest.update(f"{part.dtype} {part.shape}".encode() + part.tobytes() if array else repr(part).encode())
     return digest.hexdigest()[:32]
 
 
-def count(folder: pathlib.Path) -> int:
-    """How many draws a stage finds."""
-    return len(list((folder / FOLDER).glob("*.npz")))
+def place(folder: pathlib.Path, every: int = 0) -> Place:
+    """That of a stage which begins or goes on, see `Place`."""
+    there = lambda: sorted(path.name for path in (folder / FOLDER).glob("*.npz"))
+    return Place(folder, frozenset(sync.from_main(f"samples in {folder} are looked for", there)), every)
 
 
 def forget(folder: pathlib.Path) -> None:

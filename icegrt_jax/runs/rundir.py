@@ -40,7 +40,7 @@ class Run(Session):
 
     def keep(self, stage: str) -> kept.Place:
         """Where answers are kept until the stage is finished."""
-        return kept.Place(self.folder(stage))
+        return kept.place(self.folder(stage))
 
     def load(self, specs: Specs, kind: type[Kind]) -> dict[str, Sequence[Kind]]:
         """The records of each named source."""

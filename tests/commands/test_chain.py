@@ -172,7 +172,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_not_been(finished, tmp_pa
     there = [line for line in printed["evaluate"].splitlines() if line.startswith("ppo  the responses of iteration")]
     kept_of = [f"ppo  the responses of iteration {i} are there: sampled before the run was stopped" for i in (1, 2, 3)]
     assert there in (kept_of, kept_of[2:]), "all since the last whole checkpoint, 2 or none"
-    there = kept.count(workdir / "evaluate")
+    there = len(kept.place(workdir / "evaluate").there)
     again = run("run", workdir)
     assert again.returncode == 0 and there >= 4, "of two rows a sampled and a greedy draw each"
     assert f"evaluate  going on: {there} draws of answers are there" in again.stdout

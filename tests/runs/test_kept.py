@@ -36,7 +36,7 @@ def drawn(tmp_path):
 
     def drawn(step=0, every=0, **given):
         draw = lambda: count.append(given) or dict(arrays)
-        found = kept.Place(tmp_path, every).found(name_of(given), NAMES, draw, step)
+        found = kept.place(tmp_path, every).found(name_of(given), NAMES, draw, step)
         return len(count), found
 
     return drawn
@@ -104,6 +104,6 @@ def test_behind_two_checkpoints_nothing_is_kept(drawn, tmp_path):
 
 def test_a_stage_that_is_finished_keeps_nothing(drawn, tmp_path):
     drawn()
-    assert kept.count(tmp_path) == 1
+    assert len(kept.place(tmp_path).there) == 1
     kept.forget(tmp_path)
-    assert kept.count(tmp_path) == 0 and not (tmp_path / kept.FOLDER).exists()
+    assert not kept.place(tmp_path).there and not (tmp_path / kept.FOLDER).exists()
