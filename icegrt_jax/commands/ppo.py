@@ -42,6 +42,7 @@ from icegrt_jax.runs.rewards import own_rewards, try_out
 from icegrt_jax.runs.roles import finished_stages, initial_state
 from icegrt_jax.runs.stage import Stage
 from icegrt_jax.training.metrics import read_metrics
+from icegrt_jax.training.preemption import asked_here
 from icegrt_jax.training.state import TrainState, averaged
 
 TRIED = 2  # records of a source that reward functions are tried on
@@ -60,7 +61,7 @@ def train(run: rundir.Run, config: Options) -> None:
     _show(run, ppo, state)
     reader = scoring.load_reader(run, config.reward) if config.reward_model else None
     data = _data(run, ppo, config.domain, reader)
-    with own_rewards(ppo, run.folder("ppo")) as rewards:
+    with own_rewards(ppo, run.folder("ppo"), leave=asked_here) as rewards:
         warm = warmup.Warmup(ppo, run.folder("ppo"))
         keeper, watchers = heldout.watch(
             run, "ppo", ppo, warm.last, lambda: heldout_judge.measure_answers(run, ppo, config.domain), averaged

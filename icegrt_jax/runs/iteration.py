@@ -14,7 +14,7 @@ from icegrt_jax.models.vocabulary import check_ids
 from icegrt_jax.runs import scoring
 from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.kept import Place
-from icegrt_jax.runs.loop import Outcome
+from icegrt_jax.runs.loop import Left, Outcome
 from icegrt_jax.runs.redraw import Drawn, Redraw
 from icegrt_jax.runs.rewards import Answer, Rewards
 from icegrt_jax.runs.rollouts import Rollouts
@@ -29,6 +29,7 @@ from icegrt_jax.sharding.steps import jit_step
 from icegrt_jax.training.first_check import check_first_rollout
 from icegrt_jax.training.ppo import ppo_update, read_roles, score
 from icegrt_jax.training.ppo_metrics import said
+from icegrt_jax.training.preemption import asked as asked_to_stop
 from icegrt_jax.training.progress import Progress
 from icegrt_jax.training.rewards import verdicts
 from icegrt_jax.training.state import Experience, TrainState
@@ -84,6 +85,8 @@ class Iteration(Rollouts):
                 index = host_rows.all_rows(batch["index"], run.mesh)
             else:
                 rollout, index = drawn.rollout, drawn.index
+        if self.keep is not None and asked_to_stop():
+            raise Left  # the responses are kept
         if step == 1:
             with jax.set_mesh(run.mesh):
                 check_first_rollout(state, rollout, cache_dtype=ppo.cache_dtype, moved=self.moved)

@@ -4,7 +4,7 @@
            advance (the stage's own), a row of metrics, the watchers
            a checkpoint every `save_every` steps, at the last one and when asked to stop
 
-A step that has begun is finished and saved, whatever signal comes. While updates are skipped, as their loss or gradient
+A step that has begun is finished and saved, whatever signal comes, or left before it has changed anything. While updates are skipped, as their loss or gradient
 is not finite, nothing is saved: see `skips`.
 """
 
@@ -46,6 +46,10 @@ class Unlearned(UserError):
 
     That one is saved: the same command goes on from the step before.
     """
+
+
+class Left(Unlearned):
+    """A step that was left because the run is to stop: what it has learned of would take longer than what is saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +190,14 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
             except TrainingError as error:
                 error.outcome = error.outcome or seen  # of a state that was not saved it is the last step
                 raise not_finite.explained(error, folder, loop.make, loop.keep) from error
-            except Unlearned:
+            except Unlearned as error:
                 if step > (checkpoints.latest() or 0) and not skips.in_a_row:
                     rows.settle(step, last=False)
                     writer.flush()
                     _save(run, loop, step, state, checkpoints, progress, last=False)
+                if isinstance(error, Left):
+                    checkpoints.wait()
+                    raise Preempted(checkpoints.latest(), preemption.signum) from None
                 raise
     heap.give_back()
     return state, step

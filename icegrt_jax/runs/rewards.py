@@ -20,13 +20,14 @@ from icegrt_jax.data.fields import shown
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
-from icegrt_jax.runs.loop import Unlearned
+from icegrt_jax.runs.loop import Left, Unlearned
 from icegrt_jax.runs.reward_call import ARGUMENTS, Failed, Function, Value
 from icegrt_jax.runs.reward_callers import Caller, Here, Worker
 from icegrt_jax.training.state import Opinions
 
 FAILURES = "reward_failures.txt"  # in the stage's folder: tracebacks
 TRACES = 3  # written of one function in one iteration
+LOOK_EVERY = 0.2  # seconds, whether to wait no longer
 STOP, NONE = "stop", "none"  # what `ppo.reward_failed` may be, beside a number
 
 
@@ -82,6 +83,7 @@ class Rewards:
       workers: processes, each with a part of a batch, the responses to a prompt together; 0: a thread of this process.
       failed: what becomes of a response where a function fails: STOP, NONE (no opinion) or a number as text.
       folder: where tracebacks are written; None: nowhere.
+      leave: whether to wait for them no longer, asked of the main process; what they would have said is asked again.
     """
 
     def __init__(
@@ -92,8 +94,9 @@ class Rewards:
         workers: int = 0,
         failed: str = STOP,
         folder: pathlib.Path | None = None,
+        leave: Callable[[], bool] = lambda: False,
     ):
-        self._failed, self._folder = failed, folder
+        self._failed, self._folder, self._leave = failed, folder, leave
         self.named = {name: _shown_spec(name, spec) for name, spec in specs.items()}
         # Only the main process calls them: the others need not have their files.
         functions = {name: load(name, spec) for name, spec in specs.items() if sync.is_main()}
@@ -135,6 +138,7 @@ class Rewards:
 
         Raises:
           RewardError: in every process, from what is given back, where a function fails and that is to stop the run.
+          Left: likewise, where nobody is to wait any longer.
         """
         if not self:
             return lambda: Answer({})
@@ -157,7 +161,10 @@ class Rewards:
 
         def wait() -> Answer:
             for thread in threads:
-                thread.join()
+                while thread.is_alive():
+                    thread.join(LOOK_EVERY)
+                    if thread.is_alive() and self._leave():
+                        return self._told(what, lambda: {"left": True})
             joined = {name: [value for own in found for value in own[name]] for name in names}
             return self._told(what, lambda: self._settled(what, joined, records, responses))
 
@@ -167,6 +174,8 @@ class Rewards:
         """What the main process makes of the values, in all of them."""
         # As long as it takes: of a main process that is gone its silence is noticed.
         told = sync.from_main(f"reward functions, {what}", settle or dict, timeout=math.inf)
+        if "left" in told:
+            raise Left
         if "stop" in told:
             error = RewardError(told["stop"])
             if told.get("trace") and self._folder is None:  # else it is in a file there
@@ -226,10 +235,12 @@ class Rewards:
                 )
 
 
-def own_rewards(ppo: PPOOptions, folder: pathlib.Path | None, workers: int | None = None) -> Rewards:
-    """Those that the options name; `workers` in the place of theirs."""
+def own_rewards(ppo: PPOOptions, folder: pathlib.Path | None, workers: int | None = None, **more: Any) -> Rewards:
+    """Those that the options name; `workers` in the place of theirs, `more` of `Rewards`."""
     count = ppo.reward_workers if workers is None else workers
-    return Rewards(ppo.rewards, limit=ppo.reward_timeout, workers=count, failed=ppo.reward_failed, folder=folder)
+    return Rewards(
+        ppo.rewards, limit=ppo.reward_timeout, workers=count, failed=ppo.reward_failed, folder=folder, **more
+    )
 
 
 def try_out(ppo: PPOOptions, records: Sequence[Prompt]) -> list[str]:

@@ -118,6 +118,19 @@ def stop_if_asked() -> None:
         raise stop
 
 
+def asked() -> bool:
+    """Whether the loop under way is to stop, in every process if in one: for a step that can still be left.
+
+    To be called by every process, each time.
+    """
+    return any(sync.exchange("whether to leave a step", asked_here()))
+
+
+def asked_here() -> bool:
+    """As `asked`, of this process alone; without a loop nobody is."""
+    return any(one.requested or bool(signals.kept) for one in signals.asked_first if isinstance(one, Preemption))
+
+
 def _any_process(flag: bool) -> jax.Array:
     """bool[], whether it is True in any process; computed behind what has been given to the devices."""
     each, one = _over_all_devices()

@@ -202,11 +202,13 @@ def test_a_signal_in_a_last_step_or_after_it_stops_the_run_there_and_costs_no_st
         ("reward", 6, signal.SIGINT, "reward", ["6"]),
         (f"{package}.commands.reward:measure", 1, signal.SIGTERM, "reward", ["6"]),
         (f"{package}.commands.reward:fit_normalization", 1, signal.SIGINT, "reward", ["6"]),
+        (f"{package}.runs.rollouts:compiled_sampler", 4, signal.SIGTERM, "ppo", ["2", "3"]),  # learns no more
         ("ppo", 5, signal.SIGTERM, "ppo", ["4", "5"]),
         (f"{package}.commands.ppo:_report_kl", 1, signal.SIGTERM, "ppo", ["4", "5"]),
         (f"{package}.commands.evaluate:_best_of", 1, signal.SIGTERM, "evaluate", []),
         (f"{package}.report.build:rendered", 1, signal.SIGINT, "report", []),
     ]
+    printed = {}
     for where, step, number, stage, steps in stops:
         process = run("run", workdir, stop=(where, step, int(number)))
         assert process.returncode == 128 + number, (where, process.stderr)
@@ -215,6 +217,8 @@ def test_a_signal_in_a_last_step_or_after_it_stops_the_run_there_and_costs_no_st
         assert "Traceback" not in process.stderr
         assert not (workdir / stage / "done.json").exists(), "no later stage begins"
         assert sorted(saved(stage)) == steps, where
+        printed[where] = process.stdout
+    assert "ppo  the responses of iteration 4 are there" in printed["ppo"]
     assert run("run", workdir).returncode == 0
     for stage in ("sft", "reward", "ppo"):
         assert same(workdir, whole, f"{stage}/metrics.jsonl"), stage

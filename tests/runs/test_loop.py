@@ -9,12 +9,13 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.models.config import ModelConfig
-from icegrt_jax.runs.loop import Loop, Outcome, Unlearned, resumed, train
+from icegrt_jax.runs.loop import Left, Loop, Outcome, Unlearned, resumed, train
 from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.training.checkpoints import Checkpoints, abstract_like
 from icegrt_jax.training.finite import TrainingError
 from icegrt_jax.training.metrics import MetricsWriter
 from icegrt_jax.training.optimizers import OptimizerConfig
+from icegrt_jax.training.preemption import Preempted
 from icegrt_jax.training.state import create_state, trained
 
 MODEL = ModelConfig(
@@ -169,15 +170,17 @@ def test_a_step_that_is_not_finite_is_neither_written_nor_saved(tmp_path, row_ev
 
 @pytest.mark.parametrize("row_every", [0, 4])
 @pytest.mark.parametrize("fails", [1, 6, 7])
-def test_a_step_that_has_changed_nothing_leaves_the_step_before(tmp_path, fails, row_every):
+@pytest.mark.parametrize("left", [False, True])
+def test_a_step_that_has_changed_nothing_leaves_the_step_before(tmp_path, fails, row_every, left):
     def refuses(state, step, made, progress):
         if step == fails:
-            raise Unlearned("not today")
+            raise Left if left else Unlearned("not today")
         return advance(state, step, made, progress)
 
     whole, _ = fit(tmp_path / "whole", row_every=row_every)
-    with pytest.raises(Unlearned):
+    with pytest.raises(Preempted if left else Unlearned) as error:
         fit(tmp_path, advance=refuses, row_every=row_every)
+    assert not left or error.value.step == (fails - 1 or None)
     assert (max(saved(tmp_path)) if (tmp_path / "toy" / "checkpoints").exists() else 0) == fails - 1
     state, step = fit(tmp_path, row_every=row_every)
     assert (total(state), step) == (total(whole), STEPS)

@@ -16,6 +16,7 @@ from icegrt_jax.config.options import PPOOptions
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import sync
+from icegrt_jax.runs.loop import Left
 from icegrt_jax.runs.reward_call import Failed, call
 from icegrt_jax.runs.reward_callers import HANGING, Here
 from icegrt_jax.runs.rewards import FAILURES, Answer, RewardError, Rewards, _parts, try_out
@@ -197,6 +198,25 @@ def test_a_thread_that_is_too_slow_is_left_behind():
     with pytest.raises(RewardError, match=r"took longer than ppo.reward_timeout=0.05 s .*for all 6 responses"):
         answer(rewards)
     free.set()
+
+
+def test_nobody_waits_for_a_function_once_the_run_is_to_stop(own, tmp_path):
+    begun, ends = threading.Event(), threading.Event()
+
+    def asks_a_slow_server(prompts, responses, records):
+        begun.set()
+        ends.wait()
+        return [0.0] * len(responses)
+
+    with Rewards({"own": asks_a_slow_server}, leave=begun.is_set) as rewards, pytest.raises(Left):
+        answer(rewards)
+    ends.set()
+    with Rewards(own("exact"), leave=lambda: True) as rewards:
+        assert answer(rewards).values["exact"][0] == 1.0, "what has been said is taken"
+    child = tmp_path / "child"
+    with Rewards(own("sleeps"), leave=child.exists, workers=1) as rewards, pytest.raises(Left):
+        answer(rewards)
+    assert not alive(int(child.read_text()))
 
 
 def test_only_the_main_process_calls_and_all_are_told(monkeypatch, own):
