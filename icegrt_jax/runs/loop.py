@@ -4,8 +4,8 @@
            advance (the stage's own), a row of metrics, the watchers
            a checkpoint every `save_every` steps, at the last one and when asked to stop
 
-A step that has begun is finished and saved, whatever signal comes, or left before it has changed anything. While updates are skipped, as their loss or gradient
-is not finite, nothing is saved: see `skips`.
+A step that has begun is finished and saved, whatever signal comes, or left before it has changed anything. While
+updates are skipped, as their loss or gradient is not finite, nothing is saved: see `skips`.
 """
 
 import contextlib
