@@ -57,6 +57,7 @@ ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 # ICE-Instruct's own best temperature and best-of-8 are measured in the study of seeds.
 ALL = ("evaluate.temperatures=(0.0,)", "evaluate.best_of=0")
 TICKS = (0.1, 0.2, 0.3, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50)  # nats
+LEAST_KL = 0.4  # nats, that are shown: with less the critic alone has learned, where nothing moves the actor
 COLUMNS = ("gold", "gold_greedy", "verdict", "analysis", "general", "false_clear", "length")
 
 
@@ -147,6 +148,8 @@ def plot(seeds: dict[str, dict[str, dict]], path: pathlib.Path) -> None:
             ax.plot(kl[-1:], 100 * gold[-1:], "o", color=ax.lines[-1].get_color(), markersize=4)
         ax.set(title=factor, xlabel="KL in the penalty, nats", xscale="log")
         low, high = ax.get_xlim()
+        low = max(low, LEAST_KL)
+        ax.set_xlim(left=low)
         ax.set_xticks([tick for tick in TICKS if low <= tick <= high], minor=False)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()

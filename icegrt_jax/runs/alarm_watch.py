@@ -22,7 +22,10 @@ def given(ppo: PPOOptions, *, weight: float, ranked: float | None = None) -> Giv
       weight: of the reward model; 0: there is none. ranked: its accuracy on held-out rankings.
     """
     reward = "score_raw" if weight and not ppo.rewards else "score_scaled"
-    return Given(ppo.alarms, drift=ppo.logprob_alarm, warmup=ppo.value_warmup, reward=reward, ranked=ranked)
+    sharper = min((ppo.kl.reference_temperature or ppo.temperature) / ppo.temperature, 1.0)
+    return Given(
+        ppo.alarms, drift=ppo.logprob_alarm, warmup=ppo.value_warmup, reward=reward, ranked=ranked, sharper=sharper
+    )
 
 
 class Alarms:

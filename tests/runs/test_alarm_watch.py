@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icegrt_jax import files
-from icegrt_jax.config.options import AlarmOptions, PPOOptions
+from icegrt_jax.config.options import AlarmOptions, KLOptions, PPOOptions
 from icegrt_jax.data.records import Prompt, user
 from icegrt_jax.evaluation.judges import Judge
 from icegrt_jax.runs import alarm_watch, reward_check
@@ -124,6 +124,9 @@ def test_what_is_optimised_is_the_model_alone_or_the_sum():
         given(0.0, rewards={"mine": "f.py:f"}).reward == given(0.5, rewards={"mine": "f.py:f"}).reward == "score_scaled"
     )
     assert given(1.0, value_warmup=7, logprob_alarm=0.5) == Given(AlarmOptions(), drift=0.5, warmup=7)
+    kl = lambda temperature: KLOptions(reference_temperature=temperature)
+    assert [given(1.0, kl=kl(t)).sharper for t in (0.0, 0.6, 1.0, 1.5)] == [1.0, 0.6, 1.0, 1.0]
+    assert given(1.0, kl=kl(0.6), temperature=0.8).sharper == 0.6 / 0.8 and given(1.0, temperature=0.8).sharper == 1.0
 
 
 def test_the_reward_model_is_looked_at_on_the_pairs_of_the_iterations_own_answers():

@@ -18,7 +18,7 @@ from icegrt_jax.training.alarms.measures import MEASURES
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Metrics of the quickstart of commit e65713c, 75 iterations each: seeds 0 to 2, and one that learned from a function
-# that it then hacked.
+# that it then hacked. Of the quickstart of commit d2ef639 two of 180 iterations, with a reference at temperature 0.6.
 RECORDED = json.loads((pathlib.Path(__file__).parent / "alarm_runs.json").read_text())
 SEEDS = json.loads((ROOT / "experiments/quickstart_seeds/results/seeds.json").read_text())["seeds"]
 QUICKSTART = load_config(str(ROOT / "configs" / "quickstart.py"))
@@ -74,7 +74,7 @@ WRONG = {
 
 
 def begun(rows, **changes):
-    drift = {name: changes.pop(name) for name in ("drift", "ranked", "reward", "warmup") if name in changes}
+    drift = {name: changes.pop(name) for name in ("drift", "ranked", "reward", "warmup", "sharper") if name in changes}
     return {event.alarm for event in events(rows, Given(AlarmOptions(**changes), **drift)) if event.begins}
 
 
@@ -93,6 +93,15 @@ def test_a_sound_run_has_no_alarm():
 @pytest.mark.parametrize("name", [name for name in RECORDED if name.startswith("seed")])
 def test_no_alarm_is_raised_in_a_quickstart(name):
     assert begun(recorded(name), warmup=5) == set()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_answers_that_a_sharper_reference_asks_for_have_not_collapsed(seed):
+    rows = recorded(f"sharper_{seed}")
+    assert begun(rows, sharper=0.6, length_growth=3.0) == set()
+    assert begun(rows, length_growth=3.0) == {"perplexity_collapse"}
+    entropy = [{**row, "entropy": 0.7 * row["entropy"]} if row["step"] > 2 else row for row in rows]
+    assert "entropy_collapse" in begun(entropy) and "entropy_collapse" not in begun(entropy, sharper=0.6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -18,6 +18,7 @@ class Given:
       drift: `ppo.logprob_alarm`. warmup: `ppo.value_warmup`.
       reward: the number that is optimised: the reward model's, or the sum where there are functions.
       ranked: the reward model's accuracy on its held-out rankings, where it is known.
+      sharper: the reference's temperature in that of the sampler, 1 at most: so much less entropy is what it asks for.
     """
 
     options: AlarmOptions = AlarmOptions()
@@ -25,6 +26,7 @@ class Given:
     warmup: int = 0
     reward: str = "score_raw"
     ranked: float | None = None
+    sharper: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

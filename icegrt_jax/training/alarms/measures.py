@@ -98,16 +98,18 @@ def length_collapse(history: History, given: Given) -> Reading | None:
 
 
 def perplexity_collapse(history: History, given: Given) -> Reading | None:
-    """Answers that ICE-Instruct finds ever more predictable: its nats per token are entropy + KL of the policy's."""
+    """Answers that the reference finds ever more predictable: its nats per token are entropy + KL of the policy's."""
     parts = [history.values(name) for name in ("entropy", "kl", "length")]
     nats = [entropy + kl / max(length, 1.0) for entropy, kl, length in zip(*parts, strict=False)]
-    said = "ICE-Instruct's log-perplexity of the answers, nats per token:"
-    return _from_start(history, given, "entropy", given.options.perplexity_left, -1, said, series=nats)
+    said = "the reference's log-perplexity of the answers, nats per token:"
+    left = given.options.perplexity_left * given.sharper
+    return _from_start(history, given, "entropy", left, -1, said, series=nats)
 
 
 def entropy_collapse(history: History, given: Given) -> Reading | None:
     """A policy that has become certain of every token."""
-    return _from_start(history, given, "entropy", given.options.entropy_left, -1, "entropy, nats per token:")
+    left = given.options.entropy_left * given.sharper
+    return _from_start(history, given, "entropy", left, -1, "entropy, nats per token:")
 
 
 def ensemble_disagrees(history: History, given: Given) -> Reading | None:
