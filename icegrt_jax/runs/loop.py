@@ -42,14 +42,11 @@ from icegrt_jax.training.state import TrainState, trained, with_trained
 
 
 class Unlearned(UserError):
-    """A step cannot go on and has changed nothing: raised by `advance` while the state is still the one it was given.
-
-    That one is saved: the same command goes on from the step before.
-    """
+    """Raised by `advance` while the state is still the one it was given: that is saved, the step comes again."""
 
 
 class Left(Unlearned):
-    """A step that was left because the run is to stop: what it has learned of would take longer than what is saved."""
+    """The run is to stop, and need not wait for the rest of the step."""
 
 
 @dataclasses.dataclass(frozen=True)
