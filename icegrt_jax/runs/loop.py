@@ -5,7 +5,7 @@
            a checkpoint every `save_every` steps, at the last one and when asked to stop
 
 A step that has begun is finished and saved, whatever signal comes, or left before it has changed anything. While
-updates are skipped, as their loss or gradient is not finite, nothing is saved: see `skips`.
+updates are skipped as not finite, nothing is saved: see `skips`.
 """
 
 import contextlib
@@ -192,10 +192,10 @@ def train(run: Run, loop: Loop, state: TrainState, start: int | None) -> tuple[T
                     rows.settle(step, last=False)
                     writer.flush()
                     _save(run, loop, step, state, checkpoints, progress, last=False)
-                if isinstance(error, Left):
-                    checkpoints.wait()
-                    raise Preempted(checkpoints.latest(), preemption.signum) from None
-                raise
+                if not isinstance(error, Left):
+                    raise
+                checkpoints.wait()
+                raise Preempted(checkpoints.latest(), preemption.signum) from None
     heap.give_back()
     return state, step
 
@@ -233,11 +233,10 @@ def walked(
 def _rows(
     loop: Loop, folder, start: int | None, checkpoints: Checkpoints, writer: Writers, progress: Progress, skips: Skips
 ) -> Means | Single:
+    more: dict[str, Any] = {"left": checkpoints.left, "skips": skips}
     if loop.row_every:
-        return Means(
-            folder, start, writer, progress, loop.shown, left=checkpoints.left, every=loop.row_every, skips=skips
-        )
-    return Single(writer, progress, loop.shown, left=checkpoints.left, skips=skips)
+        return Means(folder, start, writer, progress, loop.shown, every=loop.row_every, **more)
+    return Single(writer, progress, loop.shown, **more)
 
 
 def _save(
