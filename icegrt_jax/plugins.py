@@ -67,6 +67,17 @@ def fingerprint(spec: str) -> str | None:
     return files.sha256(file) if file is not None and file.is_file() else None
 
 
+def code_of(spec: str) -> str:
+    """SHA-256 of all modules in the folder of the file that the name is read from; "" where it is not there."""
+    file = file_of(spec)
+    if file is None or not file.is_file():
+        return ""
+    digest = hashlib.sha256(str(file).encode())
+    for beside in sorted({file, *file.parent.glob("*.py")}):
+        digest.update(f"{beside.name} {files.sha256(beside)}".encode())
+    return digest.hexdigest()
+
+
 def file_of(spec: str) -> pathlib.Path | None:
     """The file that the name is read from; None of a module that cannot be found."""
     place = spec.rpartition(":")[0]

@@ -11,7 +11,7 @@ from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.data.records import Prompt
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
-from icegrt_jax.runs import scoring
+from icegrt_jax.runs import reward_kept, scoring
 from icegrt_jax.runs.judging import Questions
 from icegrt_jax.runs.kept import Place
 from icegrt_jax.runs.loop import Left, Outcome
@@ -146,7 +146,7 @@ class Iteration(Rollouts):
         with jax.set_mesh(run.mesh):
             roles_read = self.read(shard_tree(state, run.mesh), rollout, reward=by_ids)
         texts = scoring.texts_of(run, rollout)
-        wait = self.rewards.ask(f"ppo, iteration {step}", records, texts, group=self.ppo.samples_per_prompt)
+        wait = reward_kept.ask(self.rewards, self.keep, step, records, texts, group=self.ppo.samples_per_prompt)
         scores: jax.Array | None = None
         counts: dict = {}
         if self.reader is not None:

@@ -1,7 +1,8 @@
 """What a stage that is not finished has sampled, kept on disk: whoever goes on with it samples none of it again.
 
-A file is named after all that its samples depend on: the checksum of the policy, its shape, prompts, keys and sampler.
-So it is found by who would draw the same to the bit, and by nobody else; of a damaged one the samples are drawn again.
+So are the answers of the user's reward functions, see `reward_kept`. A file of samples is named after all that they
+depend on: the checksum of the policy, its shape, prompts, keys and sampler. So it is found by who would draw the same
+to the bit, and by nobody else; of a damaged one the samples are drawn again.
 """
 
 import dataclasses
@@ -41,17 +42,31 @@ class Place:
 
     def found(self, asked: str, names: Sequence[str], draw: Callable[[], Arrays], step: int = 0) -> Arrays:
         """The arrays, as they are kept or as `draw` makes them for this `step`; `asked`: see `identity`."""
-        path = self.folder / FOLDER / f"{step:08d}-{asked}.npz"
-        if path.name in self.there:
-            arrays = _read(path, names)
+        if self.has(asked, step):
+            arrays = self.read(asked, names, step)
             # All draw, or none: sampling is one program over the devices of all.
-            if all(sync.exchange(f"samples {path.name} are read", arrays is not None)) and arrays is not None:
+            if all(sync.exchange(f"samples {asked} are read", arrays is not None)) and arrays is not None:
                 return arrays
         made = draw()
+        self.write(asked, made, step)
+        return made
+
+    def has(self, asked: str, step: int = 0) -> bool:
+        """Whether the stage began with a file of that name, the same in every process; it may be damaged."""
+        return self._path(asked, step).name in self.there
+
+    def read(self, asked: str, names: Sequence[str], step: int = 0) -> Arrays | None:
+        """The arrays as they were written; None where they are not there or not that."""
+        return _read(self._path(asked, step), names)
+
+    def write(self, asked: str, arrays: Arrays, step: int = 0) -> None:
+        """Keeps them; the main process alone does."""
         if sync.is_main():
             self._forget_before(step)
-            _write(path, made)
-        return made
+            _write(self._path(asked, step), arrays)
+
+    def _path(self, asked: str, step: int) -> pathlib.Path:
+        return self.folder / FOLDER / f"{step:08d}-{asked}.npz"
 
     def _forget_before(self, step: int) -> None:
         """Deletes what two checkpoints have made needless, the first of which is complete when the second is begun."""
@@ -95,7 +110,6 @@ def _write(path: pathlib.Path, arrays: Arrays) -> None:
 
 
 def _read(path: pathlib.Path, names: Sequence[str]) -> Arrays | None:
-    """The arrays as they were written; None where they are not there or not that."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in names}

@@ -16,7 +16,7 @@ import numpy as np
 from icegrt_jax.data.pipeline import Batches
 from icegrt_jax.hosts import sync
 from icegrt_jax.models.vocabulary import check_ids
-from icegrt_jax.runs import scoring
+from icegrt_jax.runs import reward_kept, scoring
 from icegrt_jax.runs.rewards import Answer
 from icegrt_jax.runs.rollouts import Rollouts
 from icegrt_jax.sampling import Packings, Rollout
@@ -131,7 +131,7 @@ class Redraw(Rollouts):
         scores, baseline = None, None
         if self.reader is not None or self.rewards:
             texts = scoring.texts_of(run, rollout)
-        wait = self.rewards.ask(f"ppo, iteration {step}", records, texts, group=group)
+        wait = reward_kept.ask(self.rewards, self.keep, step, records, texts, group=group)
         if self.reader is not None:
             scores, cut = scoring.score_as_text(run, self.reader, state, rollout, records, texts)
         elif state.ppo.reward_model:

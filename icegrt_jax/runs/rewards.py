@@ -97,6 +97,7 @@ class Rewards:
         leave: Callable[[], bool] = lambda: False,
     ):
         self._failed, self._folder, self._leave = failed, folder, leave
+        self.specs = dict(specs)
         self.named = {name: _shown_spec(name, spec) for name, spec in specs.items()}
         # Only the main process calls them: the others need not have their files.
         functions = {name: load(name, spec) for name, spec in specs.items() if sync.is_main()}
