@@ -128,7 +128,8 @@ def ppo_value_loss(
     errors = jnp.square(values - returns)
     clipped_errors = errors
     if cliprange_value:
-        clipped_values = old_values + jnp.clip(values - old_values, -cliprange_value, cliprange_value)
+        # Between the bounds it is the value to the last bit, so that nothing counts as clipped by rounding.
+        clipped_values = jnp.clip(values, old_values - cliprange_value, old_values + cliprange_value)
         clipped_errors = jnp.square(clipped_values - returns)
     metrics = {
         "value_clip_frac": (clipped_errors > errors).astype(jnp.float32),

@@ -75,6 +75,15 @@ def test_policy_loss_equals_the_reference(low, high, dual_clip):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), actual, expected)
 
 
+def test_a_value_that_stays_within_the_range_is_not_clipped_by_rounding():
+    rng = np.random.default_rng(0)
+    values, moves, returns = (rng.normal(0, scale, (64, 512)).astype(np.float32) for scale in (1.0, 0.02, 1.0))
+    mask = np.ones((64, 512), bool)
+    loss, metrics = ppo_value_loss(values, values - moves, returns, mask, cliprange_value=0.3)
+    unclipped, _ = ppo_value_loss(values, values - moves, returns, mask, cliprange_value=0.0)
+    assert metrics["value_clip_frac"] == 0.0 and loss == unclipped
+
+
 @pytest.mark.parametrize("cliprange_value", [0.0, 0.3])
 def test_value_loss_equals_the_reference(cliprange_value):
     values, old_values, returns = rollout(1, 3)
