@@ -28,7 +28,7 @@ def ask(
     what = f"ppo, iteration {step}"
     if keep is None or not rewards:
         return rewards.ask(what, records, responses, group=group)
-    asked = _identity(_code(rewards), sorted(rewards.specs), records, responses)
+    asked = _identity(_code(rewards), list(rewards.specs), rewards.failed, records, responses)
     if keep.has(asked, step):
         told = sync.from_main(f"what was said, {what}", lambda: _read(keep, asked, step))
         if told is not None:

@@ -96,7 +96,7 @@ class Rewards:
         folder: pathlib.Path | None = None,
         leave: Callable[[], bool] = lambda: False,
     ):
-        self._failed, self._folder, self._leave = failed, folder, leave
+        self.failed, self._folder, self._leave = failed, folder, leave
         self.specs = dict(specs)
         self.named = {name: _shown_spec(name, spec) for name, spec in specs.items()}
         # Only the main process calls them: the others need not have their files.
@@ -190,14 +190,14 @@ class Rewards:
         """The values with those that failed replaced, as JSON; or the sentence with which the run stops."""
         values: dict[str, list[float | None]] = {}
         failed: dict[str, int] = {}
-        instead = None if self._failed in (STOP, NONE) else float(self._failed)
+        instead = None if self.failed in (STOP, NONE) else float(self.failed)
         for name, given in found.items():
             bad = {i: value for i, value in enumerate(given) if isinstance(value, Failed)}
             if bad:
                 self._write(what, name, bad, records, responses)
-            if bad and self._failed == STOP:
+            if bad and self.failed == STOP:
                 return {"stop": self._sentence(what, name, bad, records), "trace": bad[min(bad)].trace}
-            if self._failed != STOP:
+            if self.failed != STOP:
                 failed[name] = len(bad)
             values[name] = [instead if isinstance(value, Failed) else value for value in given]
         return {"values": values, "failed": failed}

@@ -30,9 +30,9 @@ def own(tmp_path):
     return tmp_path / "own"
 
 
-def said(folder, own, *, step=3, records=RECORDS, texts=TEXTS, every=2, file="own.py", **more):
+def said(folder, own, *, step=3, records=RECORDS, texts=TEXTS, every=2, file="own.py", failed=NONE, **more):
     """The answer in a run that begins here."""
-    with Rewards({"judge": f"{own / file}:judge"}, failed=NONE, folder=folder, **more) as rewards:
+    with Rewards({"judge": f"{own / file}:judge"}, failed=failed, folder=folder, **more) as rewards:
         return reward_kept.ask(rewards, kept.place(folder, every), step, records, texts, group=1)()
 
 
@@ -46,10 +46,10 @@ def test_what_was_said_is_found_to_the_bit_with_what_failed_and_what_is_not_know
 
 
 @pytest.mark.parametrize("other", [
-    {"texts": ["a", "bb", "c"]}, {"records": RECORDS[::-1]}, {"step": 4},
+    {"texts": ["a", "bb", "c"]}, {"records": RECORDS[::-1]}, {"step": 4}, {"failed": "-3"},
     {"records": [*RECORDS[:2], Prompt(RECORDS[2].prompt, "another reference", RECORDS[2].meta)]},
 ])  # fmt: skip
-def test_of_another_rollout_they_are_asked(tmp_path, own, other):
+def test_of_another_rollout_or_with_another_value_for_failures_they_are_asked(tmp_path, own, other):
     said(tmp_path, own)
     assert said(tmp_path, own, **other).values["judge"][0] == 1.1
 
