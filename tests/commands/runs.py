@@ -1,10 +1,16 @@
 """The smallest run of the whole chain, as a command of its own process or as a call."""
 
+import contextlib
+import functools
+import io
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+
+import jax
+import pytest
 
 from icegrt_jax import cli
 from tests.commands.forked import Forked
@@ -80,8 +86,27 @@ def command(stage: str, workdir, *more: str, **keys) -> list[str]:
 
 
 def call(stage: str, workdir, *more: str, **keys) -> int:
-    """The exit code of the command, run in this process on its eight devices."""
-    return cli.main(command(stage, workdir, *more, **keys))
+    """The exit code of the command, run in this process: on its eight devices where `keys` say of a mesh, else on one.
+
+    What this process has compiled for an earlier command is not compiled again.
+    """
+    with contextlib.nullcontext() if any(key.startswith("mesh.") for key in keys) else one_of_the_devices():
+        return cli.main(command(stage, workdir, *more, **keys))
+
+
+@contextlib.contextmanager
+def one_of_the_devices():
+    """Within, JAX says that this process has one device."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("devices", "local_devices"):
+            patch.setattr(jax, name, functools.partial(_first, getattr(jax, name)))
+        for name in ("device_count", "local_device_count"):
+            patch.setattr(jax, name, lambda *backend: 1)
+        yield
+
+
+def _first(devices, *backend):
+    return devices(*backend)[:1]
 
 
 def one_device() -> dict[str, str]:
@@ -110,3 +135,10 @@ def run(stage: str, workdir, *more: str, stop: tuple | None = None, **keys) -> s
         signal), sent when that function is called for the first time, the second, ...
     """
     return ended(begin(command(stage, workdir, *more, **keys), stop=stop))
+
+
+def inside(stage: str, workdir, *more: str, **keys) -> subprocess.CompletedProcess:
+    """As `run`, in this process as `call`: sooner, and rounded otherwise than in one that has a single device."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as said:
+        code = call(stage, workdir, *more, **keys)
+    return subprocess.CompletedProcess([], code, printed.getvalue(), said.getvalue())

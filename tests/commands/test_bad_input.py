@@ -115,7 +115,7 @@ def test_a_stage_whose_predecessor_has_not_finished_says_which(started, capsys):
     ids=["batch", "replay", "minibatch", "rollout", "mesh", "key", "choice"],
 )  # fmt: skip
 def test_a_value_that_cannot_be_leaves_no_workdir_behind(tmp_path, capsys, keys, message):
-    assert refused(capsys, "run", tmp_path / "new", **{"ppo.num_minibatches": 1, **keys}) == message
+    assert refused(capsys, "run", tmp_path / "new", **{"mesh.data": -1, "ppo.num_minibatches": 1, **keys}) == message
     assert not (tmp_path / "new").exists(), "it would be refused to the corrected command"
 
 

@@ -15,7 +15,7 @@ from icegrt_jax.runs import reward_model
 from icegrt_jax.training.metrics import read_metrics
 from icegrt_jax.training.restore import load_role
 from tests.commands.reward_folders import tiny_folder
-from tests.commands.runs import call, copy_parts, run
+from tests.commands.runs import call, copy_parts, inside
 from tests.commands.test_reward_tokenizer import by_hand, normalised_on
 from tests.data.second_tokenizer import second_tokenizer
 
@@ -43,7 +43,7 @@ def test_a_whole_run_from_a_finished_reward_model(finished, tmp_path, own):
     tokenizer = second_tokenizer(tmp_path / "second") if own else policy
     tiny_folder(folder, tokenizer)
     keys = {**KEYS, "reward.init": folder, **({"value.init": "sft", "reward.length": 400} if own else {})}
-    process = run("run", workdir, **keys)
+    process = inside("run", workdir, **keys)
     assert process.returncode == 0, process.stderr
 
     config, given = load_hf(folder)

@@ -4,7 +4,7 @@ import pytest
 
 from icegrt_jax import files
 from icegrt_jax.training.metrics import read_metrics
-from tests.commands.runs import call, copy_parts, run
+from tests.commands.runs import call, copy_parts, inside
 
 # Counts its calls in a file: with BROKEN the fifth, that of the third iteration, raises.
 OWN = """
@@ -41,7 +41,7 @@ def rewards(folder, broken=False):
 @pytest.mark.slow
 def test_ppo_from_functions_alone_stops_where_one_fails_and_goes_on_when_it_is_mended(finished, tmp_path):
     whole = copy_parts(finished, tmp_path / "whole", *PARTS)
-    process = run("ppo", whole, **ALONE, **rewards(tmp_path), **{"ppo.reward_workers": 1})
+    process = inside("ppo", whole, **ALONE, **rewards(tmp_path), **{"ppo.reward_workers": 1})
     assert process.returncode == 0, process.stderr
     assert "reward longer: mean" in process.stdout and "over 8 of 8 answers of ICE-Instruct" in process.stdout
     rows = read_metrics(whole / "ppo" / "metrics.jsonl")
@@ -54,13 +54,13 @@ def test_ppo_from_functions_alone_stops_where_one_fails_and_goes_on_when_it_is_m
 
     (tmp_path / "calls").unlink()
     stopped = copy_parts((whole,), tmp_path / "stopped", *PARTS)
-    process = run("ppo", stopped, **ALONE, **rewards(tmp_path, broken=True))
+    process = inside("ppo", stopped, **ALONE, **rewards(tmp_path, broken=True))
     assert process.returncode == 2, process.stdout
     said = process.stderr
     assert "ppo, iteration 3: the reward function longer (" in said and "RuntimeError: the judge is not there" in said
     assert "the judge is not there" in (stopped / "ppo" / "reward_failures.txt").read_text()
     assert [int(path.name) for path in (stopped / "ppo" / "checkpoints").iterdir()] == [2]
-    process = run("ppo", stopped, **ALONE, **rewards(tmp_path))  # in a thread now: that changes no number
+    process = inside("ppo", stopped, **ALONE, **rewards(tmp_path))  # in a thread now: that changes no number
     assert process.returncode == 0, process.stderr
     assert "which has changed since" in process.stdout
     for name in ("metrics.jsonl", "samples.jsonl"):

@@ -29,7 +29,7 @@ from icegrt_jax.sharding.mesh import make_mesh
 from icegrt_jax.training.forward import answer_scores
 from icegrt_jax.training.metrics import read_metrics
 from tests.commands.reward_folders import tiny_folder
-from tests.commands.runs import call, copy_parts, run
+from tests.commands.runs import call, copy_parts, inside, run
 from tests.data.second_tokenizer import TEXTS, second_tokenizer
 
 PROMPTS = [Prompt(user("review this ad. ad: true lamp.")), Prompt(user("<s>old</s> price?"))]
@@ -238,7 +238,7 @@ def keys(folder):
 def rewarded(finished, keys, tmp_path_factory):
     """A workdir in which ICE-Reward has been trained from the folder."""
     workdir = copy_parts(finished, tmp_path_factory.mktemp("own") / "run", "data", "tokenizer", "sft")
-    process = run("reward", workdir, **keys)
+    process = inside("reward", workdir, **keys)
     assert process.returncode == 0, process.stderr
     return workdir
 
