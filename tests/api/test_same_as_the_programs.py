@@ -11,16 +11,23 @@ from icegrt_jax import files
 from icegrt_jax.config.convert import read
 from icegrt_jax.config.file import from_json
 from icegrt_jax.training.metrics import read_metrics
-from tests.commands.runs import call, copy_parts
+from tests.commands.runs import call, copy_parts, one_of_the_devices
 
 SHORT = {"ppo.iterations": 3, "sft.steps": 3, "reward.steps": 3, "log.every": 1, "ppo.num_minibatches": 1,
          "reward.lm_coef": 0.2}  # fmt: skip
 PARTS = ("data", "tokenizer", "pretrain")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    """What trains in memory has the device of a command that is called here."""
+    with one_of_the_devices():
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(finished, tmp_path_factory):
-    """The options and the folder of a run whose stages were trained in this process, on its devices."""
+    """The options and the folder of a run whose stages were trained in this process."""
     workdir = copy_parts(finished, tmp_path_factory.mktemp("same") / "run", *PARTS)
     for stage in ("sft", "reward", "ppo"):
         assert call(stage, workdir, **SHORT) == 0

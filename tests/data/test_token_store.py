@@ -235,8 +235,8 @@ def test_records_of_several_files_come_back_in_order(tokenizer, tmp_path, monkey
     assert list(load_source(f"tokens:{tmp_path}/a", kind=Text)) == RECORDS["text"]
 
 
-# Trains in a process of its own, at first on a small source, so that all is compiled and loaded, then on a large one;
-# prints how many steps it made there, and by how many bytes what it holds grew.
+# Trains in a process of its own, at first on a small source, so that all is compiled and loaded, then on that again and
+# on a large one; prints how many steps it made there, and by how many bytes it holds more than with the small one.
 TRAINER = """
 import re, sys, threading
 import jax
@@ -269,19 +269,23 @@ def train(state, spec):
 def memory():
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
-def watch():
-    while not ended.wait(0.002):
-        seen.append(memory())
+# In nine tenths of the moments: an update's own buffers come and go, and once in a while 16 MiB, whatever the data.
+def held(state, spec):
+    seen, ended = [memory()], threading.Event()
+    def watch():
+        while not ended.wait(0.002):
+            seen.append(memory())
+    watching = threading.Thread(target=watch)
+    watching.start()
+    state, steps = train(state, spec)
+    ended.set()
+    watching.join()
+    return state, steps, sorted(seen)[9 * len(seen) // 10]
 
 state, _ = train(state, sys.argv[2])
-seen, ended = [memory()], threading.Event()
-watching = threading.Thread(target=watch)
-watching.start()
-state, steps = train(state, sys.argv[3])
-ended.set()
-watching.join()
-# In nine tenths of the moments: once in a while 16 MiB come and go at once, whatever the data.
-print(steps, sorted(seen)[9 * len(seen) // 10] - seen[0])
+state, _, little = held(state, sys.argv[2])
+state, steps, much = held(state, sys.argv[3])
+print(steps, much - little)
 """
 
 
