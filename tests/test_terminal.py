@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 def terminals(monkeypatch):
     """Terminals of 40 columns as stdout and stderr, from here to the end of the test."""
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR"):
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "JPY_PARENT_PID", "MPLBACKEND"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
@@ -37,11 +37,18 @@ def test_lines_are_broken_between_words(monkeypatch):
     assert " ".join(line.strip() for line in lines) == SENTENCE
 
 
-@pytest.mark.parametrize("of", ["CI", "pipe"])
+ELSEWHERE = {
+    "CI": ("CI", "true"), "kernel": ("JPY_PARENT_PID", "12"), "dumb": ("TERM", "dumb"),
+    "ipykernel": ("MPLBACKEND", "module://matplotlib_inline.backend_inline"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("of", [*ELSEWHERE, "pipe"])
 def test_elsewhere_nothing_is_touched(monkeypatch, of):
     terminals(monkeypatch)
-    if of == "CI":
-        monkeypatch.setenv("CI", "true")
+    if of in ELSEWHERE:
+        monkeypatch.setenv(*ELSEWHERE[of])
+        assert not terminal.is_live(sys.stderr)
     else:
         monkeypatch.setattr(sys, "stderr", io.StringIO())
     before = sys.stdout, sys.stderr

@@ -27,7 +27,7 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        head = "".join(f'<th style="text-align: left">{html.escape(name)}</th>' for name in self.columns)
         # One long word of a model that knows none would leave the other columns a word's width.
         style = "text-align: left; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere"
         cells = lambda row: "".join(f'<td style="{style}">{html.escape(x)}</td>' for x in row)
