@@ -50,6 +50,8 @@ def rank(
 def rankings(seed: int | str, n: int, *, k: int = 5, bucket: str = "train") -> list[Ranking]:
     """n rankings of k different answers to one ad: one or two ideal, the others flawed.
 
+    An ad that hangs on its context stands beside the same one in the other context.
+
     Args:
       seed: the same seed gives the same records anywhere.
       n: number of rankings.
@@ -63,8 +65,7 @@ def rankings(seed: int | str, n: int, *, k: int = 5, bucket: str = "train") -> l
     assert 2 <= k <= 8, f"k={k}: expected 2 to 8 answers"
     rng = random.Random(f"rankings/{seed}")
     records = []
-    for i in range(n):
-        ad = generator.sample_ad(rng, bucket=bucket)
+    for i, ad in zip(range(n), generator.with_other_contexts(rng, bucket), strict=False):
         meta = generator.annotation(ad)
         kinds = _answers(rng, meta, k)
         responses = tuple(kinds)

@@ -13,11 +13,11 @@ from icegrt_jax.errors import UserError
 
 # Kinds of wrong answer that people write, as against one that only lacks analysis. None excuses an offence with the
 # words for what is allowed: a policy that is paid for reasons comes to that, and only rankings hold it.
-WRONG = tuple(name for name in flaws.FLAWS if name not in ("verdict_only", "explained_away"))
+WRONG = tuple(name for name in flaws.FLAWS if name not in ("verdict_only", "explained_away", "let_through"))
 
 
 def demonstrations(seed: int | str, n: int, *, verdict_only: float = 0.30, wrong: float = 0.25) -> list[Instruction]:
-    """n reviewed ads, in random order.
+    """n reviewed ads, in random order; one that hangs on its context stands beside the same one in the other context.
 
     Args:
       seed: the same seed gives the same records anywhere.
@@ -38,11 +38,10 @@ def demonstrations(seed: int | str, n: int, *, verdict_only: float = 0.30, wrong
     shares = ["verdict_only"] * round(n * verdict_only) + ["wrong"] * round(n * wrong)
     plan = shares + ["ideal"] * (n - len(shares))
     rng.shuffle(plan)
-    return [_demonstration(rng, kind) for kind in plan]
+    return [_demonstration(rng, ad, kind) for kind, ad in zip(plan, generator.with_other_contexts(rng), strict=False)]
 
 
-def _demonstration(rng: random.Random, kind: str) -> Instruction:
-    ad = generator.sample_ad(rng)
+def _demonstration(rng: random.Random, ad: generator.Ad, kind: str) -> Instruction:
     meta = generator.annotation(ad)
     if kind == "ideal":
         answer = ideal(meta)

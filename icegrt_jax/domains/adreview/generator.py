@@ -8,7 +8,9 @@ An ad is an introduction of the product and two to four sentences after it:
 offending phrases, decoys (allowed phrases in similar words) and plain ones.
 """
 
+import dataclasses
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from icegrt_jax.domains.adreview import phrases, rules, splits
@@ -90,6 +92,58 @@ def sample_ad(rng: random.Random, split: str = "train", bucket: str = "train") -
         ad = _draw(rng, split)
         if splits.bucket(ad.text) == bucket and (split != "phrasings" or ad.violations or ad.decoys):
             return ad
+
+
+def with_other_contexts(rng: random.Random, bucket: str = "train") -> Iterator[Ad]:
+    """Random ads of the training distribution without end, each that hangs on its context followed by its `other_context`.
+
+    Pairs that differ in what decides and in nothing else teach to look there (Kaushik et al. 2020, arXiv 1909.12434).
+    """
+    while True:
+        ad = sample_ad(rng, bucket=bucket)
+        yield ad
+        other = other_context(ad)
+        if other is not None:
+            yield other
+
+
+def other_context(ad: Ad) -> Ad | None:
+    """The same text where the context says the opposite of all that its findings hang on.
+
+    What was an offence for children, or without proof, is allowed, and the other way round.
+
+    Returns:
+      None where nothing hangs on the context, or where two rules would be broken that never meet in training.
+    """
+    turned = [f for f in (*ad.violations, *ad.decoys) if _of_context(f)]
+    if not turned:
+        return None
+    audience, proof, rule_of = ad.audience, ad.proof, {finding.rule for finding in turned}
+    if rules.ADULT_OFFER in rule_of:
+        audience = _other(rules.AUDIENCES, audience)
+    if rules.UNPROVEN in rule_of:
+        proof = _other(rules.PROOFS, proof)
+    violations = [v for v in ad.violations if v not in turned]
+    violations += [Finding(d.rule, d.quote) for d in ad.decoys if d in turned]
+    decoys = [d for d in ad.decoys if d not in turned]
+    decoys += [Finding(v.rule, v.quote, phrases.ALLOWED_BECAUSE[v.rule]) for v in ad.violations if v in turned]
+    if splits.has_held_out_pair([v.rule for v in violations]):
+        return None
+    in_order = lambda findings: tuple(sorted(findings, key=lambda finding: ad.text.index(finding.quote)))
+    return dataclasses.replace(
+        ad, audience=audience, proof=proof, violations=in_order(violations), decoys=in_order(decoys)
+    )
+
+
+def _of_context(finding: Finding) -> bool:
+    """Whether it is an offence or allowed by the context alone."""
+    reason = phrases.ALLOWED_BECAUSE.get(finding.rule)
+    return reason is not None and finding.reason in ("", reason)
+
+
+def _other(values: tuple[str, ...], value: str) -> str:
+    (other,) = (v for v in values if v != value)
+    return other
 
 
 def _draw(rng: random.Random, split: str) -> Ad:

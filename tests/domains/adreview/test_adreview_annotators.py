@@ -59,6 +59,13 @@ def test_rankings_hold_k_different_answers_one_or_two_of_them_ideal(k):
             assert (grade(record.meta, response)["gold"] == 1.0) == (kind == "ideal")
 
 
+def test_an_ad_that_hangs_on_its_context_is_ranked_in_both_and_its_excuse_is_right_in_one():
+    records = annotators.rankings("pairs", 400)
+    pairs = [(a, b) for a, b in itertools.pairwise(records) if a.meta["ad"] == b.meta["ad"]]
+    excused = lambda record: {d["quote"] for d in record.meta["decoys"]}
+    assert 60 < len(pairs) and all(excused(a) != excused(b) for a, b in pairs)
+
+
 def test_ideal_answers_stand_anywhere():
     places = {r.meta["kinds"].index("ideal") for r in annotators.rankings("places", 100)}
     assert places == {0, 1, 2, 3, 4}

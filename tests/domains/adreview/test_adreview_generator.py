@@ -56,6 +56,38 @@ def test_the_context_decides_two_rules():
         assert ad.proof == "on file" or "backed by proof" not in reasons
 
 
+def test_in_the_other_context_what_hangs_on_it_turns_and_nothing_else():
+    turned = set()
+    for ad in _ads(2000):
+        other = generator.other_context(ad)
+        findings = {*ad.violations, *ad.decoys}
+        hangs = {v for v in ad.violations if v.rule in phrases.ALLOWED_BECAUSE}
+        hangs |= {d for d in ad.decoys if d.reason in phrases.ALLOWED_BECAUSE.values()}
+        if other is None:
+            broken = [f.rule for f in {*ad.violations, *hangs} if f in hangs - set(ad.violations) or f not in hangs]
+            assert not hangs or splits.has_held_out_pair(broken), ad
+            continue
+        of_context = {f.rule for f in hangs}
+        turned |= of_context
+        assert other.text == ad.text and generator.other_context(other) == ad
+        assert (other.audience != ad.audience) == (rules.ADULT_OFFER in of_context)
+        assert (other.proof != ad.proof) == (rules.UNPROVEN in of_context)
+        assert findings - hangs <= {*other.violations, *other.decoys}
+        for f in hangs:
+            assert f.quote in {x.quote for x in (other.decoys if f in ad.violations else other.violations)}, ad
+        assert len(findings) == len({*other.violations, *other.decoys})
+        places = [other.text.index(v.quote) for v in other.violations]
+        assert places == sorted(places)
+    assert turned == {rules.UNPROVEN, rules.ADULT_OFFER}
+
+
+def test_an_ad_that_hangs_on_its_context_is_followed_by_its_pair():
+    ads = list(itertools.islice(generator.with_other_contexts(random.Random("pairs"), "rank"), 400))
+    seconds = [b for a, b in itertools.pairwise(ads) if generator.other_context(a) == b]
+    assert 60 < len(seconds) < 200 and all(splits.bucket(ad.text) == "rank" for ad in ads)
+    assert sum(len({f.rule for f in ad.violations} & set(phrases.ALLOWED_BECAUSE)) > 0 for ad in seconds) > 20
+
+
 def test_the_same_words_break_a_rule_in_one_context_only():
     guilty, allowed = set(), set()
     for ad in _ads(4000):
