@@ -1,8 +1,8 @@
 """Terminals, and what is none: where a bar and colours are drawn, and where plain lines are written.
 
-A bar is for whoever looks: on a terminal, but not on one that cannot move its cursor (TERM=dumb), in CI, which keeps all
-that is ever drawn, or in a notebook, whose `!` gives a terminal that erases nothing. rich honours NO_COLOR. Lines on a
-terminal are broken between words.
+A bar is for whoever looks: on a terminal, but not on one that cannot move its cursor (TERM=dumb), in CI, which keeps
+all that is ever drawn, or in a notebook, whose `!` gives a terminal that erases nothing. rich honours NO_COLOR. Lines
+on a terminal are broken between words.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ def is_live(stream: TextIO) -> bool:
 
 
 def _in_notebook() -> bool:
-    """Whether a cell has called: who starts a kernel sets the first, ipykernel the second; a notebook's terminal none."""
+    """Whether a cell has called: who starts a kernel sets the first, ipykernel the second, for a terminal nobody."""
     drawn_with = os.environ.get("MPLBACKEND", "")
     return "JPY_PARENT_PID" in os.environ or drawn_with.startswith(("module://matplotlib_inline", "module://ipykernel"))
 

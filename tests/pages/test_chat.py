@@ -11,6 +11,7 @@ from icegrt_jax.data.records import Ranking, read_jsonl
 from icegrt_jax.errors import UserError
 from icegrt_jax.pages import access
 from icegrt_jax.pages.chat import app, terminal
+from icegrt_jax.pages.chat import talk as talk_module
 from icegrt_jax.pages.chat.talk import Answer, Settings, Talk, Voice
 from icegrt_jax.runs.ranked import width_of
 from icegrt_jax.sampling import generate
@@ -86,10 +87,29 @@ def test_a_model_answers_and_a_longer_conversation_is_not_compiled_anew(compiled
     assert widths == [32] * 2 and len(talk.histories[0]) == 4
     assert [width_of(length) for length in (33, 65, 97, 130)] == [64, 96, 128, 192], "few widths"
     talk.say("the cat sat on the mat " * 30)
-    assert "more than the 64 that this model was made for; begin a new one" in talk.answers[0].problem
+    assert "no room for an answer in the 64 that this model was made for; begin a new one" in talk.answers[0].problem
     assert len(talk.histories[0]) == 4, "who has not answered goes on from where they were"
     with pytest.raises(UserError, match="nothing was said"):
         talk.say("  ")
+
+
+def test_an_answer_has_the_room_that_a_short_model_leaves(tmp_path, monkeypatch):
+    write_models(tmp_path / "models")
+    model = load_model(tmp_path / "models" / "policy")
+    talk, longest = Talk([Voice("a", model)], Settings(1.0, 128)), []
+    inner = talk_module.generate_batches
+    spy = lambda *given, **more: longest.append(given[5].max_new_tokens) or inner(*given, **more)
+    monkeypatch.setattr(talk_module, "generate_batches", spy)
+    word = "the cat sat on the mat "
+    for times in range(1, 12):
+        talk.new()
+        [answer] = talk.say(word * times)
+        room = 64 - len(model.tokenizer.encode_prompt([{"role": "user", "content": word * times}]))
+        if room < 8:
+            assert "begin a new one" in answer.problem
+            break
+        assert not answer.problem and longest[-1] <= room < 2 * max(longest[-1], 8)
+    assert room < 8 and {32, 16, 8} <= set(longest) and len(set(longest)) <= 4
 
 
 def test_the_terminal(talk, tmp_path, capsys):

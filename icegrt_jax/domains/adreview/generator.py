@@ -95,7 +95,7 @@ def sample_ad(rng: random.Random, split: str = "train", bucket: str = "train") -
 
 
 def with_other_contexts(rng: random.Random, bucket: str = "train") -> Iterator[Ad]:
-    """Random ads of the training distribution without end, each that hangs on its context followed by its `other_context`.
+    """Random ads of the training distribution without end; behind one that hangs on its context its `other_context`.
 
     Pairs that differ in what decides and in nothing else teach to look there (Kaushik et al. 2020, arXiv 1909.12434).
     """

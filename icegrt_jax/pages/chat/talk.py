@@ -16,6 +16,8 @@ from icegrt_jax.runs.ranked import width_of
 from icegrt_jax.runs.sections import sampler_for
 from icegrt_jax.sampling.generate import generate_batches
 
+LEAST_ROOM = 8  # tokens for an answer, with fewer of which a conversation is over
+
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
@@ -41,7 +43,7 @@ class Answer:
 
 @dataclasses.dataclass
 class Settings:
-    """temperature: 0 is greedy. max_new_tokens: longest answer."""
+    """temperature: 0 is greedy. max_new_tokens: longest answer, where a model's length leaves that room."""
 
     temperature: float
     max_new_tokens: int
@@ -134,11 +136,14 @@ class Talk:
         model, longest = voice.model, self.settings.max_new_tokens
         try:
             ids = model.tokenizer.encode_prompt(model.tokenizer.disarmed(said))
-            if len(ids) + longest > model.config.max_length:
+            room = model.config.max_length - len(ids)
+            if room < min(longest, LEAST_ROOM):
                 raise UserError(
-                    f"the conversation has {len(ids)} tokens, and with an answer of {longest} that is more than the "
+                    f"the conversation has {len(ids)} tokens, which leaves no room for an answer in the "
                     f"{model.config.max_length} that this model was made for; begin a new one."
                 )
+            while longest > room:  # by halves: each length is a program
+                longest = max(longest // 2, LEAST_ROOM)
             sampler = sampler_for(model.tokenizer, DrawOptions(temperature=self.settings.temperature), longest)
             # Few widths, so that a conversation that grows is not compiled for anew at every turn.
             out = generate_batches(key, model.params, model.config, model.tokenizer, [ids], sampler, width_of=width_of)
