@@ -210,7 +210,8 @@ def data_dir(parser: argparse.ArgumentParser) -> None:
 
 def status(parser: argparse.ArgumentParser) -> None:
     """Of `icegrt status`."""
-    parser.add_argument("workdir", metavar="WORKDIR", help="the run's folder")
+    parser.add_argument("workdir", metavar="WORKDIR", nargs="?", default=argparse.SUPPRESS, help="the run's folder")
+    parser.add_argument("--workdir", default="", metavar="DIR", help="the same, as every other command has it")
     parser.add_argument("--json", action="store_true", dest="as_json", help="for programs")
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from icegrt_jax import commands, terminal
 from icegrt_jax.config.reruns import REPEATED
+from icegrt_jax.errors import UserError
 from icegrt_jax.hosts import lock
 from icegrt_jax.runs import status
 
@@ -17,6 +18,8 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def main(workdir: str, as_json: bool = False) -> None:
     """Prints it, as tables or as JSON."""
+    if not workdir:
+        raise UserError("icegrt status: expected the run's folder, as in icegrt status runs/quickstart.")
     parts = [(command.name, command.length) for command in commands.in_run()]
     found = status.look(pathlib.Path(workdir), parts, REPEATED)
     if as_json:

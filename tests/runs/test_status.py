@@ -108,6 +108,15 @@ def test_the_command_prints_it_in_80_columns(workdir, capsys):
     assert json.loads(capsys.readouterr().out)["state"] == "stopped"
 
 
+def test_it_takes_its_folder_as_every_other_command_does(workdir, capsys):
+    assert cli.main(["status", str(workdir), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert cli.main(["status", f"--workdir={workdir}", "--json"]) == 0
+    assert capsys.readouterr().out == said
+    assert cli.main(["status"]) == 2
+    assert "icegrt status: expected the run's folder" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     assert cli.main(["status", str(tmp_path)]) == 2
     assert f"{tmp_path} holds no run" in capsys.readouterr().err
