@@ -139,9 +139,15 @@ def specs(tree: Any) -> dict[str, str]:
 
 
 def spec(leaf: Any) -> str:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)  # stored as its uint32 words
-    return f"{leaf.dtype}{list(leaf.shape)}"
+    return _spec(leaf.shape, leaf.dtype)
+
+
+@functools.cache  # of a key's words JAX would keep one more traced function for each checkpoint
+def _spec(shape: tuple[int, ...], dtype: Any) -> str:
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))  # stored as its uint32 words
+        shape, dtype = words.shape, words.dtype
+    return f"{dtype}{list(shape)}"
 
 
 def name(path: tuple) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import random
 import runpy
 import signal
@@ -182,15 +183,20 @@ def test_runs_on_two_meshes_are_compared_by_steps_numbers_and_texts(tmp_path):
 def test_a_soak_sees_what_grows_and_what_is_compiled_twice(capsys):
     measured = soak.Measured()
     measured.memory = [500.0 + i % 7 for i in range(200)]
-    measured.descriptors, measured.threads = [21] * 200, [9] * 200
+    measured.given_out, measured.descriptors, measured.threads = [300.0] * 200, [21] * 200, [9] * 200
     measured.shapes, measured.programs["jit_compiled"] = {("score", "a"), ("score", "b"), ("ppo_update", "a")}, 3
     assert soak.told(measured, 40) and "score: 2 sizes of arguments" in capsys.readouterr().out
     measured.programs["jit_compiled"] = 4
     assert not soak.told(measured, 40)
     measured.programs["jit_compiled"], measured.descriptors = 3, [21] * 150 + [22] * 50
     assert not soak.told(measured, 40)
-    measured.descriptors, measured.memory = [21] * 200, [500.0 + i / 10 for i in range(200)]
+    measured.descriptors, measured.given_out = [21] * 200, [300.0 + i / 10 for i in range(200)]
     assert not soak.told(measured, 40)
+    measured.given_out, measured.memory = [300.0] * 200, [500.0 + i / 10 for i in range(200)]
+    assert not soak.told(measured, 40)
+    before, held = soak.given_out(), bytearray(64 << 20)
+    grown = soak.given_out() - before
+    assert math.isnan(grown) or grown == pytest.approx(len(held) / 2**20, abs=1)
 
 
 def test_without_atheris_the_guided_fuzzer_says_what_to_install(monkeypatch):

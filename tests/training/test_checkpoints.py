@@ -1,5 +1,6 @@
 """Checkpoints: bit-exact, readable errors, and a killed run loses nothing that was finished."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -283,3 +284,15 @@ def test_a_run_killed_while_saving_leaves_a_checkpoint_to_go_on_from(tmp_path):
         checkpoints.save(3, restored)
         checkpoints.wait()
         assert checkpoints.steps() == [3]
+
+
+def test_a_checkpoint_leaves_nothing_of_jax_behind(tmp_path):
+    of_jax = lambda: sum(repr(type(x)).startswith(("<class 'jax.", "<class 'jaxlib.")) for x in gc.get_objects())
+    state, kept = make_state(), []
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(step, state)
+            checkpoints.wait()
+            gc.collect()
+            kept.append(of_jax())
+    assert kept[2:] == [kept[2]] * 6
