@@ -169,18 +169,27 @@ def test_the_harness_s_own_backend_and_ours_agree_on_smollm2_to_rounding_and_our
     assert made in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path):
-    import matplotlib.pyplot as plt
-
+@pytest.mark.parametrize("name", ["four_factors", "recipes"])
+def test_every_arm_of_a_study_is_a_config_that_holds_and_samples_as_many_answers(name):
     from icegrt_jax.config import checks, read
     from icegrt_jax.config.file import load_config
 
+    study = runpy.run_path(str(ROOT / "experiments" / name / "run.py"))
+    for arm_name, arm in study["ARMS"].items():
+        values = [f"--config.{override}" for override in (*study["SHARED"]["ALL"], *arm.overrides)]
+        options = read(load_config(str(ROOT / arm.config), values))
+        checks.check(options)
+        length = 180 if arm_name.startswith("three times") else 60
+        assert (options.ppo.iterations, options.ppo.batch_size * options.ppo.samples_per_prompt) == (length, 128)
+
+
+def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path):
+    import matplotlib.pyplot as plt
+
     study = runpy.run_path(str(ROOT / "experiments" / "four_factors" / "run.py"))
-    for _, _, overrides in study["ARMS"].values():
-        values = [f"--config.{override}" for override in (*study["ALL"], *overrides)]
-        checks.check(read(load_config(str(ROOT / study["CONFIG"]), values)))
+    arms, shared = study["ARMS"], study["SHARED"]
     run = lambda x, kl: {
-        "row": {name: x for name in study["COLUMNS"]},
+        "row": {name: x for name in shared["COLUMNS"]},
         "curves": {"gold": [x] * 12, "kl": [0.0, 0.0, *[kl] * 10]},
     }
     seeds = {
@@ -188,7 +197,7 @@ def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path
     }
     seeds["0"]["no replay"] = run(0.5, 1.0)  # of one seed: left out
     del seeds["2"]["no KL"]
-    text = study["table"](seeds)
+    text = shared["table"](arms, seeds, "factor")
     assert f"| | recipe | 3 | {' | '.join(['60.0 ± 24.8'] * 6)} | 0.6 ± 0.2 | 1.5 |" in text
     assert f"| KL-control | no KL | 2 | {' | '.join(['**-15.5 ± 6.4**'] * 6)} | **-0.2 ± 0.1** | 9.0 |" in text
     assert "no replay" not in text
@@ -198,5 +207,5 @@ def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path
     said = (ROOT / "README.md").read_text(encoding="utf-8").partition("What they are worth on the quickstart")[2]
     figures = re.findall(r"\d+\.\d ± \d+\.\d", said.partition("\n\n")[0])
     assert len(figures) == 5 and [figure for figure in figures if figure not in "\n".join(rows)] == []
-    study["plot"](seeds, tmp_path / "frontier.png")
+    shared["plot"](arms, seeds, tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()
