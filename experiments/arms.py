@@ -38,21 +38,33 @@ class Arm(NamedTuple):
       stage: the last stage that is taken from the seed's run.
       overrides: KEY=VALUE of the config.
       config: the config file that all else is of.
+      base: KEY=VALUE of another base model and ICE-Instruct, made first; `{base}` in `overrides` is the folder.
     """
 
     group: str
     stage: str
     overrides: tuple[str, ...] = ()
     config: str = CONFIG
+    base: tuple[str, ...] = ()
 
 
-def run_arm(seed: int, base: pathlib.Path, workdir: pathlib.Path, arm: Arm) -> None:
+def run_arm(seed: int, run: pathlib.Path, workdir: pathlib.Path, arm: Arm) -> None:
     """PPO and evaluation, and what of the stages before is another; output to WORKDIR.log."""
-    command = [sys.executable, "-m", "icegrt_jax", "run", f"--config={arm.config}", f"--workdir={workdir}"]
-    command += [f"--from={base}:{arm.stage}", f"--config.seed={seed}"]
-    command += [f"--config.{override}" for override in (*ALL, *arm.overrides)]
+    base, base_model = (workdir.with_name(f"{workdir.name}_{what}") for what in ("base", "base_model"))
     with open(f"{workdir}.log", "a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+
+        def icegrt(command: str, workdir: pathlib.Path, *words: str) -> None:
+            common = [f"--config={arm.config}", f"--workdir={workdir}", f"--config.seed={seed}"]
+            program = [sys.executable, "-m", "icegrt_jax", command]
+            subprocess.run([*program, *common, *words], check=True, stdout=log, stderr=subprocess.STDOUT)
+
+        if arm.base and not base_model.exists():
+            keys = [f"--config.{override}" for override in arm.base]
+            for stage in ("pretrain", "sft"):
+                icegrt(stage, base, *keys)
+            icegrt("export", base, "--stage=sft", f"--out={base_model}", *keys)
+        overrides = [override.replace("{base}", str(base_model.absolute())) for override in (*ALL, *arm.overrides)]
+        icegrt("run", workdir, f"--from={run}:{arm.stage}", *(f"--config.{override}" for override in overrides))
 
 
 def workdir_of(out: pathlib.Path, arm: str, seed: int) -> pathlib.Path:

@@ -17,9 +17,15 @@ ADAPTIVE = (
     "ppo.kl.reference_temperature=0.0", "ppo.kl.adaptive=True", "ppo.kl.coef=0.15", "ppo.kl.target=1.5",
     "ppo.kl.horizon=500.0",
 )  # fmt: skip
+# A reward model of another size, trained on the seed's own rankings: its ICE-Instruct is made first.
+OF_BASE = ("value.init=sft", "reward.init={base}")
 SHARED = runpy.run_path(str(HERE.parent / "arms.py"))
 Arm = SHARED["Arm"]
 ARMS = {
+    # The critic begins as ICE-Instruct in these three: else it would have the reward model's size as well.
+    "critic from ICE-Instruct": Arm("reward model", "reward", ("value.init=sft",)),
+    "a quarter of the policy": Arm("reward model", "sft", OF_BASE, base=("model.d_model=64", "model.d_ff=128")),
+    "four times the policy": Arm("reward model", "sft", OF_BASE, base=("model.d_model=256", "model.d_ff=512")),
     "score as it is": Arm("reward scaling", "reward", ("ppo.score.scale=none",)),
     "score a tenth": Arm("reward scaling", "reward", ("ppo.reward_weights.model=0.1",)),
     "score ten times": Arm("reward scaling", "reward", ("ppo.reward_weights.model=10.0",)),

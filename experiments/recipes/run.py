@@ -23,7 +23,8 @@ RLOO = ("ppo.estimator=rloo", "ppo.samples_per_prompt=4", "ppo.batch_size=32", "
 # arXiv 2402.03300, section 4.2: KL of 0.04 in the loss, one update a rollout. Of its 64 answers to a prompt 16.
 GRPO = (
     "ppo.estimator=grpo", "ppo.samples_per_prompt=16", "ppo.batch_size=8", "ppo.value_warmup=0", "ppo.kl.into=loss",
-    "ppo.kl.kind=k3", "ppo.kl.coef=0.04", "ppo.kl.reference_temperature=0.0", "ppo.num_minibatches=1", "ppo.ptx.coef=0.0",
+    "ppo.kl.kind=k3", "ppo.kl.coef=0.04", "ppo.kl.reference_temperature=0.0", "ppo.num_minibatches=1",
+    "ppo.ptx.coef=0.0",
 )  # fmt: skip
 ARMS = {
     **{name: Arm("as published", "reward", (), f"configs/recipes/{name}.py:quickstart") for name in PUBLISHED},
