@@ -18,6 +18,7 @@ from typing import IO, Any
 from icegrt_jax import sums
 from icegrt_jax.errors import UserError
 
+WITH_MODELS = ("pretrain", "sft", "reward", "ppo")  # the stages of a run that train any
 PathLike = str | os.PathLike
 LFS_POINTER = "version https://git-lfs"
 
@@ -79,10 +80,28 @@ def read_json(path: PathLike) -> Any:
         raise sums.Damaged(f"{path}: not valid JSON ({error}); bring it back from a copy.") from error
 
 
+def part_of_run(folder: pathlib.Path) -> str:
+    """What of a run a folder is: "stage", "run" as a whole, or "" for no part of one."""
+    if (folder / "checkpoints").is_dir() or (folder / "done.json").is_file():
+        return "stage"
+    return "run" if (folder / "tokenizer").is_dir() and any((folder / s).is_dir() for s in WITH_MODELS) else ""
+
+
+def refuse_run(folder: pathlib.Path, expected: str) -> None:
+    """Raises UserError for a part of a run where `expected` should be; it says how its models are exported."""
+    if part := part_of_run(folder):
+        run, stage = (folder.parent, folder.name) if part == "stage" else (folder, "|".join(WITH_MODELS))
+        raise UserError(
+            f"{folder}: the folder of a {part}, whose models are checkpoints; expected {expected}. For others to load "
+            f"they are written by `icegrt export --config=FILE --workdir={run} --stage={stage} --out=DIR`."
+        )
+
+
 def read_described(folder: pathlib.Path, name: str, expected: str) -> dict:
     """The JSON file of that name which says what is in a folder that somebody else wrote; `expected` names its kind."""
     file = folder / name
     if not file.is_file():
+        refuse_run(folder, expected)
         raise UserError(f"{folder}: no {name} here; expected {expected}.")
     try:
         content = json.loads(read_text(file))

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from icegrt_jax import sums
 from icegrt_jax.errors import UserError
-from icegrt_jax.files import read_described, read_json, read_text, write_json_atomic
+from icegrt_jax.files import read_described, read_json, read_text, refuse_run, write_json_atomic
 
 VOCABULARY, CONFIG, MODEL_CONFIG = "tokenizer.json", "tokenizer_config.json", "config.json"
 TEMPLATE, OLD_PARTS = "chat_template.jinja", ("special_tokens_map.json", "added_tokens.json")
@@ -30,7 +30,9 @@ CONVERT = f"save it with transformers as a fast tokenizer, which writes a {VOCAB
 def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, which has encoded a text."""
     if not (folder / VOCABULARY).is_file() and not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no tokenizer here; expected a folder with {VOCABULARY} and {CONFIG}.")
+        expected = f"a folder with {VOCABULARY} and {CONFIG}"
+        refuse_run(folder, expected)
+        raise UserError(f"{folder}: no tokenizer here; expected {expected}.")
     sums.check(folder)
     described = {name: read_described(folder, name, "a tokenizer") for name in _small_files(folder)}
     if (folder / TEMPLATE).is_file():

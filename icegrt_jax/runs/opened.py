@@ -4,6 +4,7 @@ import pathlib
 
 from icegrt_jax.data.tokenizers import load_tokenizer
 from icegrt_jax.errors import UserError
+from icegrt_jax.files import part_of_run
 from icegrt_jax.models.api import Model, load_hf_model
 from icegrt_jax.models.gguf.file import load_gguf
 from icegrt_jax.training.restore import SCALAR_ROLES, finished, is_finished, load_role
@@ -21,10 +22,8 @@ def open_model(path: str | pathlib.Path, role: str = "", *, chat: bool = True) -
     folder = pathlib.Path(path).expanduser()
     if role and role not in ROLES:
         raise UserError(f"role={role!r}; expected one of {', '.join(map(repr, ROLES))}.")
-    if (folder / "checkpoints").is_dir() or (folder / "done.json").is_file():
-        return _load_stage(folder, role)
-    if any((folder / stage).is_dir() for stage in (*STAGES, "reward")) and (folder / "tokenizer").is_dir():
-        return _load_stage(_newest(folder, role), role)
+    if part := part_of_run(folder):
+        return _load_stage(folder if part == "stage" else _newest(folder, role), role)
     model = Model(*load_gguf(folder)) if folder.suffix == ".gguf" else load_hf_model(path, scalar=True, chat=chat)
     if role and model.scalar != (role in SCALAR_ROLES):
         raise UserError(f"{folder}: holds a {'reward or value' if model.scalar else 'language'} model, no {role}.")

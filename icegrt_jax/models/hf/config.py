@@ -9,13 +9,14 @@ from typing import Any
 
 from icegrt_jax.config.choices import Dtype
 from icegrt_jax.errors import UserError
-from icegrt_jax.files import read_described
+from icegrt_jax.files import read_described, refuse_run
 from icegrt_jax.models.config import ModelConfig
 from icegrt_jax.models.hf import keys
 from icegrt_jax.models.hf.families import ARCHITECTURES, Family, family_of
 from icegrt_jax.models.hf.rope import read_rope, write_rope
 
 HEAD_BIAS = keys.HEAD_BIAS
+FOLDER = "a Hugging Face model folder"
 # Theirs -> ours; the first name of each is written.
 ACTIVATIONS = {
     "silu": "silu",
@@ -37,7 +38,9 @@ NOT_THEIRS = ("scan_layers", "remat", "dtype", "attention", "init_std")
 
 def read_hf_config(folder: pathlib.Path) -> dict:
     """The content of `config.json`, of a family that we know."""
-    file, raw = folder / "config.json", read_described(folder, "config.json", "a Hugging Face model folder")
+    file, raw = folder / "config.json", read_described(folder, "config.json", FOLDER)
+    if "architectures" not in raw:
+        refuse_run(folder, FOLDER)
     named = raw.get("architectures") or ["(none)"]
     if not isinstance(named, list) or not isinstance(named[0], str):
         raise UserError(f"{file}: architectures={repr(named):.80}; expected a list with the name of one.")
