@@ -25,7 +25,7 @@ CONFIG = "configs/quickstart.py"
 RECIPE = "recipe"
 # ICE-Instruct's own best temperature and best-of-8 are measured in the study of seeds.
 ALL = ("evaluate.temperatures=(0.0,)", "evaluate.best_of=0")
-TICKS = (0.1, 0.2, 0.3, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50)  # nats
+TICKS = (0.1, 0.2, 0.3, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500)  # nats
 LEAST_KL = 0.4  # nats, that are shown: with less the critic alone has learned, where nothing moves the actor
 COLUMNS = ("gold", "gold_greedy", "verdict", "analysis", "general", "false_clear", "length")
 

@@ -183,6 +183,8 @@ def test_every_arm_of_a_study_is_a_config_that_holds_and_samples_as_many_answers
         checks.check(options)
         length = 180 if arm_name.startswith("three times") else 60
         assert (options.ppo.iterations, options.ppo.batch_size * options.ppo.samples_per_prompt) == (length, 128)
+        # Else the seed's own reward stage, which has sampled with these, would not be taken.
+        assert (options.ppo.temperature, options.ppo.top_k, options.ppo.top_p, options.ppo.min_p) == (1.0, 0, 1.0, 0.0)
 
 
 def test_the_study_of_the_factors_compares_arms_with_the_recipe_by_seed(tmp_path):

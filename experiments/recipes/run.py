@@ -26,8 +26,10 @@ GRPO = (
     "ppo.kl.kind=k3", "ppo.kl.coef=0.04", "ppo.kl.reference_temperature=0.0", "ppo.num_minibatches=1",
     "ppo.ptx.coef=0.0",
 )  # fmt: skip
+# The reward model has ranked answers at temperature 1: N+ (0.7) and PPO-max (0.8, top-p 0.9) would make it anew.
+SAMPLED = ("ppo.temperature=1.0", "ppo.top_p=1.0")
 ARMS = {
-    **{name: Arm("as published", "reward", (), f"configs/recipes/{name}.py:quickstart") for name in PUBLISHED},
+    **{name: Arm("as published", "reward", SAMPLED, f"configs/recipes/{name}.py:quickstart") for name in PUBLISHED},
     "grpo": Arm("as published", "reward", GRPO),
     "rloo": Arm("the recipe's estimator", "reward", RLOO),
 }
