@@ -139,8 +139,9 @@ def plot(known: dict[str, Arm], seeds: dict[str, dict[str, dict]], path: pathlib
     for ax, group in zip(axes[0], groups, strict=True):
         for arm in (RECIPE, *(arm for arm in shown if known[arm].group == group)):
             curves = [found[arm]["curves"] for found in finished_by(seeds, arm)]
+            last = -min(len(curve["kl"]) for curve in curves)  # a warm-up until the critic is flat ends by seed
             kl, gold = (
-                np.convolve(np.mean([curve[name] for curve in curves], axis=0), np.ones(5) / 5, "valid")
+                np.convolve(np.mean([curve[name][last:] for curve in curves], axis=0), np.ones(5) / 5, "valid")
                 for name in ("kl", "gold")
             )
             ax.plot(kl, 100 * gold, label=arm, linewidth=2.2 if arm == RECIPE else 1.2)
