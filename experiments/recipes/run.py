@@ -15,9 +15,7 @@ import runpy
 HERE = pathlib.Path(__file__).parent
 SHARED = runpy.run_path(str(HERE.parent / "arms.py"))
 Arm = SHARED["Arm"]
-PUBLISHED = {
-    "n_plus": "arXiv 2403.17031", "ppo_max": "arXiv 2307.04964", "dapo": "arXiv 2503.14476", "vapo": "arXiv 2504.05118",
-}  # fmt: skip
+PUBLISHED = ("n_plus", "ppo_max", "dapo", "vapo")  # each file says what it is from
 # arXiv 2402.14740: four answers to a prompt, the KL in the reward; how much of it is the recipe's, as all else.
 RLOO = ("ppo.estimator=rloo", "ppo.samples_per_prompt=4", "ppo.batch_size=32", "ppo.value_warmup=0")
 # arXiv 2402.03300, section 4.2: KL of 0.04 in the loss, one update a rollout. Of its 64 answers to a prompt 16.
